@@ -10,7 +10,7 @@ from math import pi
 __all__ = ["ELECTRON_MASS", "GeV", "MeV", "PION_MASS", "TeV", "cm", "deg", "format_energy", "keV", "m", "mm", "um"]
 
 MeV = 1.0
-keV = 1.0e-3
+keV = 1.0e-3  # noqa: N816 - the unit is written so
 GeV = 1.0e3
 TeV = 1.0e6
 

@@ -1,0 +1,31 @@
+"""What a calorimeter is: material, readout and gun, described once in TOML."""
+
+from caloforge.detectors.detector import Detector, catalogue, detector_from_toml, load_detector
+from caloforge.detectors.energies import EnergySpectrum
+from caloforge.detectors.grids import CartesianGrid, PolarGrid
+from caloforge.detectors.gun import AngularRange, Gun
+from caloforge.detectors.particles import particle_id, particle_mass, particle_name
+from caloforge.detectors.readout import Layer, Readout
+from caloforge.detectors.stack import Material, PlacedPlate, Plate, PlateGroup, Stack
+
+__all__ = [
+    "AngularRange",
+    "CartesianGrid",
+    "Detector",
+    "EnergySpectrum",
+    "Gun",
+    "Layer",
+    "Material",
+    "PlacedPlate",
+    "Plate",
+    "PlateGroup",
+    "PolarGrid",
+    "Readout",
+    "Stack",
+    "catalogue",
+    "detector_from_toml",
+    "load_detector",
+    "particle_id",
+    "particle_mass",
+    "particle_name",
+]

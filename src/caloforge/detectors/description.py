@@ -1,0 +1,51 @@
+"""Base of everything that a detector's TOML file describes: frozen, no unknown keys, errors that name the key."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from caloforge.errors import DetectorError
+
+__all__ = ["Description", "build"]
+
+T = TypeVar("T", bound=BaseModel)
+
+
+class Description(BaseModel):
+    """A frozen value with named fields; unknown keys are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    # pydantic would also compare cached arrays, which have no truth value.
+    def __eq__(self, other: object) -> bool:
+        if type(self) is not type(other):
+            return NotImplemented
+        return all(getattr(self, name) == getattr(other, name) for name in type(self).model_fields)
+
+    def __hash__(self) -> int:
+        return hash(self.model_dump_json())
+
+
+def build(cls: type[T], data: Mapping[str, Any], *, where: str) -> T:
+    """Validate a mapping, turning the first problem into one sentence that names the key.
+
+    Raises:
+        DetectorError: with the place, the key and what was expected there.
+    """
+    try:
+        return cls.model_validate(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"]).lstrip(".")
+        if first["type"] == "extra_forbidden":
+            raise DetectorError(f"{where}: the key '{key}' is not known") from None
+        if first["type"] == "missing":
+            raise DetectorError(f"{where}: the key '{key}' is missing") from None
+        reason = first["msg"].removeprefix("Value error, ")
+        reason = reason[0].lower() + reason[1:]
+        given = "" if isinstance(first["input"], dict | list | BaseModel) else f", got {first['input']!r}"
+        place = f"at '{key}' " if key else ""
+        raise DetectorError(f"{where}: {place}{reason}{given}") from None

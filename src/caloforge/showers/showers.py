@@ -1,0 +1,263 @@
+"""The data: showers as dense voxels, and showers as points.
+
+Energies are MeV, lengths mm, times ns. Both classes are frozen and check their shapes when they are made; values are
+checked where they enter the program (``check_values``), since a scan of gigabytes at every slice would be waste.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from caloforge.detectors import Readout
+from caloforge.errors import ShowerFileError
+
+__all__ = ["ShowerPoints", "Showers"]
+
+Float32 = NDArray[np.float32]
+Float64 = NDArray[np.float64]
+
+
+def _directions_ok(direction: Float32 | None, n: int) -> None:
+    if direction is not None and direction.shape != (n, 3):
+        raise ShowerFileError(f"the directions have shape {direction.shape}, expected ({n}, 3)")
+
+
+def _first_bad(name: str, values: NDArray[np.floating], *, negative_ok: bool = False) -> None:
+    """Refuse NaN, infinite and negative values, naming the first one."""
+    # Sums are several times faster than masks, and any NaN or infinity reaches them.
+    if np.isfinite(values.sum(dtype=np.float64)) and (negative_ok or not values.size or values.min() >= 0):
+        return
+    bad = ~np.isfinite(values) if negative_ok else ~(np.isfinite(values) & (values >= 0))
+    if not bad.any():
+        return
+    where = tuple(int(i) for i in np.argwhere(bad)[0])
+    value = values[where]
+    kind = "NaN" if np.isnan(value) else "infinite" if np.isinf(value) else f"negative ({value:g})"
+    raise ShowerFileError(f"{name}{list(where)} is {kind}")
+
+
+@dataclass(frozen=True)
+class Showers:
+    """Showers on a voxel grid.
+
+    Attributes:
+        deposits: energy in each voxel, float32 (N, V), MeV; voxels are numbered as in ``Readout``.
+        incident_energy: kinetic energy of the incident particle, float64 (N,), MeV.
+        particle: PDG id of the incident particle.
+        readout: the voxels.
+        direction: flight direction in the local frame, float32 unit vectors (N, 3), or None (along +z).
+        overflow: energy of each layer outside its voxels, float32 (N, layers), MeV, or None if it was not recorded.
+    """
+
+    deposits: Float32
+    incident_energy: Float64
+    particle: int
+    readout: Readout = field(repr=False)
+    direction: Float32 | None = None
+    overflow: Float32 | None = None
+
+    def __post_init__(self) -> None:
+        n = len(self.incident_energy)
+        if self.incident_energy.ndim != 1:
+            raise ShowerFileError(f"the incident energies have shape {self.incident_energy.shape}, expected (N,)")
+        if self.deposits.shape != (n, self.readout.n_voxels):
+            raise ShowerFileError(
+                f"the deposits have shape {self.deposits.shape}, expected ({n}, {self.readout.n_voxels}): "
+                f"{n} incident energies and the readout's {self.readout.n_voxels} voxels"
+            )
+        _directions_ok(self.direction, n)
+        if self.overflow is not None and self.overflow.shape != (n, self.readout.n_layers):
+            raise ShowerFileError(
+                f"the overflow has shape {self.overflow.shape}, expected ({n}, {self.readout.n_layers})"
+            )
+
+    def __len__(self) -> int:
+        return len(self.incident_energy)
+
+    def __getitem__(self, rows: slice | NDArray[np.int64] | NDArray[np.bool_]) -> Showers:
+        """Some of the showers."""
+        return Showers(
+            self.deposits[rows],
+            self.incident_energy[rows],
+            self.particle,
+            self.readout,
+            None if self.direction is None else self.direction[rows],
+            None if self.overflow is None else self.overflow[rows],
+        )
+
+    def check_values(self, *, first_row: int = 0) -> Self:
+        """Refuse values that no shower can have.
+
+        Args:
+            first_row: number of the first shower in its file, so that errors name the right row.
+
+        Raises:
+            ShowerFileError: on a NaN, infinite or negative energy, naming the row.
+        """
+        try:
+            _first_bad("incident energy", self.incident_energy)
+            _first_bad("deposit", self.deposits)
+            if self.overflow is not None:
+                _first_bad("overflow", self.overflow)
+            if self.direction is not None:
+                _first_bad("direction", self.direction, negative_ok=True)
+        except ShowerFileError as error:
+            offset = f" (rows count from shower {first_row})" if first_row else ""
+            raise ShowerFileError(f"{error}{offset}") from None
+        return self
+
+    @staticmethod
+    def concatenate(parts: Sequence[Showers]) -> Showers:
+        """Showers of several blocks as one; they must have the same readout and particle."""
+        first = parts[0]
+        if any(p.readout != first.readout or p.particle != first.particle for p in parts):
+            raise ShowerFileError("showers of different readouts or particles cannot be joined")
+        return Showers(
+            np.concatenate([p.deposits for p in parts]),
+            np.concatenate([p.incident_energy for p in parts]),
+            first.particle,
+            first.readout,
+            _joined([p.direction for p in parts], "directions"),
+            _joined([p.overflow for p in parts], "overflow"),
+        )
+
+    def layers(self) -> Iterator[Float32]:
+        """The voxels of each layer in their two-dimensional shape, (N, a, b), as views."""
+        for where, shape in zip(self.readout.layer_slices, self.readout.layer_shapes, strict=True):
+            yield self.deposits[:, where].reshape(-1, *shape)
+
+    def layer_energies(self) -> Float64:
+        """Energy in the voxels of each layer, float64 (N, layers), MeV."""
+        starts = [where.start for where in self.readout.layer_slices]
+        energies: Float64 = np.add.reduceat(self.deposits, starts, axis=1, dtype=np.float64)
+        return energies
+
+    def total_energy(self) -> Float64:
+        """Energy in all voxels, float64 (N,), MeV."""
+        total: Float64 = self.deposits.sum(axis=1, dtype=np.float64)
+        return total
+
+    def above(self, threshold: float) -> Showers:
+        """The same showers with every deposit below ``threshold`` (MeV) set to zero."""
+        kept = np.where(self.deposits >= threshold, self.deposits, np.float32(0)) if threshold > 0 else self.deposits
+        return Showers(kept, self.incident_energy, self.particle, self.readout, self.direction, self.overflow)
+
+
+@dataclass(frozen=True)
+class ShowerPoints:
+    """Showers as points of deposited energy.
+
+    Attributes:
+        offsets: where the points of each shower start, int64 (N+1,); shower k owns ``points[offsets[k]:offsets[k+1]]``.
+        points: float32 (M, 4) = x, y (mm, relative to the entry point), layer number, energy (MeV), or (M, 5) with the
+            time (ns) behind.
+        incident_energy: kinetic energy of the incident particle, float64 (N,), MeV.
+        particle: PDG id of the incident particle.
+        readout: the layers that the layer numbers refer to, if known.
+        direction: flight direction in the local frame, float32 unit vectors (N, 3), or None (along +z).
+    """
+
+    offsets: NDArray[np.int64]
+    points: Float32
+    incident_energy: Float64
+    particle: int
+    readout: Readout | None = field(default=None, repr=False)
+    direction: Float32 | None = None
+
+    def __post_init__(self) -> None:
+        n = len(self.incident_energy)
+        if self.points.ndim != 2 or self.points.shape[1] not in (4, 5):
+            raise ShowerFileError(f"the points have shape {self.points.shape}, expected (M, 4) or (M, 5)")
+        if self.offsets.shape != (n + 1,):
+            raise ShowerFileError(f"there are {len(self.offsets)} offsets, expected {n + 1} for {n} incident energies")
+        if self.offsets[0] != 0 or self.offsets[-1] != len(self.points) or (np.diff(self.offsets) < 0).any():
+            raise ShowerFileError(f"the offsets do not rise from 0 to the number of points, {len(self.points)}")
+        _directions_ok(self.direction, n)
+
+    def __len__(self) -> int:
+        return len(self.incident_energy)
+
+    def __getitem__(self, rows: slice) -> ShowerPoints:
+        """Consecutive showers."""
+        start, stop, step = rows.indices(len(self))
+        if step != 1:
+            raise ShowerFileError("points can only be sliced into consecutive showers")
+        stop = max(start, stop)
+        offsets = self.offsets[start : stop + 1]
+        return ShowerPoints(
+            offsets - offsets[0],
+            self.points[offsets[0] : offsets[-1]],
+            self.incident_energy[start:stop],
+            self.particle,
+            self.readout,
+            None if self.direction is None else self.direction[start:stop],
+        )
+
+    def check_values(self, *, first_row: int = 0) -> Self:
+        """Refuse values that no shower can have.
+
+        Args:
+            first_row: number of the first shower in its file, so that errors name the right row.
+
+        Raises:
+            ShowerFileError: on NaN, infinite values, negative energies or impossible layer numbers.
+        """
+        offset = f" (rows count from shower {first_row})" if first_row else ""
+        try:
+            _first_bad("incident energy", self.incident_energy)
+            _first_bad("points", self.points, negative_ok=True)
+            _first_bad("point energy", self.points[:, 3])
+        except ShowerFileError as error:
+            raise ShowerFileError(f"{error}{offset}") from None
+        layer = self.points[:, 2]
+        limit = np.inf if self.readout is None else self.readout.n_layers
+        bad = np.flatnonzero((layer < 0) | (layer >= limit) | (layer != np.floor(layer)))
+        if len(bad):
+            raise ShowerFileError(
+                f"point {bad[0]} has the layer number {layer[bad[0]]:g}, expected a whole number from 0"
+                + (f" to {limit - 1}" if np.isfinite(limit) else "")
+                + offset
+            )
+        return self
+
+    @staticmethod
+    def concatenate(parts: Sequence[ShowerPoints]) -> ShowerPoints:
+        """Showers of several blocks as one; they must have the same readout, particle and columns."""
+        first = parts[0]
+        if any(
+            p.readout != first.readout or p.particle != first.particle or p.points.shape[1] != first.points.shape[1]
+            for p in parts
+        ):
+            raise ShowerFileError("points of different readouts, particles or columns cannot be joined")
+        counts = np.concatenate([np.diff(p.offsets) for p in parts])
+        return ShowerPoints(
+            np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
+            np.concatenate([p.points for p in parts]),
+            np.concatenate([p.incident_energy for p in parts]),
+            first.particle,
+            first.readout,
+            _joined([p.direction for p in parts], "directions"),
+        )
+
+    @property
+    def shower_index(self) -> NDArray[np.int64]:
+        """Number of the shower that each point belongs to, int64 (M,)."""
+        return np.repeat(np.arange(len(self)), np.diff(self.offsets))
+
+    def total_energy(self) -> Float64:
+        """Energy of all points of each shower, float64 (N,), MeV."""
+        return np.bincount(self.shower_index, weights=self.points[:, 3], minlength=len(self))
+
+
+def _joined(arrays: list[Float32 | None], what: str) -> Float32 | None:
+    present = [a for a in arrays if a is not None]
+    if not present:
+        return None
+    if len(present) != len(arrays):
+        raise ShowerFileError(f"some of the showers to be joined have {what} and some have none")
+    return np.concatenate(present)
