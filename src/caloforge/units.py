@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from math import pi
 
-__all__ = ["ELECTRON_MASS", "GeV", "MeV", "PION_MASS", "TeV", "cm", "deg", "format_energy", "keV", "m", "mm", "um"]
+__all__ = ["ELECTRON_MASS", "PION_MASS", "GeV", "MeV", "TeV", "cm", "deg", "format_energy", "keV", "m", "mm", "um"]
 
 MeV = 1.0
 keV = 1.0e-3  # noqa: N816 - the unit is written so

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 
 from particle import InvalidParticle, Particle, ParticleNotFound
-from particle.converters.bimap import DirectionalMaps
+from particle.exceptions import MatchingIDNotFound
 
 from caloforge.errors import UsageError
 
@@ -32,7 +32,7 @@ def particle_id(name: str | int) -> int:
         if text.lstrip("+-").isdigit():
             return int(Particle.from_pdgid(int(text)).pdgid)
         return int(Particle.from_evtgen_name(text).pdgid)
-    except (ParticleNotFound, InvalidParticle):
+    except (ParticleNotFound, InvalidParticle, MatchingIDNotFound):
         raise UsageError(
             f"the particle '{name}' is not known, expected a name such as gamma, e+, pi+ or a PDG id"
         ) from None

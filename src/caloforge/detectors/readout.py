@@ -265,7 +265,9 @@ class Readout(Description):
         """
         if not len(self.depths):
             raise DetectorError("this readout does not know the depth of its layers, so its voxels have no volume")
-        return self.areas() * np.diff(self.depths, axis=1)[self.voxel_layers, 0]
+        thickness: Floats = np.diff(self.depths, axis=1)[self.voxel_layers, 0]
+        volumes: Floats = self.areas() * thickness
+        return volumes
 
     def neighbours(self, *, across_layers: bool = True) -> Index:
         """Pairs of voxels that share a face.
@@ -325,4 +327,5 @@ def _overlaps(one: tuple[float, ...], two: tuple[float, ...]) -> NDArray[np.bool
     a, b = np.asarray(one), np.asarray(two)
     shared = np.minimum(a[1:, None], b[None, 1:]) - np.maximum(a[:-1, None], b[None, :-1])
     narrow = np.minimum(np.diff(a)[:, None], np.diff(b)[None, :])
-    return shared > 1e-9 * narrow
+    overlapping: NDArray[np.bool_] = shared > 1e-9 * narrow
+    return overlapping

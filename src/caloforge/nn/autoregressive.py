@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from caloforge.errors import ConfigError, UsageError
+from caloforge.nn.inverse import invert_block
 from caloforge.nn.made import MADE, MaskKind
 from caloforge.nn.permutations import FixedPermutation, IndexArray
 from caloforge.nn.splines import check_spline_minima, raw_parameter_count, rqs
@@ -203,6 +204,33 @@ class MaskedAutoregressiveFlow(nn.Module):
         z, logdet = self(x, context)
         log_prob: Tensor = logdet - 0.5 * z.square().sum(dim=-1) - 0.5 * self.features * math.log(2 * math.pi)
         return log_prob
+
+    @torch.no_grad()
+    def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Latent to data, exactly, at about half the arithmetic of one dense pass; without gradients and dropout.
+
+        Args:
+            z: Latents (batch, D).
+            context: Conditions (batch, C); None if C is 0.
+
+        Returns:
+            Data x (batch, D) and log |det dx/dz| (batch,), nats.
+
+        Raises:
+            UsageError: If a shape does not fit.
+        """
+        self._check(z, context)
+        logdet = z.new_zeros(z.shape[0])
+        for k in reversed(range(len(self.blocks))):
+            if k < len(self.permutations):
+                permutation = self.permutations[k]
+                assert isinstance(permutation, FixedPermutation)
+                z = permutation.inverse(z)
+            block = self.blocks[k]
+            assert isinstance(block, AutoregressiveSpline)
+            z, contribution = invert_block(block, z, context)
+            logdet = logdet + contribution
+        return z, logdet
 
     def inverse_reference(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Latent to data by D full passes through every block; slow, for tests and comparisons.

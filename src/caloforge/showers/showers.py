@@ -251,7 +251,8 @@ class ShowerPoints:
 
     def total_energy(self) -> Float64:
         """Energy of all points of each shower, float64 (N,), MeV."""
-        return np.bincount(self.shower_index, weights=self.points[:, 3], minlength=len(self))
+        energies: Float64 = self.points[:, 3].astype(np.float64)
+        return np.bincount(self.shower_index, weights=energies, minlength=len(self)).astype(np.float64, copy=False)
 
 
 def _joined(arrays: list[Float32 | None], what: str) -> Float32 | None:

@@ -45,7 +45,9 @@ def sum_in_voxels(
     outside = np.bincount(
         shower[missed] * n_layers + layer[missed], weights=energy[missed], minlength=n_showers * n_layers
     )
-    return flat.reshape(n_showers, n_voxels), outside.reshape(n_showers, n_layers)
+    # bincount gives whole numbers where there is nothing to weigh.
+    deposits = flat.astype(np.float64, copy=False).reshape(n_showers, n_voxels)
+    return deposits, outside.astype(np.float64, copy=False).reshape(n_showers, n_layers)
 
 
 def voxelise(points: ShowerPoints, readout: Readout) -> Showers:
