@@ -1,0 +1,101 @@
+"""The exact fast inverse in plain PyTorch: any device, any dtype, the reference for the compiled kernels.
+
+Features are taken in groups. What a group needs from features and hidden units known before it is one dense matrix
+product per layer; inside the group remains a small triangle, walked step by step.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from caloforge.nn.autoregressive import AutoregressiveSpline
+
+__all__ = ["invert_block", "ready_units"]
+
+#: Features per group: long enough for efficient products, short enough that the triangle inside stays small.
+_GROUP = 16
+#: Rows per tile on a CPU, so that the activations of a tile stay in its cache; an accelerator takes all rows at once.
+_CPU_ROWS = 2048
+
+
+def ready_units(degrees: Tensor, features: int) -> list[int]:
+    """Number of hidden units that need only the first i features, for i = 0 .. features.
+
+    Args:
+        degrees: Sorted degrees of the hidden units (H,).
+        features: Number of features D.
+    """
+    counts: list[int] = torch.searchsorted(degrees.cpu(), torch.arange(features + 1), right=True).tolist()
+    return counts
+
+
+@torch.no_grad()
+def invert_block(block: AutoregressiveSpline, z: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Invert one block, without gradients.
+
+    Args:
+        block: The block; dropout is off whatever its mode.
+        z: Outputs of the block (batch, D).
+        context: Conditions (batch, C), or None.
+
+    Returns:
+        Inputs x (batch, D) and log |det dx/dz| (batch,), nats.
+    """
+    rows = z.shape[0] if z.device.type != "cpu" else _CPU_ROWS
+    if z.shape[0] <= rows:
+        return _invert_tile(block, z, context)
+    parts = [
+        _invert_tile(block, z[k : k + rows], None if context is None else context[k : k + rows])
+        for k in range(0, z.shape[0], rows)
+    ]
+    return torch.cat([x for x, _ in parts]), torch.cat([logdet for _, logdet in parts])
+
+
+def _invert_tile(block: AutoregressiveSpline, z: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+    made = block.conditioner
+    count, per_feature = made.features, made.parameters_per_feature
+    layers = [made.input_layer, *made.hidden]
+    ready = ready_units(made.degrees, count)
+    x = torch.zeros_like(z)
+    logdet = z.new_zeros(z.shape[0])
+    # sources[l] feeds layer l; sources[-1] feeds the output layer. Everything not yet known is zero.
+    sources = [x, *(z.new_zeros(z.shape[0], made.hidden_features) for _ in layers)]
+    entry = None if made.context_layer is None else nn.functional.relu(made.context_layer(context))
+
+    def complete(first: int, end: int, base: list[Tensor], offset: int, known: list[int], seen: list[int]) -> None:
+        """Finish units first .. end of every layer: what the group start gave, plus the part inside the group."""
+        for k, layer in enumerate(layers):
+            weight = layer.weight[first:end, known[k] : seen[k]]
+            values = base[k][:, first - offset : end - offset] + sources[k][:, known[k] : seen[k]] @ weight.t()
+            sources[k + 1][:, first:end] = nn.functional.relu(values)
+
+    for start in range(0, count, _GROUP):
+        stop = min(start + _GROUP, count)
+        begin, end = (ready[start] if start else 0), ready[stop]
+        known = [start, *([begin] * len(made.hidden))]
+        base = [
+            torch.addmm(layer.bias[begin:end], sources[k][:, : known[k]], layer.weight[begin:end, : known[k]].t())
+            for k, layer in enumerate(layers)
+        ]
+        if entry is not None:
+            base[0] += entry[:, begin:end]
+        if begin < ready[start]:  # units that see the context alone, complete from the beginning
+            complete(begin, ready[start], base, begin, known, [start, *([ready[start]] * len(made.hidden))])
+        out = made.output_layer
+        raw_rows = slice(start * per_feature, stop * per_feature)
+        raw = torch.addmm(out.bias[raw_rows], sources[-1][:, :begin], out.weight[raw_rows, :begin].t())
+        raw = raw.view(-1, stop - start, per_feature)
+        for i in range(start, stop):
+            own = slice(i * per_feature, (i + 1) * per_feature)
+            parameters = raw[:, i - start] + sources[-1][:, begin : ready[i]] @ out.weight[own, begin : ready[i]].t()
+            value, logabsdet = block.spline(z[:, i], parameters, inverse=True)
+            x[:, i] = value
+            logdet += logabsdet
+            if ready[i + 1] > ready[i]:
+                seen = [i + 1, *([ready[i + 1]] * len(made.hidden))]
+                complete(ready[i], ready[i + 1], base, begin, known, seen)
+    return x, logdet
