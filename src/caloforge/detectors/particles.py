@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import cache
 
 from particle import InvalidParticle, Particle, ParticleNotFound
@@ -29,7 +30,7 @@ def particle_id(name: str | int) -> int:
     if text.lower() in _ALIASES:
         return _ALIASES[text.lower()]
     try:
-        if text.lstrip("+-").isdigit():
+        if re.fullmatch(r"[+-]?\d+", text):
             return int(Particle.from_pdgid(int(text)).pdgid)
         return int(Particle.from_evtgen_name(text).pdgid)
     except (ParticleNotFound, InvalidParticle, MatchingIDNotFound):
