@@ -1,0 +1,90 @@
+"""Entry point ``caloforge``: the commands, and what happens when one of them fails."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import click
+import typer
+
+import caloforge
+from caloforge.errors import CaloForgeError, OutputError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="caloforge",
+    help="Generative calorimeter simulation: describe a detector, make Geant4 showers, train, generate, prove, deploy.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(value: bool) -> None:
+    if value:
+        typer.echo(f"caloforge {caloforge.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+) -> None:
+    """Options of the program itself."""
+
+
+def _register() -> None:
+    # The commands import their rooms when they run, so that help and completion stay fast.
+    from caloforge.cli import detectors, files, simulate
+
+    for module in (detectors, simulate, files):
+        module.register(app)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        arguments: what would stand behind ``caloforge``; None for the real ones.
+
+    Returns:
+        0 done, 1 failed, 2 wrong usage, 130 interrupted.
+    """
+    _register()
+    try:
+        result = app(args=None if arguments is None else list(arguments), prog_name="caloforge", standalone_mode=False)
+    except CaloForgeError as error:
+        return _fail(str(error), error.exit_code)
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        return 2
+    except click.UsageError as error:
+        error.show()
+        return 2
+    except click.ClickException as error:
+        return _fail(error.format_message(), 1)
+    except (KeyboardInterrupt, click.Abort) as error:
+        return _fail(str(error) or "interrupted", 130)
+    except BrokenPipeError:
+        # The reader of a pipe (head, less) has seen enough; that is no failure of ours.
+        sys.stderr.close()
+        return 0
+    except MemoryError:
+        return _fail("there is not enough memory for this; a smaller --batch-size or fewer --jobs may help", 1)
+    except OSError as error:
+        return _fail(str(OutputError(f"{error.filename or 'input or output'}: {error.strerror or error}")), 1)
+    return result if isinstance(result, int) else 0
+
+
+def _fail(message: str, code: int) -> int:
+    print(f"caloforge: {message}", file=sys.stderr)
+    return code
+
+
+def run() -> None:
+    """Console script."""
+    sys.exit(main())
