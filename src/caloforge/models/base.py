@@ -1,0 +1,205 @@
+"""What every model is: conditions and latents in, showers out; a frozen configuration; stages of training.
+
+A model's file holds its configuration class, its network class and the line that registers it (``registry``). All
+randomness of a shower is drawn in ``latents``, from its own streams; ``decode_tensors`` is a pure function of tensors,
+so it can be exported. A model may find a shower invalid; whoever called draws it again with the next attempt.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, ValidationError
+from torch import Tensor, nn
+
+from caloforge.detectors import Detector
+from caloforge.errors import ConfigError, UsageError
+from caloforge.models.conditions import Conditions
+from caloforge.random import Streams
+from caloforge.showers import ShowerPoints, Showers
+from caloforge.stage import Stage, TrainingConfig
+
+if TYPE_CHECKING:
+    from caloforge.models.directory import ModelRecord
+
+__all__ = ["Conditions", "Latents", "ModelConfig", "ShowerModel", "validated"]
+
+#: Random inputs of a batch of showers by name; in every tensor the first axis counts showers, or the model says how.
+Latents = dict[str, Tensor]
+
+T = TypeVar("T", bound=BaseModel)
+
+
+class ModelConfig(BaseModel):
+    """The ``model`` section of a preset: frozen, unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+def validated(cls: type[T], data: Mapping[str, Any], *, where: str) -> T:
+    """Validate a mapping, turning the first problem into one sentence that names the key.
+
+    Raises:
+        ConfigError: with the place, the key and what was expected there.
+    """
+    try:
+        return cls.model_validate(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"]).lstrip(".")
+        if first["type"] == "extra_forbidden":
+            raise ConfigError(f"{where}: the key '{key}' is not known") from None
+        if first["type"] == "missing":
+            raise ConfigError(f"{where}: the key '{key}' is missing") from None
+        reason = first["msg"].removeprefix("Value error, ")
+        reason = reason[0].lower() + reason[1:]
+        given = "" if isinstance(first["input"], dict | list | BaseModel) else f", got {first['input']!r}"
+        place = f"at '{key}' " if key else ""
+        raise ConfigError(f"{where}: {place}{reason}{given}") from None
+
+
+class ShowerModel(nn.Module, ABC):
+    """A generative model of calorimeter showers.
+
+    Args:
+        config: the model's configuration, of the class's own ``Config``.
+        detector: the calorimeter whose showers it makes.
+
+    Attributes:
+        kind: name under which the class is registered.
+        Config: class of the configuration.
+        inputs: names of other models that training needs (``teacher``); see :meth:`attach`.
+        has_likelihood: whether :meth:`log_prob` works.
+        record: what the model's directory says about it; None for a model that was not loaded from one.
+    """
+
+    kind: ClassVar[str]
+    Config: ClassVar[type[ModelConfig]]
+    inputs: ClassVar[tuple[str, ...]] = ()
+    has_likelihood: ClassVar[bool] = False
+
+    def __init__(self, config: ModelConfig, detector: Detector) -> None:
+        super().__init__()
+        self.config = config
+        self.detector = detector
+        self.record: ModelRecord | None = None
+
+    @abstractmethod
+    def stages(self, training: TrainingConfig) -> list[Stage]:
+        """What is trained, in an order that respects the needs of every stage.
+
+        Args:
+            training: the training section of the preset; the stages carry what concerns them.
+        """
+
+    @abstractmethod
+    def latents(self, conditions: Conditions, streams: Streams) -> Latents:
+        """Draw all random numbers of some showers.
+
+        Args:
+            conditions: the showers; their numbers and attempts address the streams.
+            streams: random streams of the generation.
+
+        Returns:
+            Tensors in CPU memory, bit-equal for a shower whatever else is in the batch.
+        """
+
+    @abstractmethod
+    def decode_tensors(
+        self, conditions: Mapping[str, Tensor], latents: Mapping[str, Tensor]
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """Turn conditions and latents into showers: a pure function of tensors on the model's device.
+
+        Args:
+            conditions: as from :meth:`Conditions.tensors`.
+            latents: as from :meth:`latents`.
+
+        Returns:
+            Voxel models give ``deposits`` (N, V) in MeV, point models ``offsets`` (N + 1,) and ``points`` (M, 4 or 5)
+            as in ``ShowerPoints``; then whether each shower is valid, bool (N,). A shower that is not valid still has
+            finite, non-negative energies.
+        """
+
+    @final
+    @torch.no_grad()
+    def decode(self, conditions: Conditions, latents: Latents) -> tuple[Showers | ShowerPoints, NDArray[np.bool_]]:
+        """Turn conditions and latents into showers.
+
+        Args:
+            conditions: the showers.
+            latents: their random numbers, from :meth:`latents`.
+
+        Returns:
+            The showers (energies in MeV) and whether each is valid, bool (N,). Invalid ones are to be drawn again
+            with ``conditions.again()``.
+        """
+        device = self.device
+        moved = {name: value.to(device) for name, value in latents.items()}
+        made, valid = self.decode_tensors(conditions.tensors(device), moved)
+        arrays = {name: value.cpu().numpy() for name, value in made.items()}
+        good: NDArray[np.bool_] = valid.cpu().numpy()
+        readout = self.detector.readout
+        if "points" in arrays:
+            points = ShowerPoints(
+                arrays["offsets"].astype(np.int64, copy=False),
+                arrays["points"].astype(np.float32, copy=False),
+                conditions.incident_energy,
+                conditions.particle,
+                readout,
+                conditions.direction,
+            )
+            return points, good
+        deposits = arrays["deposits"].astype(np.float32, copy=False)
+        showers = Showers(deposits, conditions.incident_energy, conditions.particle, readout, conditions.direction)
+        return showers, good
+
+    def log_prob(self, showers: Showers | ShowerPoints, streams: Streams, *, draws: int = 1) -> Tensor:
+        """Logarithm of the probability density of showers, nats.
+
+        Args:
+            showers: the showers, as they come from a file.
+            streams: random streams for training noise, addressed by the number of the shower in ``showers``.
+            draws: how many draws of the noise are averaged (over the density, not its logarithm).
+
+        Returns:
+            float64 (N,), in CPU memory; the model's page in the documentation says in which variables.
+
+        Raises:
+            UsageError: if the model has no likelihood.
+        """
+        raise UsageError(f"the model '{self.kind}' has no likelihood")
+
+    def transforms(self) -> dict[str, Any]:
+        """The preprocessing in words and numbers, for ``model.json``; JSON values only."""
+        return {}
+
+    def attach(self, name: str, model: ShowerModel) -> None:
+        """Take another model as an input of training.
+
+        Args:
+            name: one of ``inputs``.
+            model: the other model; it is not changed.
+
+        Raises:
+            UsageError: if this model takes no such input, or the other one does not fit.
+        """
+        raise UsageError(f"the model '{self.kind}' takes no other model as '{name}'")
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return next(self.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision of the parameters."""
+        return next(self.parameters()).dtype
+
+    def parameter_count(self) -> int:
+        """Number of trainable parameters, masked weights included (as all publications count)."""
+        return sum(p.numel() for p in self.parameters() if p.requires_grad)

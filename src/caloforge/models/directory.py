@@ -1,0 +1,458 @@
+"""Model directories: ``model.safetensors`` and ``model.json``, and while training ``plan.json`` and ``stages/``.
+
+Nothing in them is executable, and generating needs nothing else. Every file is written beside its place and renamed
+into it, ``model.json`` last; it carries the hash of the weights, so a directory is either whole or says what it lacks.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from caloforge import __version__
+from caloforge.detectors import detector_from_toml
+from caloforge.errors import CaloForgeError, ConfigError, ModelFileError, OutputError
+from caloforge.models.base import ShowerModel, validated
+from caloforge.models.conditions import ConditionRange
+from caloforge.models.registry import build_model
+from caloforge.stage import Stage, TrainingConfig
+
+__all__ = [
+    "ModelRecord",
+    "RunPlan",
+    "assemble_model",
+    "load_model",
+    "missing_stages",
+    "pretrained_names",
+    "read_plan",
+    "read_record",
+    "read_stage",
+    "save_model",
+    "stage_directory",
+    "training_row_hashes",
+    "write_plan",
+    "write_stage",
+]
+
+#: Version of the layout of a model directory.
+FORMAT = 1
+#: Tensor beside the weights that holds the hashes of the training rows; the model itself has none of this name.
+_ROWS = "training-row-hashes"
+_PRETRAINED = resources.files("caloforge.models") / "pretrained"
+
+R = TypeVar("R", bound=BaseModel)
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ModelRecord(_Frozen):
+    """What ``model.json`` says.
+
+    Attributes:
+        format: version of the layout.
+        caloforge: version of the program that wrote it.
+        kind: registered name of the model class.
+        config: the model's configuration.
+        detector: the detector as TOML text.
+        valid: conditions that the model was trained for.
+        transforms: the preprocessing in words and numbers.
+        training: how it was trained (data, rows, seed, settings, epochs, durations of each stage).
+        training_rows: number of row hashes beside the weights.
+        inputs: hashes of the models that it was trained from, by name (``teacher``).
+        metrics: what it scores.
+        licence: licence of the weights.
+        parameters: number of trainable parameters.
+        weights_sha256: hash of ``model.safetensors``; also the identity of the model.
+    """
+
+    format: int = FORMAT
+    caloforge: str = __version__
+    kind: str
+    config: dict[str, Any]
+    detector: str
+    valid: ConditionRange
+    transforms: dict[str, Any] = Field(default_factory=dict)
+    training: dict[str, Any] = Field(default_factory=dict)
+    training_rows: int = 0
+    inputs: dict[str, str] = Field(default_factory=dict)
+    metrics: dict[str, Any] = Field(default_factory=dict)
+    licence: str = "Apache-2.0"
+    parameters: int
+    weights_sha256: str
+
+
+class RunPlan(_Frozen):
+    """What ``plan.json`` says: written when training starts, so that an unfinished directory explains itself.
+
+    Attributes:
+        kind: registered name of the model class.
+        config: the model's configuration.
+        detector: the detector as TOML text.
+        particle: PDG id of the incident particle.
+        training: the training section.
+        stages: names of all stages, in order.
+        inputs: paths of the models that training needs, by name.
+        details: whatever else the training loop wants to find again (data file, seed, split).
+    """
+
+    format: int = FORMAT
+    kind: str
+    config: dict[str, Any]
+    detector: str
+    particle: int
+    training: TrainingConfig
+    stages: list[str]
+    inputs: dict[str, str] = Field(default_factory=dict)
+    details: dict[str, Any] = Field(default_factory=dict)
+
+    def build(self) -> ShowerModel:
+        """A new, untrained model as planned."""
+        detector = detector_from_toml(self.detector, where="plan.json, detector")
+        return build_model(self.kind, self.config, detector, where="plan.json, config")
+
+
+def _replace_file(path: Path, content: bytes) -> None:
+    beside = path.with_name(f".{path.name}.{os.getpid()}.new")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with beside.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    except OSError as error:
+        beside.unlink(missing_ok=True)
+        raise OutputError(f"'{path}' cannot be written: {error.strerror or error}") from None
+
+
+def _replace_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+    beside = path.with_name(f".{path.name}.{os.getpid()}.new")
+    plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file(plain, beside, metadata)
+        with beside.open("rb+") as file:
+            os.fsync(file.fileno())
+        beside.replace(path)
+    except (OSError, SafetensorError) as error:
+        beside.unlink(missing_ok=True)
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise OutputError(f"'{path}' cannot be written: {reason}") from None
+
+
+def _read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise ModelFileError(f"'{path}' cannot be read as safetensors ({error})") from None
+
+
+def _read_json(cls: type[R], path: Path) -> R:
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelFileError(f"'{path}' cannot be read as JSON ({error})") from None
+    if not isinstance(data, dict):
+        raise ModelFileError(f"'{path}' holds no JSON object")
+    if data.get("format") != FORMAT:
+        raise ModelFileError(f"'{path}' has format {data.get('format')!r}, this version reads format {FORMAT}")
+    try:
+        return validated(cls, data, where=str(path))
+    except ConfigError as error:
+        raise ModelFileError(str(error)) from None
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _json(value: BaseModel) -> bytes:
+    return (json.dumps(value.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def write_plan(
+    directory: Path,
+    model: ShowerModel,
+    particle: int,
+    training: TrainingConfig,
+    *,
+    inputs: Mapping[str, str] | None = None,
+    details: Mapping[str, Any] | None = None,
+) -> RunPlan:
+    """Say in ``plan.json`` what is going to be trained.
+
+    Raises:
+        OutputError: if it cannot be written.
+    """
+    plan = RunPlan(
+        kind=model.kind,
+        config=model.config.model_dump(mode="json"),
+        detector=model.detector.to_toml(),
+        particle=particle,
+        training=training,
+        stages=[stage.name for stage in model.stages(training)],
+        inputs=dict(inputs or {}),
+        details=dict(details or {}),
+    )
+    _replace_file(directory / "plan.json", _json(plan))
+    return plan
+
+
+def read_plan(directory: Path) -> RunPlan:
+    """Read ``plan.json``.
+
+    Raises:
+        ModelFileError: if it is not there or damaged.
+    """
+    return _read_json(RunPlan, directory / "plan.json")
+
+
+def stage_directory(directory: Path, stage: str, which: Literal["last", "best"]) -> Path:
+    """Where a stage keeps its ``last`` state (for resuming) and its ``best`` one (the result)."""
+    return directory / "stages" / stage / which
+
+
+def write_stage(directory: Path, stage: Stage, metrics: Mapping[str, Any]) -> None:
+    """Store the present state of a stage as its result, in one atomic step.
+
+    Args:
+        directory: the model directory.
+        stage: the stage; its state is read from the model.
+        metrics: what to keep with it (epoch, losses), JSON values.
+
+    Raises:
+        OutputError: if it cannot be written; what was there before is kept then.
+    """
+    path = stage_directory(directory, stage.name, "best") / "state.safetensors"
+    _replace_tensors(path, stage.state(), {"metrics": json.dumps(dict(metrics))})
+
+
+def read_stage(directory: Path, stage: Stage) -> dict[str, Any]:
+    """Load the result of a stage into its model.
+
+    Returns:
+        The metrics that were stored with it.
+
+    Raises:
+        ModelFileError: if the stage has no result yet, or one that does not fit.
+    """
+    path = stage_directory(directory, stage.name, "best") / "state.safetensors"
+    if not path.is_file():
+        raise ModelFileError(f"the stage '{stage.name}' of '{directory}' has no result yet")
+    tensors, metadata = _read_tensors(path)
+    stage.load_state(tensors)
+    metrics: dict[str, Any] = json.loads(metadata.get("metrics", "{}"))
+    return metrics
+
+
+def missing_stages(directory: Path) -> list[str]:
+    """Names of the planned stages that have no result yet."""
+    plan = read_plan(directory)
+    return [
+        name for name in plan.stages if not (stage_directory(directory, name, "best") / "state.safetensors").is_file()
+    ]
+
+
+def save_model(
+    directory: Path,
+    model: ShowerModel,
+    valid: ConditionRange,
+    *,
+    row_hashes: NDArray[np.uint64] | None = None,
+    training: Mapping[str, Any] | None = None,
+    inputs: Mapping[str, str] | None = None,
+    metrics: Mapping[str, Any] | None = None,
+    licence: str = "Apache-2.0",
+    weights: torch.dtype | None = None,
+) -> ModelRecord:
+    """Write ``model.safetensors`` and ``model.json``.
+
+    Args:
+        directory: the model directory; made if it is not there.
+        model: the model.
+        valid: conditions that it was trained for.
+        row_hashes: hashes of the rows that it was trained on, as ``caloforge.showers.row_hashes`` gives them.
+        training: how it was trained, JSON values.
+        inputs: hashes of the models that it was trained from, by name.
+        metrics: what it scores, JSON values.
+        licence: licence of the weights.
+        weights: precision of the stored parameters (``torch.float16`` for shipping); None keeps the model's. Buffers
+            keep theirs, since fitted constants are few and must stay exact.
+
+    Returns:
+        What ``model.json`` says now.
+
+    Raises:
+        OutputError: if it cannot be written.
+    """
+    tensors = {name: value.detach() for name, value in model.state_dict().items()}
+    if weights is not None:
+        tensors |= {name: value.detach().to(weights) for name, value in model.named_parameters() if name in tensors}
+    hashes = np.sort(np.asarray([] if row_hashes is None else row_hashes, dtype=np.uint64))
+    tensors[_ROWS] = torch.from_numpy(hashes.view(np.int64))
+    path = directory / "model.safetensors"
+    # Without model.json the directory counts as unfinished, so no moment shows old words with new weights.
+    (directory / "model.json").unlink(missing_ok=True)
+    _replace_tensors(path, tensors)
+    record = ModelRecord(
+        kind=model.kind,
+        config=model.config.model_dump(mode="json"),
+        detector=model.detector.to_toml(),
+        valid=valid,
+        transforms=model.transforms(),
+        training=dict(training or {}),
+        training_rows=len(hashes),
+        inputs=dict(inputs or {}),
+        metrics=dict(metrics or {}),
+        licence=licence,
+        parameters=model.parameter_count(),
+        weights_sha256=_sha256(path),
+    )
+    _replace_file(directory / "model.json", _json(record))
+    return record
+
+
+def assemble_model(
+    directory: Path,
+    valid: ConditionRange,
+    *,
+    row_hashes: NDArray[np.uint64] | None = None,
+    training: Mapping[str, Any] | None = None,
+    inputs: Mapping[str, str] | None = None,
+    metrics: Mapping[str, Any] | None = None,
+) -> ModelRecord:
+    """Put the results of all stages together into the model files.
+
+    Args:
+        directory: a directory with ``plan.json`` and a result for every stage.
+        valid: as for :func:`save_model`, and so on.
+        row_hashes: see :func:`save_model`.
+        training: see :func:`save_model`; the metrics of every stage are added under ``stages``.
+        inputs: see :func:`save_model`.
+        metrics: see :func:`save_model`.
+
+    Raises:
+        ModelFileError: naming the stages that are missing.
+        OutputError: if it cannot be written.
+    """
+    missing = missing_stages(directory)
+    if missing:
+        raise ModelFileError(
+            f"the model in '{directory}' cannot be assembled, these stages are missing: {_list(missing)}"
+        )
+    plan = read_plan(directory)
+    model = plan.build()
+    results = {stage.name: read_stage(directory, stage) for stage in model.stages(plan.training)}
+    story = {"settings": plan.training.model_dump(mode="json"), **plan.details, **(training or {}), "stages": results}
+    return save_model(directory, model, valid, row_hashes=row_hashes, training=story, inputs=inputs, metrics=metrics)
+
+
+def _list(names: list[str]) -> str:
+    return ", ".join(f"'{name}'" for name in names)
+
+
+def pretrained_names() -> list[str]:
+    """Names of the trained models that ship with the package, sorted."""
+    if not _PRETRAINED.is_dir():
+        return []
+    return sorted(entry.name for entry in _PRETRAINED.iterdir() if (entry / "model.json").is_file())
+
+
+def _locate(where: str | Path) -> Path:
+    """The directory of a finished model, or an error that says what is missing."""
+    directory = Path(where)
+    if not directory.is_dir() and str(where) in pretrained_names():
+        return Path(str(_PRETRAINED / str(where)))
+    if not directory.is_dir():
+        known = pretrained_names()
+        also = f", and the package has no model of that name (it has {', '.join(known)})" if known else ""
+        raise ModelFileError(f"there is no model directory '{where}'{also}")
+    if (directory / "model.json").is_file() and (directory / "model.safetensors").is_file():
+        return directory
+    if (directory / "plan.json").is_file():
+        missing = missing_stages(directory)
+        what = f"these stages are missing: {_list(missing)}" if missing else "its stages are trained but not assembled"
+        raise ModelFileError(
+            f"the model in '{directory}' is not finished, {what}; continue with caloforge train --resume"
+        )
+    raise ModelFileError(f"'{directory}' is no model directory: it has no model.json and model.safetensors")
+
+
+def read_record(where: str | Path) -> ModelRecord:
+    """What a model directory says about itself, without its weights.
+
+    Args:
+        where: a model directory, or the name of a model that ships with the package.
+
+    Raises:
+        ModelFileError: if it is missing, damaged or not finished (naming the missing stages).
+    """
+    return _read_json(ModelRecord, _locate(where) / "model.json")
+
+
+def training_row_hashes(where: str | Path) -> NDArray[np.uint64]:
+    """Hashes of the rows that a model was trained on, sorted, uint64.
+
+    Raises:
+        ModelFileError: as for :func:`read_record`.
+    """
+    path = _locate(where) / "model.safetensors"
+    try:
+        with safe_open(path, framework="np") as file:
+            hashes: NDArray[np.int64] = file.get_tensor(_ROWS)
+    except (OSError, SafetensorError) as error:
+        raise ModelFileError(f"'{path}' cannot be read as safetensors ({error})") from None
+    return hashes.view(np.uint64)
+
+
+def load_model(where: str | Path, *, device: torch.device | str = "cpu") -> ShowerModel:
+    """Load a finished model, ready for generating (eval mode, float32 or wider).
+
+    Args:
+        where: a model directory, or the name of a model that ships with the package.
+        device: where to put it.
+
+    Raises:
+        ModelFileError: if it is missing, damaged or not finished (naming the missing stages).
+    """
+    directory = _locate(where)
+    record = _read_json(ModelRecord, directory / "model.json")
+    path = directory / "model.safetensors"
+    if _sha256(path) != record.weights_sha256:
+        raise ModelFileError(f"'{path}' is not the file that model.json describes (its hash differs)")
+    tensors, _ = _read_tensors(path)
+    tensors.pop(_ROWS, None)
+    try:
+        detector = detector_from_toml(record.detector, where="detector")
+        model = build_model(record.kind, record.config, detector, where="config")
+    except CaloForgeError as error:
+        raise ModelFileError(f"'{directory / 'model.json'}': {error}") from None
+    if any(tensors[name].dtype == torch.float64 for name, _ in model.named_parameters() if name in tensors):
+        model.double()
+    own = model.state_dict()
+    for name in sorted(own.keys() | tensors.keys()):
+        if name not in own or name not in tensors or own[name].shape != tensors[name].shape:
+            raise ModelFileError(
+                f"'{path}' does not fit model.json: the tensor '{name}' is missing, unknown or of another shape"
+            )
+    model.load_state_dict(tensors)
+    model.record = record
+    model.requires_grad_(False)
+    return model.to(device).eval()

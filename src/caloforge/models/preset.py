@@ -1,0 +1,137 @@
+"""Presets: a model, its sizes and its training in one YAML file, found by name.
+
+The package's own are in ``presets/``; a user's file works the same way::
+
+    kind: caloflow
+    title: one line for people
+    detector: calogan        # optional: sizes and constants are meant for this readout
+    particle: gamma          # optional: likewise for this particle
+    model: {...}             # configuration of the kind
+    training: {...}          # caloforge.stage.TrainingConfig
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field
+
+from caloforge.detectors import Detector, load_detector
+from caloforge.errors import ConfigError, UsageError
+from caloforge.models.base import ShowerModel, validated
+from caloforge.models.registry import build_model, model_class
+from caloforge.stage import TrainingConfig
+
+__all__ = ["Preset", "load_preset", "preset_names"]
+
+_PRESETS = resources.files("caloforge.models") / "presets"
+
+
+class Preset(BaseModel):
+    """One preset.
+
+    Attributes:
+        kind: registered name of the model class.
+        title: one line for people.
+        detector: name of the detector whose readout it is meant for; None suits any.
+        particle: the particle it is meant for; None suits any.
+        model: configuration of the model, as plain values.
+        training: how it is trained.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: str
+    title: str = ""
+    detector: str | None = None
+    particle: str | None = None
+    model: dict[str, Any] = Field(default_factory=dict)
+    training: TrainingConfig = TrainingConfig()
+
+    def build(self, detector: Detector) -> ShowerModel:
+        """A new, untrained model for a detector.
+
+        Raises:
+            ConfigError: if the model section is wrong or the preset is meant for another readout.
+        """
+        if self.detector is not None and load_detector(self.detector).readout != detector.readout:
+            raise ConfigError(
+                f"the preset is meant for the readout of '{self.detector}', the data come from '{detector.name}'"
+            )
+        return build_model(self.kind, self.model, detector, where="the preset's model section")
+
+
+def preset_names() -> list[str]:
+    """Names of the package's presets, sorted."""
+    return sorted(entry.name.removesuffix(".yaml") for entry in _PRESETS.iterdir() if entry.name.endswith(".yaml"))
+
+
+def load_preset(name: str | Path, overrides: Sequence[str] = ()) -> Preset:
+    """Read a preset by name, or from a YAML file.
+
+    Args:
+        name: a name from :func:`preset_names`, or a path that ends in ``.yaml`` or ``.yml``.
+        overrides: changes as typed behind ``--set``, for example ``training.epochs=5`` or
+            ``model.shapes.hidden_features=128``; the value is YAML.
+
+    Raises:
+        UsageError: if there is no such preset or an override is not of the form ``key=value``.
+        ConfigError: if it is not YAML, or names an unknown key or a wrong value.
+    """
+    path = Path(name)
+    if path.suffix in (".yaml", ".yml"):
+        if not path.is_file():
+            raise UsageError(f"the preset file '{path}' does not exist")
+        text, where = path.read_text(encoding="utf-8"), str(path)
+    elif str(name) in preset_names():
+        text, where = (_PRESETS / f"{name}.yaml").read_text(encoding="utf-8"), f"preset '{name}'"
+    else:
+        raise UsageError(
+            f"the preset '{name}' is not known, expected one of {', '.join(preset_names())} or a .yaml file"
+        )
+    data = _yaml(text, where)
+    if not isinstance(data, dict):
+        raise ConfigError(f"{where}: expected keys and values, got {type(data).__name__}")
+    for override in overrides:
+        _apply(data, override)
+    preset = validated(Preset, data, where=where)
+    validated(model_class(preset.kind).Config, preset.model, where=f"{where}, section 'model'")
+    return preset
+
+
+def _yaml(text: str, where: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        place = getattr(error, "problem_mark", None)
+        line = "" if place is None else f" (line {place.line + 1})"
+        raise ConfigError(f"{where}: is not YAML{line}") from None
+
+
+def _apply(data: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    parts = key.strip().split(".")
+    if not equals or not all(parts):
+        raise UsageError(f"the override '{override}' is not understood, expected for example training.epochs=5")
+    section = data
+    for part in parts[:-1]:
+        inner = section.setdefault(part, {})
+        if not isinstance(inner, dict):
+            raise ConfigError(f"the override '{override}': '{part}' is a value, not a section")
+        section = inner
+    if parts[0] == "training" and len(parts) > 1 and parts[1] != "stages":
+        # What is said for all stages now counts for all of them, whatever the preset says about single ones.
+        for own in (data["training"].get("stages") or {}).values():
+            _drop(own, parts[1:])
+    section[parts[-1]] = _yaml(text, f"the override '{override}'")
+
+
+def _drop(section: Any, parts: list[str]) -> None:
+    for part in parts[:-1]:
+        section = section.get(part) if isinstance(section, dict) else None
+    if isinstance(section, dict):
+        section.pop(parts[-1], None)

@@ -1,0 +1,408 @@
+"""Training stages: what a model declares, and what the one training loop runs.
+
+A model is trained in one or more stages. A *gradient stage* has players (a flow one, a GAN two), each with its own
+parameters, optimiser and number of steps per batch. A *fit stage* looks at the data once and returns numbers
+(standardisation, scales, calibration factors). Stages name the stages that they need; the others are independent and
+may be trained in any order or in different processes.
+
+Randomness comes from the streams handed in, addressed by the row number and the epoch of the batch, so it depends
+neither on batch size nor on the number of processes. Dropout is the exception: it draws from torch's own generator,
+which the training loop seeds before every step from the seed, the stage and the number of the step.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, Literal, Protocol, Self
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from torch import Tensor, nn
+
+from caloforge.errors import ModelFileError
+from caloforge.random import Streams
+
+__all__ = [
+    "ConstantSchedule",
+    "CosineSchedule",
+    "CyclicSchedule",
+    "FitStage",
+    "GradientStage",
+    "MilestoneSchedule",
+    "OneCycleSchedule",
+    "OptimiserConfig",
+    "Player",
+    "ScheduleConfig",
+    "Stage",
+    "StageTraining",
+    "TrainingBatch",
+    "TrainingConfig",
+    "TrainingData",
+]
+
+Positive = Annotated[float, Field(gt=0)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+
+
+class _Settings(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class OptimiserConfig(_Settings):
+    """An optimiser of ``torch.optim``; the learning rate is that of the schedule's start (or peak, for cycles).
+
+    Attributes:
+        name: ``adam``, ``adamw``, ``sgd`` or ``radam``.
+        learning_rate: initial learning rate; one-cycle and cyclic schedules take it as their maximum.
+        betas: Adam's decay rates of the first and second moment; ``sgd`` takes the first one as momentum.
+        eps: Adam's term for numerical stability.
+        weight_decay: weight decay (decoupled for ``adamw``).
+    """
+
+    name: Literal["adam", "adamw", "sgd", "radam"] = "adam"
+    learning_rate: Positive = 1e-4
+    betas: tuple[Fraction, Fraction] = (0.9, 0.999)
+    eps: Positive = 1e-8
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+
+
+class ConstantSchedule(_Settings):
+    """The learning rate stays as it is."""
+
+    kind: Literal["constant"] = "constant"
+
+
+class MilestoneSchedule(_Settings):
+    """The learning rate is multiplied by ``factor`` after each of the given epochs.
+
+    Attributes:
+        epochs: numbers of finished epochs, rising.
+        factor: what to multiply by each time.
+    """
+
+    kind: Literal["milestones"] = "milestones"
+    epochs: tuple[Annotated[int, Field(ge=1)], ...]
+    factor: Positive = 0.5
+
+
+class CosineSchedule(_Settings):
+    """Linear warm-up, then a cosine down to ``final_fraction`` of the learning rate at the last step.
+
+    Attributes:
+        warmup_fraction: share of all steps that the warm-up from zero takes.
+        final_fraction: learning rate at the end, as a share of the initial one.
+    """
+
+    kind: Literal["cosine"] = "cosine"
+    warmup_fraction: Fraction = 0.0
+    final_fraction: Annotated[float, Field(ge=0, le=1)] = 0.0
+
+
+class OneCycleSchedule(_Settings):
+    """``torch.optim.lr_scheduler.OneCycleLR`` with cosine annealing over all steps, stepped after every batch.
+
+    Attributes:
+        rise_fraction: share of the steps in which the learning rate rises.
+        initial_division: the cycle starts at the maximum divided by this.
+        final_division: the cycle ends at its start value divided by this.
+        three_phases: fall symmetrically first, then anneal further.
+        momentum: lowest and highest first-moment decay, cycled inversely; None leaves it alone.
+    """
+
+    kind: Literal["one-cycle"] = "one-cycle"
+    rise_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.3
+    initial_division: Positive = 25.0
+    final_division: Positive = 1e4
+    three_phases: bool = False
+    momentum: tuple[Fraction, Fraction] | None = (0.85, 0.95)
+
+
+class CyclicSchedule(_Settings):
+    """``torch.optim.lr_scheduler.CyclicLR``, mode triangular2, stepped after every batch.
+
+    The learning rate rises linearly from ``minimum`` to the optimiser's in ``steps_up`` steps and falls in as many;
+    the height of each cycle is half that of the one before.
+    """
+
+    kind: Literal["cyclic"] = "cyclic"
+    minimum: Positive
+    steps_up: Annotated[int, Field(ge=1)]
+
+
+ScheduleConfig = Annotated[
+    ConstantSchedule | MilestoneSchedule | CosineSchedule | OneCycleSchedule | CyclicSchedule,
+    Field(discriminator="kind"),
+]
+
+
+class StageTraining(_Settings):
+    """How one gradient stage is trained.
+
+    Attributes:
+        epochs: passes over the training rows.
+        batch_size: rows per step, over all processes together.
+        precision: ``float32``; ``bfloat16`` runs the loss under autocast with float32 weights; ``float64``.
+        gradient_clip: largest norm of a player's gradient; None does not clip.
+        ema: decay per step of the exponential moving average of the weights, which then are the result; None has none.
+        optimiser: optimiser of all players that bring none of their own.
+        schedule: schedule of the learning rate, likewise.
+        augmentation: which of the detector's symmetries are applied at random to every row in every epoch.
+        selection: keep the weights of the best validation, or the last ones.
+    """
+
+    epochs: Annotated[int, Field(ge=1)] = 100
+    batch_size: Annotated[int, Field(ge=1)] = 200
+    precision: Literal["float32", "bfloat16", "float64"] = "float32"
+    gradient_clip: Positive | None = None
+    ema: Annotated[float, Field(gt=0, lt=1)] | None = None
+    optimiser: OptimiserConfig = OptimiserConfig()
+    schedule: ScheduleConfig = ConstantSchedule()
+    augmentation: Literal["exact", "approximate", "none"] = "exact"
+    selection: Literal["best", "last"] = "best"
+
+
+class TrainingConfig(StageTraining):
+    """The ``training`` section of a preset: settings for all stages, and overrides for some.
+
+    Attributes:
+        stages: for each stage named here, only the keys that differ; nested sections are merged key by key, except
+            that a schedule of another kind replaces the whole schedule.
+    """
+
+    stages: dict[str, dict[str, Any]] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _overrides_fit(self) -> Self:
+        for name in self.stages:
+            self.for_stage(name)
+        return self
+
+    def for_stage(self, name: str) -> StageTraining:
+        """The settings of one stage, overrides applied."""
+        common = self.model_dump(exclude={"stages"})
+        return StageTraining.model_validate(_merged(common, self.stages.get(name, {})))
+
+
+def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in changes.items():
+        old = merged.get(key)
+        same = isinstance(old, Mapping) and isinstance(value, Mapping) and value.get("kind") in (None, old.get("kind"))
+        merged[key] = _merged(old, value) if same and isinstance(old, Mapping) else value
+    return merged
+
+
+@dataclass(frozen=True)
+class TrainingBatch:
+    """Some rows of the training data, as they are in the file (augmented, if so asked, but without noise).
+
+    Attributes:
+        deposits: energy in each voxel, (B, V), MeV; V = 0 for a readout of points.
+        incident_energy: kinetic energy of the incident particle, float64 (B,), MeV.
+        row: number of each row in the training data, int64 (B,), always in CPU memory; with the epoch it addresses
+            the random numbers of the row.
+        epoch: number of the epoch, from 0; 0 in every validation, so that its noise is the same each time.
+        direction: flight direction in the local frame, unit vectors (B, 3), or None (along +z).
+        overflow: energy of each layer outside its voxels, (B, layers), MeV, or None.
+        offsets: where the points of each shower start, int64 (B + 1,); None for voxels.
+        points: points of all showers, (M, 4 or 5) as in ``ShowerPoints``; None for voxels.
+    """
+
+    deposits: Tensor
+    incident_energy: Tensor
+    row: Tensor
+    epoch: int = 0
+    direction: Tensor | None = None
+    overflow: Tensor | None = None
+    offsets: Tensor | None = None
+    points: Tensor | None = None
+
+    def __len__(self) -> int:
+        return self.row.shape[0]
+
+    def to(self, device: torch.device | str) -> TrainingBatch:
+        """The same batch on another device; the row numbers stay in CPU memory."""
+
+        def moved(value: Tensor | None) -> Tensor | None:
+            return None if value is None else value.to(device, non_blocking=True)
+
+        return replace(
+            self,
+            deposits=self.deposits.to(device, non_blocking=True),
+            incident_energy=self.incident_energy.to(device, non_blocking=True),
+            direction=moved(self.direction),
+            overflow=moved(self.overflow),
+            offsets=moved(self.offsets),
+            points=moved(self.points),
+        )
+
+
+class TrainingData(Protocol):
+    """The training rows, for a fit stage: every iteration is one pass over all rows in the order of the file."""
+
+    def __len__(self) -> int:
+        """Number of rows."""
+        ...
+
+    def __iter__(self) -> Iterator[TrainingBatch]:
+        """Batches of any size, neither shuffled nor augmented, epoch 0."""
+        ...
+
+
+@dataclass(frozen=True)
+class Player:
+    """One group of parameters with its own optimiser.
+
+    Attributes:
+        name: unique in its stage.
+        parameters: what the optimiser changes.
+        optimiser: which optimiser.
+        schedule: how its learning rate changes.
+        steps_per_batch: optimiser steps on each batch before the next player has its turn.
+    """
+
+    name: str
+    parameters: tuple[nn.Parameter, ...]
+    optimiser: OptimiserConfig
+    schedule: ScheduleConfig
+    steps_per_batch: int = 1
+
+
+class Stage:
+    """Common part of both kinds of stages.
+
+    Args:
+        name: unique in its model; also the name of its folder in the model directory.
+        parts: the parts of the model whose parameters and buffers are the result of this stage, by their path in the
+            model (``{"shapes": model.shapes}``). Every tensor of a model's state belongs to exactly one stage.
+        needs: names of the stages whose results must be in the model before this one starts.
+    """
+
+    def __init__(self, name: str, parts: Mapping[str, nn.Module], *, needs: tuple[str, ...] = ()) -> None:
+        self.name = name
+        self.parts = dict(parts)
+        self.needs = needs
+
+    def state(self) -> dict[str, Tensor]:
+        """The result of the stage: tensors under the names that they have in the model's ``state_dict``."""
+        return {f"{path}.{key}": value for path, part in self.parts.items() for key, value in part.state_dict().items()}
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Put a result into the model, converting to the model's precision.
+
+        Raises:
+            ModelFileError: if a tensor is missing, unknown or of another shape.
+        """
+        own = self.state()
+        for key in sorted(own.keys() | state.keys()):
+            if key not in state:
+                raise ModelFileError(f"the state of stage '{self.name}' lacks the tensor '{key}'")
+            if key not in own:
+                raise ModelFileError(
+                    f"the state of stage '{self.name}' has the tensor '{key}', which the model has not"
+                )
+            if own[key].shape != state[key].shape:
+                raise ModelFileError(
+                    f"the tensor '{key}' of stage '{self.name}' has shape {tuple(state[key].shape)}, "
+                    f"expected {tuple(own[key].shape)}"
+                )
+        for path, part in self.parts.items():
+            start = f"{path}."
+            part.load_state_dict({key.removeprefix(start): v for key, v in state.items() if key.startswith(start)})
+
+
+class GradientStage(Stage, ABC):
+    """A stage trained by gradient descent.
+
+    For every batch the training loop calls, for each player in turn and ``steps_per_batch`` times: ``loss``, backward
+    on ``"loss"``, the player's optimiser and schedule, ``after_step``. The parts are in train mode then, and in eval
+    mode under ``torch.no_grad`` for ``validate``.
+
+    Args:
+        name: see :class:`Stage`.
+        parts: see :class:`Stage`.
+        training: epochs, batch size, precision and so on.
+        needs: see :class:`Stage`.
+
+    Attributes:
+        metric: key of ``validate``'s answer by which the best weights are selected.
+        lower_is_better: direction of that metric.
+    """
+
+    metric: str = "loss"
+    lower_is_better: bool = True
+
+    def __init__(
+        self,
+        name: str,
+        parts: Mapping[str, nn.Module],
+        training: StageTraining,
+        *,
+        needs: tuple[str, ...] = (),
+    ) -> None:
+        super().__init__(name, parts, needs=needs)
+        self.training = training
+
+    @property
+    def epochs(self) -> int:
+        """Passes over the training rows."""
+        return self.training.epochs
+
+    @property
+    def batch_size(self) -> int:
+        """Rows per step, over all processes together."""
+        return self.training.batch_size
+
+    @property
+    def players(self) -> tuple[Player, ...]:
+        """The players, in the order of their turns; one player ``main`` with all parameters unless overridden."""
+        parameters = tuple(p for part in self.parts.values() for p in part.parameters() if p.requires_grad)
+        return (Player("main", parameters, self.training.optimiser, self.training.schedule),)
+
+    @abstractmethod
+    def loss(self, player: str, batch: TrainingBatch, streams: Streams) -> dict[str, Tensor]:
+        """Loss of one player on one batch.
+
+        Args:
+            player: whose turn it is.
+            batch: the rows, on the device of the model.
+            streams: random streams of this stage; numbers are drawn at ``(row, attempt=epoch)``.
+
+        Returns:
+            Scalars, means over the rows of the batch: ``"loss"``, which has a gradient, and others to be logged.
+            Nothing here waits for the device.
+        """
+
+    def after_step(self, player: str, step: int) -> None:
+        """Called after each optimiser step, for instance to move a target network.
+
+        Args:
+            player: who has stepped.
+            step: how many steps this player has done in all, from 1.
+        """
+
+    def validate(self, batch: TrainingBatch, streams: Streams) -> dict[str, Tensor]:
+        """Validation metrics on one batch; the training loop averages them over rows.
+
+        Returns:
+            Scalars, means over the rows of the batch, among them the one named by ``metric``.
+        """
+        return self.loss(self.players[0].name, batch, streams)
+
+
+class FitStage(Stage, ABC):
+    """A stage without gradients: one look at the data gives its state."""
+
+    @abstractmethod
+    def fit(self, data: TrainingData, streams: Streams) -> dict[str, Tensor]:
+        """Compute the state from the training rows.
+
+        Args:
+            data: the training rows; may be iterated more than once.
+            streams: random streams of this stage.
+
+        Returns:
+            Tensors for :meth:`Stage.load_state`; the model itself is not changed.
+        """
