@@ -1,0 +1,434 @@
+"""A file that is written block by block and can be read at any moment, even after its writer was killed.
+
+Under the promised name there is always a file that opens in plain h5py and holds every finished block. While blocks
+are still missing it is a small master file of virtual datasets over finished parts, which lie in a directory of the
+same name with ``.parts`` behind; it is replaced in one step after every block. When the last block is there, the parts
+become one ordinary file and the directory goes away. Blocks may come in any order; rows are in the order of the
+blocks' positions.
+
+Every byte is compressed once, and blocks are merged in tiers, so that 10,000 small blocks cost no more than a few copies.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from caloforge.errors import OutputError
+from caloforge.showers.hdf5 import (
+    Array,
+    Chunking,
+    Column,
+    Fill,
+    open_hdf5,
+    output_error,
+    sync_directory,
+    write_atomically,
+)
+from caloforge.showers.parts import Part, Run, fill_block, fill_master, fill_merged, joined_runs
+
+__all__ = ["BlockWriter", "first_difference", "parts_directory"]
+
+#: Parts of one level that are merged into one of the next; and the size from which merging no longer pays.
+_MERGE = 16
+_LARGEST = 2**30
+_LOCK = "lock"
+
+Finish = Callable[[Path, Path], None]
+
+
+def parts_directory(path: Path) -> Path:
+    """Where the finished parts of an incomplete file lie."""
+    return path.with_name(path.name + ".parts")
+
+
+class BlockWriter:
+    """Writes a file block by block; see the module for what is promised.
+
+    Use it as a context manager: leaving it normally closes the file, leaving it by an exception keeps what is finished,
+    ready to be resumed. Only one process can write a file.
+
+    Args:
+        path: the promised name.
+        columns: the datasets. Ragged ones are all counted by the same column.
+        attributes: attributes of the root group.
+        request: what was asked for (seed, detector, spectrum ...), as JSON can hold it; resuming needs the same.
+        expected: showers asked for; None if that is open.
+        resume: go on with an incomplete file; start anew if there is none.
+        overwrite: replace an existing file.
+        finish: turns the ordinary file (first path) into one of another kind (second path) at the end.
+
+    Raises:
+        OutputError: if the file exists, is being written by another process, was made for another request, or cannot
+            be written.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        columns: Sequence[Column],
+        *,
+        attributes: Mapping[str, Any],
+        request: Mapping[str, Any],
+        expected: int | None = None,
+        resume: bool = False,
+        overwrite: bool = False,
+        finish: Finish | None = None,
+    ) -> None:
+        self.path = path
+        self.expected = expected
+        self._columns = tuple(columns)
+        self._attributes = dict(attributes)
+        self._request: dict[str, Any] = json.loads(json.dumps(dict(request)))
+        self._finish = finish
+        self._folder = parts_directory(path)
+        self._parts: list[Part] = []
+        self._runs: tuple[Run, ...] = ()
+        self._superseded: list[str] = []
+        self._next = 0
+        self._chunks: dict[str, Chunking] = {}
+        self._closed = False
+        self._fresh = True
+        self._lock: int | None = None
+        counting = {column.counted_by for column in columns if column.counted_by is not None}
+        if len(counting) > 1:
+            raise ValueError(f"ragged columns counted by different ones: {sorted(counting)}")
+        self._counts = counting.pop() if counting else None
+        with self._reporting():
+            self._open(resume=resume, overwrite=overwrite)
+
+    # ---- opening
+
+    def _open(self, *, resume: bool, overwrite: bool) -> None:
+        exists = self.path.exists()
+        if self.path.is_dir():
+            raise OutputError(f"{self.path}: is a directory, expected a file name")
+        if exists and not (resume or overwrite):
+            raise OutputError(f"{self.path}: exists already; overwrite it, resume it, or choose another name")
+        if not self.path.parent.is_dir():
+            raise OutputError(f"{self.path}: there is no directory '{self.path.parent}'")
+        if not (exists or overwrite) and self._folder.exists() and any(map(_is_ours, self._folder.iterdir())):
+            raise OutputError(f"{self._folder}: is left from a file that is gone; remove it, or overwrite")
+        self._acquire()
+        try:
+            self._fresh = not (resume and exists)
+            if self._fresh:
+                self._write_master()
+            else:
+                self._load()
+            self._clean()
+        except BaseException:
+            self._release()
+            raise
+        if self._closed:
+            self._remove_folder()
+
+    def _load(self) -> None:
+        """Take over the state of the existing file."""
+        with open_hdf5(self.path) as file:
+            try:
+                attributes = dict(file.attrs)
+                request = json.loads(attributes["request"])
+                self._closed = bool(attributes["complete"])
+                self._runs = joined_runs(Run(*run) for run in json.loads(attributes["blocks"]))
+                state = {"parts": [], "chunks": {}} if self._closed else json.loads(attributes["parts"])
+                self._parts = [Part.from_dict(part) for part in state["parts"]]
+                self._chunks = {name: Chunking(*plan) for name, plan in state["chunks"].items()}
+            except (OSError, KeyError, ValueError, TypeError):
+                raise OutputError(f"{self.path}: is not a file that can be resumed") from None
+        difference = first_difference(request, self._request)
+        if difference:
+            raise OutputError(f"{self.path}: cannot be resumed, it was begun with {difference}")
+        if self.expected is not None and (self.rows > self.expected or (self._closed and self.rows < self.expected)):
+            raise OutputError(
+                f"{self.path}: holds {self.rows} showers already, so it cannot become one of {self.expected}"
+            )
+        for part in self._parts:
+            if not (self._folder / part.file).is_file():
+                raise OutputError(f"{self.path}: cannot be resumed, its part '{self._folder.name}/{part.file}' is lost")
+        self._next = 1 + max((part.number for part in self._parts), default=-1)
+
+    def _acquire(self) -> None:
+        while True:
+            self._folder.mkdir(exist_ok=True)
+            try:
+                lock = os.open(self._folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+            except FileNotFoundError:
+                continue  # another writer has just finished and removed the directory
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.close(lock)
+                raise OutputError(f"{self.path}: is being written by another process") from None
+            except OSError as error:
+                warnings.warn(
+                    f"{self.path}: its file system cannot lock files ({error.strerror}); "
+                    "make sure that no other process writes it",
+                    stacklevel=4,
+                )
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(lock), os.stat(self._folder / _LOCK)):
+                    self._lock = lock
+                    return
+            os.close(lock)
+
+    def _release(self) -> None:
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def _clean(self) -> None:
+        """Remove what a killed writer left that is not part of the file."""
+        known = {part.file for part in self._parts}
+        for entry in self._folder.iterdir():
+            if _is_ours(entry) and entry.name not in known:
+                entry.unlink()
+
+    def _remove_folder(self) -> None:
+        for entry in self._folder.iterdir():
+            if _is_ours(entry):
+                entry.unlink()
+        (self._folder / _LOCK).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # the user has put something of their own into it
+            self._folder.rmdir()
+        self._release()
+
+    # ---- writing
+
+    @property
+    def rows(self) -> int:
+        """Showers in the finished blocks."""
+        return sum(run.showers for run in self._runs)
+
+    @property
+    def complete(self) -> bool:
+        """Whether all showers asked for are there; without a number asked for, whether no position is left out."""
+        if self.expected is not None and self.rows != self.expected:
+            return False
+        return not self._runs or (
+            self._runs[0].position == 0 and all(a.end == b.position for a, b in pairwise(self._runs))
+        )
+
+    def has(self, position: int) -> bool:
+        """Whether the block at this position is finished."""
+        return any(run.position <= position < run.end for run in self._runs)
+
+    def missing(self, blocks: int) -> list[int]:
+        """Positions below ``blocks`` that are still to be written, in order."""
+        gaps: list[int] = []
+        start = 0
+        for run in self._runs:
+            gaps.extend(range(start, min(run.position, blocks)))
+            start = run.end
+        gaps.extend(range(start, blocks))
+        return gaps
+
+    def write(self, arrays: Mapping[str, Array], position: int | None = None) -> None:
+        """Write one block; when this returns, the block is in the file, whatever happens next.
+
+        Args:
+            arrays: for each column its rows.
+            position: place of the block among all blocks; None for the place behind the last one.
+
+        Raises:
+            OutputError: if the block cannot be written; everything before it is kept.
+        """
+        if position is None:
+            position = self._runs[-1].end if self._runs else 0
+        if self._closed:
+            raise OutputError(f"{self.path}: is complete, no more showers can be written into it")
+        if position < 0 or self.has(position):
+            raise OutputError(f"{self.path}: block {position} is written already, or its number is negative")
+        rows = self._checked(arrays)
+        if self.expected is not None and self.rows + rows > self.expected:
+            raise OutputError(
+                f"{self.path}: block {position} brings {self.rows + rows} showers, but only {self.expected} were asked for"
+            )
+        if not rows:
+            raise OutputError(f"{self.path}: block {position} holds no showers")
+        points = int(arrays[self._counts].sum()) if self._counts else 0
+        if not self._chunks:
+            self._chunks = {c.path: Chunking.plan(c, rows) for c in self._columns}
+        size = sum(len(arrays[c.path]) * c.row_bytes for c in self._columns)
+        with self._reporting():
+            part = Part(self._new_name(), 0, size, (Run(position, 1, rows, points),))
+            self._save_part(part, lambda file, check: fill_block(file, self._columns, arrays, self._chunks, check))
+            self._switch([*self._parts, part])
+            self._merge()
+
+    def _checked(self, arrays: Mapping[str, Array]) -> int:
+        """Number of showers in a block; a block that does not fit the columns is the program's own fault."""
+        lengths = {column.counted_by: len(arrays[column.path]) for column in self._columns}
+        for column in self._columns:
+            array = arrays[column.path]
+            if array.shape[1:] != column.shape or len(array) != lengths[column.counted_by]:
+                wanted = (lengths[column.counted_by], *column.shape)
+                raise ValueError(f"'{column.path}' has shape {array.shape}, expected {wanted}")
+        if self._counts and lengths[self._counts] != arrays[self._counts].sum():
+            raise ValueError(
+                f"'{self._counts}' adds up to {arrays[self._counts].sum()}, expected {lengths[self._counts]}"
+            )
+        return lengths[None]
+
+    def _new_name(self) -> str:
+        name = Part.name_of(self._next)
+        self._next += 1
+        return name
+
+    def _save_part(self, part: Part, fill: Fill) -> None:
+        write_atomically(self._folder / part.file, self._folder / f"{part.file}.tmp", fill)
+
+    def _switch(self, parts: list[Part]) -> None:
+        """Make these the parts of the file."""
+        before = self._parts, self._runs
+        self._parts = parts
+        self._runs = joined_runs(run for part in parts for run in part.runs)
+        try:
+            self._write_master()
+        except BaseException:
+            self._parts, self._runs = before
+            raise
+
+    def _merge(self) -> None:
+        """Merge the parts of a level that has become full."""
+        small = [part for part in self._parts if part.size < _LARGEST]
+        for level in sorted({part.level for part in small}):
+            members = [part for part in small if part.level == level]
+            if len(members) < _MERGE:
+                continue
+            merged = Part(
+                self._new_name(),
+                level + 1,
+                sum(part.size for part in members),
+                joined_runs(run for part in members for run in part.runs),
+            )
+            self._save_part(merged, self._merging(members, {}, is_part=True))
+            self._switch([merged, *(part for part in self._parts if part not in members)])
+            # A reader may just have opened the former master, so its parts stay until the next merge.
+            for name in self._superseded:
+                (self._folder / name).unlink(missing_ok=True)
+            self._superseded = [part.file for part in members]
+            self._merge()
+            return
+
+    def _merging(self, parts: Sequence[Part], attributes: Mapping[str, Any], *, is_part: bool) -> Fill:
+        return lambda file, check: fill_merged(
+            file, self._columns, parts, self._folder, attributes, self._chunks, is_part=is_part, check=check
+        )
+
+    def _write_master(self) -> None:
+        attributes = self._state() | {
+            "parts": json.dumps(
+                {
+                    "parts": [part.to_dict() for part in self._parts],
+                    "chunks": {name: [plan.rows, plan.movable] for name, plan in self._chunks.items()},
+                }
+            )
+        }
+        write_atomically(
+            self.path,
+            self._folder / "master.tmp",
+            lambda file, _: fill_master(file, self._columns, self._parts, self._folder.name, attributes),
+        )
+
+    def _state(self, *, complete: bool = False) -> dict[str, Any]:
+        state = self._attributes | {
+            "complete": complete,
+            "showers_present": self.rows,
+            "request": json.dumps(self._request, sort_keys=True),
+            "blocks": json.dumps([run.to_list() for run in self._runs]),
+        }
+        return state if self.expected is None else state | {"showers_expected": self.expected}
+
+    # ---- closing
+
+    def close(self) -> None:
+        """Make one ordinary file of all parts, if everything asked for is there; else keep them, ready to be resumed.
+
+        Raises:
+            OutputError: if it cannot be written; all showers are then still kept in the parts.
+        """
+        if self._closed:
+            return
+        self._closed = True
+        if not self.complete:
+            self._release()
+            return
+        try:
+            with self._reporting():
+                for name in self._superseded:
+                    (self._folder / name).unlink(missing_ok=True)
+                self._superseded = []
+                self._finish_file()
+                self._remove_folder()
+        finally:
+            self._release()
+
+    def _finish_file(self) -> None:
+        self._chunks = self._chunks or {c.path: Chunking.plan(c, 0) for c in self._columns}
+        fill = self._merging(self._parts, self._state(complete=True), is_part=False)
+        if self._finish is None:
+            write_atomically(self.path, self._folder / "whole.tmp", fill)
+            return
+        whole, other = self._folder / "whole.h5.tmp", self._folder / "other.h5.tmp"
+        write_atomically(whole, self._folder / "whole.tmp", fill)
+        self._finish(whole, other)
+        with other.open("rb") as file:
+            os.fsync(file.fileno())
+        os.replace(other, self.path)
+        sync_directory(self.path.parent)
+
+    def abort(self) -> None:
+        """Stop without closing: what is finished is kept; a new file without a single block is removed."""
+        if self._closed:
+            return
+        self._closed = True
+        if self._fresh and not self._runs:
+            self.path.unlink(missing_ok=True)
+            self._remove_folder()
+        self._release()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self.abort()
+
+    @contextlib.contextmanager
+    def _reporting(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            kept = f"; the {self.rows} finished showers are kept in it, and it can be resumed" if self._runs else ""
+            raise output_error(self.path, error, kept) from None
+
+
+def _is_ours(entry: Path) -> bool:
+    return entry.suffix == ".tmp" or Part.is_name(entry.name)
+
+
+def first_difference(old: Any, new: Any, where: str = "") -> str:
+    """Say where two JSON values differ first; empty if they do not."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in [*old, *(k for k in new if k not in old)]:
+            if key not in old or key not in new:
+                known, unknown = (old, "now it is not given") if key in old else (new, "then it was not given")
+                return f"{where}{key} = {json.dumps(known[key])}, {unknown}"
+            inner = first_difference(old[key], new[key], f"{where}{key}.")
+            if inner:
+                return inner
+        return ""
+    return "" if old == new else f"{where.rstrip('.')} = {json.dumps(old)}, now it is {json.dumps(new)}"

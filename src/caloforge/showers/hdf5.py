@@ -1,0 +1,421 @@
+"""HDF5 on disk: whole files written in one atomic step, and damaged ones reported in one sentence.
+
+HDF5's own file driver does not survive a full disk: a failed flush leaves the library in a state from which closing
+the file crashes the process. Files are therefore written through a Python file that never fails towards HDF5, but
+remembers the first error; only a file that came out whole gets the promised name.
+
+Chunks are compressed here, in threads, and handed to HDF5 ready-made: one core compresses about 50 MB/s, which would
+be slower than a fast generator makes showers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import math
+import os
+import signal
+import threading
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from caloforge.errors import OutputError, ShowerFileError
+
+__all__ = [
+    "Array",
+    "Check",
+    "ChunkedDataset",
+    "Chunking",
+    "Column",
+    "Fill",
+    "open_hdf5",
+    "output_error",
+    "read_rows",
+    "sync_directory",
+    "write_atomically",
+]
+
+#: Every structure of this format version carries a checksum, and HDF5 has read it since 2017 (1.10).
+_FORMAT = ("v110", "v110")
+_CHUNK_BYTES = 256 * 1024
+_LEVEL = 1
+_THREADS = min(8, os.cpu_count() or 1)
+
+Array = NDArray[Any]
+Check = Callable[[], None]
+Fill = Callable[[h5py.File, Check], None]
+
+
+@dataclass(frozen=True)
+class Column:
+    """One dataset whose first axis counts showers, or the rows of showers.
+
+    Attributes:
+        path: name inside the file, groups separated by slashes.
+        shape: shape of one row.
+        dtype: kind of number.
+        counted_by: for ragged data, the path of the column that says how many rows each shower owns.
+        shuffle: group bytes by significance before compressing (pays for points, costs for sparse voxels).
+    """
+
+    path: str
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    counted_by: str | None = None
+    shuffle: bool = False
+
+    @property
+    def row_bytes(self) -> int:
+        """Size of one row."""
+        return self.dtype.itemsize * math.prod(self.shape)
+
+    @property
+    def fill(self) -> Array:
+        """What readers see where a part of the file is lost: NaN, or -1 for whole numbers."""
+        return np.asarray(np.nan if self.dtype.kind == "f" else -1, dtype=self.dtype)
+
+
+@dataclass(frozen=True)
+class Chunking:
+    """How a column is cut into chunks.
+
+    Attributes:
+        rows: length of a chunk.
+        movable: whether blocks are whole numbers of chunks, so that chunks compressed once can be moved as they are.
+    """
+
+    rows: int
+    movable: bool
+
+    @classmethod
+    def plan(cls, column: Column, block_rows: int) -> Chunking:
+        """Chunks of about 256 kB, movable if a divisor of the block comes near that."""
+        wanted = max(1, _CHUNK_BYTES // column.row_bytes)
+        if column.counted_by is not None:
+            return cls(wanted, False)
+        fitting = [
+            rows
+            for rows in range(max(1, wanted // 4), min(block_rows, wanted * 4) + 1)
+            if block_rows % rows == 0 and rows * column.row_bytes >= _CHUNK_BYTES // 4
+        ]
+        if not fitting:
+            return cls(wanted, False)
+        return cls(min(fitting, key=lambda rows: abs(math.log(rows / wanted))), True)
+
+
+class _Unfailing(io.RawIOBase):
+    """A file that takes everything HDF5 gives it and remembers the first error."""
+
+    def __init__(self, path: Path) -> None:
+        self.descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o666)
+        self.position = 0
+        self.size = 0
+        self.error: OSError | None = None
+
+    def readable(self) -> bool:
+        return True
+
+    def writable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self.position
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self.position = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self.position, io.SEEK_END: self.size}[whence]
+        return self.position
+
+    def readinto(self, buffer: Any) -> int:
+        data = os.pread(self.descriptor, len(buffer), self.position)
+        buffer[: len(data)] = data
+        self.position += len(data)
+        return len(data)
+
+    def write(self, data: Any) -> int:
+        view = memoryview(data).cast("B")
+        done = 0
+        while done < len(view) and self.error is None:
+            try:
+                done += os.pwrite(self.descriptor, view[done:], self.position + done)
+            except OSError as error:
+                self.error = error
+        self.position += len(view)
+        self.size = max(self.size, self.position)
+        return len(view)
+
+    def truncate(self, size: int | None = None) -> int:
+        self.size = self.position if size is None else size
+        if self.error is None:
+            try:
+                os.ftruncate(self.descriptor, self.size)
+            except OSError as error:
+                self.error = error
+        return self.size
+
+    def finish(self) -> None:
+        """Wait until everything is on the disk; raise what went wrong before."""
+        if self.error is not None:
+            raise self.error
+        os.fsync(self.descriptor)
+
+    def close(self) -> None:
+        if not self.closed:
+            os.close(self.descriptor)
+        super().close()
+
+
+def write_atomically(path: Path, temporary: Path, fill: Fill) -> None:
+    """Write a file that appears under its name only when it is whole and on the disk.
+
+    Args:
+        path: the name that it gets.
+        temporary: where it grows, on the same file system; removed again if anything goes wrong.
+        fill: puts the content into the open file; it is given the file and a function to be called now and then,
+            which raises as soon as the disk is full, so that no more work is lost than needed.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
+    with _interrupts_held() as raise_pending:
+        target = _Unfailing(temporary)
+
+        def check() -> None:
+            if target.error is not None:
+                raise target.error
+            raise_pending()
+
+        try:
+            try:
+                with h5py.File(target, "w", libver=_FORMAT) as file:
+                    fill(file, check)
+            except Exception:
+                if target.error is not None:  # HDF5 misses what the full disk swallowed
+                    raise target.error from None
+                raise
+            target.finish()
+            os.replace(temporary, path)
+            sync_directory(path.parent)
+        finally:
+            target.close()
+            temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _interrupts_held() -> Iterator[Check]:
+    """Let Ctrl-C wait until HDF5 is not at work: an exception inside it would leave the library broken.
+
+    Yields:
+        A function that lets a waiting interrupt through.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: None  # Python handles signals in the main thread only
+        return
+    waiting: list[tuple[int, FrameType | None]] = []
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    held = {number: handler for number, handler in handlers.items() if callable(handler)}
+
+    def raise_pending() -> None:
+        while waiting:
+            number, frame = waiting.pop(0)
+            held[signal.Signals(number)](number, frame)
+
+    for number in held:
+        signal.signal(number, lambda number, frame: waiting.append((number, frame)))
+    try:
+        yield raise_pending
+    finally:
+        for number, handler in held.items():
+            signal.signal(number, handler)
+    raise_pending()
+
+
+def sync_directory(path: Path) -> None:
+    """Put the names in a directory on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+class ChunkedDataset:
+    """A dataset that is filled from its first row to its last.
+
+    Args:
+        file: the file to create it in.
+        column: name and kind.
+        rows: length of the first axis.
+        rows_per_chunk: length of a chunk.
+        compressed: with gzip; otherwise the chunks only get a checksum.
+        check: called between chunks; raises if going on makes no sense.
+    """
+
+    def __init__(
+        self, file: h5py.File, column: Column, rows: int, rows_per_chunk: int, *, compressed: bool, check: Check
+    ) -> None:
+        self.column = column
+        self.rows = rows
+        self.compressed = compressed
+        self.chunk = (max(1, min(rows_per_chunk, rows)), *column.shape)
+        filters: dict[str, Any] = {"fletcher32": True}
+        if compressed:
+            filters = {"compression": "gzip", "compression_opts": _LEVEL, "shuffle": column.shuffle}
+        self.dataset = file.create_dataset(
+            column.path,
+            shape=(rows, *column.shape),
+            dtype=column.dtype,
+            chunks=self.chunk,
+            fillvalue=column.fill,
+            **filters,
+        )
+        self._check = check
+        self._row = 0
+        self._pending: list[Array] = []
+        self._pending_rows = 0
+
+    def copy(self, source: h5py.Dataset, start: int, stop: int) -> None:
+        """Append rows of another file's dataset, moving whole chunks as they are where possible."""
+        length = self.chunk[0]
+        if (
+            self.compressed
+            and source.chunks == self.chunk
+            and source.compression == "gzip"
+            and source.shuffle == self.column.shuffle
+            and not self._pending_rows
+            and start % length == 0
+        ):
+            origin = (0,) * len(self.column.shape)
+            while stop - start >= length:
+                mask, data = source.id.read_direct_chunk((start, *origin))
+                self.dataset.id.write_direct_chunk((self._row, *origin), data, mask)
+                self._row += length
+                start += length
+                self._check()
+        step = max(1, 16 * _CHUNK_BYTES // self.column.row_bytes)
+        for first in range(start, stop, step):
+            self.append(source[first : min(first + step, stop)])
+
+    def append(self, rows: Array) -> None:
+        """Append rows from memory."""
+        self._pending.append(np.ascontiguousarray(rows, dtype=self.column.dtype))
+        self._pending_rows += len(rows)
+        at_end = self._row + self._pending_rows == self.rows
+        if not at_end and self._pending_rows < 16 * self.chunk[0]:
+            return
+        pending = self._pending[0] if len(self._pending) == 1 else np.concatenate(self._pending)
+        ready = len(pending) if at_end else len(pending) // self.chunk[0] * self.chunk[0]
+        self._write(pending[:ready])
+        self._pending = [pending[ready:]]
+        self._pending_rows -= ready
+
+    def _write(self, rows: Array) -> None:
+        length = self.chunk[0]
+        if not self.compressed:
+            self.dataset[self._row : self._row + len(rows)] = rows
+            self._row += len(rows)
+            self._check()
+            return
+        origin = (0,) * len(self.column.shape)
+        chunks = [rows[k : k + length] for k in range(0, len(rows), length)]
+        for data in _in_threads(self._compress, chunks):
+            self.dataset.id.write_direct_chunk((self._row, *origin), data)
+            self._row += length
+            self._check()
+        self._row = min(self._row, self.rows)
+
+    def _compress(self, rows: Array) -> bytes:
+        if len(rows) < self.chunk[0]:  # HDF5 stores the last chunk at full length
+            padding = np.broadcast_to(self.column.fill, (self.chunk[0] - len(rows), *self.column.shape))
+            rows = np.concatenate([rows, padding])
+        data = np.ascontiguousarray(rows).reshape(-1).view(np.uint8)
+        if self.column.shuffle:
+            data = np.ascontiguousarray(data.reshape(-1, self.column.dtype.itemsize).T)
+        return zlib.compress(data.data, _LEVEL)
+
+
+def _in_threads(work: Callable[[Array], bytes], items: Sequence[Array]) -> Iterable[bytes]:
+    if len(items) == 1 or _THREADS == 1:
+        yield from map(work, items)
+        return
+    with ThreadPoolExecutor(_THREADS) as pool:
+        for first in range(0, len(items), 64):  # so that only few compressed chunks wait in memory
+            yield from pool.map(work, items[first : first + 64])
+
+
+@contextlib.contextmanager
+def open_hdf5(path: Path) -> Iterator[h5py.File]:
+    """Open an HDF5 file for reading.
+
+    Raises:
+        ShowerFileError: if it does not exist, is a directory, is not HDF5, or is truncated.
+    """
+    if not path.exists():
+        raise ShowerFileError(f"{path}: there is no such file")
+    if path.is_dir():
+        raise ShowerFileError(f"{path}: is a directory, expected an HDF5 file")
+    try:
+        file = h5py.File(path, "r")
+    except (OSError, RuntimeError, ValueError) as error:
+        raise ShowerFileError(f"{path}: {_why_unreadable(path, error)}") from None
+    try:
+        yield file
+    finally:
+        # A damaged file may refuse even this; nothing can be lost by it.
+        with contextlib.suppress(OSError, RuntimeError, ValueError):
+            file.close()
+
+
+def _why_unreadable(path: Path, error: Exception) -> str:
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            start = file.read(8)
+    except OSError as failure:
+        return f"cannot be read ({failure.strerror})"
+    if size == 0:
+        return "is empty, expected an HDF5 file"
+    if start != b"\x89HDF\r\n\x1a\n":
+        return "is not an HDF5 file"
+    if "truncated" in str(error):
+        return f"is truncated: it ends after {size} bytes"
+    return f"is damaged and cannot be opened ({_brief(error)})"
+
+
+def _brief(error: Exception) -> str:
+    """HDF5's own reason, without the preamble."""
+    text = " ".join(str(error).split())
+    return text[text.find("(") + 1 : -1] if "(" in text and text.endswith(")") else text
+
+
+def read_rows(dataset: h5py.Dataset, start: int, stop: int) -> Array:
+    """Rows of a dataset.
+
+    Raises:
+        ShowerFileError: if they cannot be read, naming file, dataset and rows.
+    """
+    try:
+        rows: Array = dataset[start:stop]
+    except (OSError, RuntimeError, ValueError, KeyError, TypeError, MemoryError) as error:
+        where = f"{dataset.file.filename}: '{dataset.name.lstrip('/')}'"
+        raise ShowerFileError(
+            f"{where} is damaged between rows {start} and {stop} and cannot be read ({_brief(error)})"
+        ) from None
+    return rows
+
+
+def output_error(path: Path, error: OSError, kept: str = "") -> OutputError:
+    """An operating system's refusal as one sentence."""
+    reason = (error.strerror or str(error)).lower()
+    return OutputError(f"{path}: cannot be written ({reason}){kept}")
