@@ -1,0 +1,277 @@
+"""What an evaluation found: frozen, versioned, and the same in memory as in ``report.json``.
+
+Pooled classifier scores stand under keys that end in ``auc``, with ``mean`` and ``std`` over the retrainings; scores of
+a part of the energy range stand under ``slices`` only. Scores of the generated showers are below ``generated``, those
+of the second reference, in the same form, below ``floor``.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+__all__ = [
+    "SCHEMA_VERSION",
+    "Check",
+    "ClassifierResult",
+    "CorrelationResult",
+    "EvaluationResult",
+    "Images",
+    "LogPosteriorResult",
+    "Neighbour",
+    "NeighbourGroup",
+    "ObservableResult",
+    "PrdcResult",
+    "Roc",
+    "SampleInfo",
+    "Scores",
+    "Slice",
+    "Spread",
+    "Value",
+    "VoxelResult",
+]
+
+#: Raised whenever a reader of the JSON file would have to change.
+SCHEMA_VERSION = 1
+
+
+class _Result(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Value(_Result):
+    """A number and its statistical error (one standard deviation)."""
+
+    value: float
+    error: float
+
+
+class Spread(_Result):
+    """A score over several retrainings: mean, standard deviation, and every single one."""
+
+    mean: float
+    std: float
+    values: tuple[float, ...]
+
+
+class Check(_Result):
+    """One thing that was looked at before anything was measured."""
+
+    name: str
+    passed: bool
+    text: str
+
+
+class SampleInfo(_Result):
+    """Which showers were used."""
+
+    label: str
+    showers: int
+    particle: int
+    energy_min: float = Field(description="MeV")
+    energy_max: float = Field(description="MeV")
+    cut_deposits: int = Field(description="deposits that the analysis threshold removed")
+    fingerprint: str
+
+
+class ObservableResult(_Result):
+    """One observable in both samples.
+
+    Attributes:
+        key: unique name, ``set/family/layer``.
+        edges: bin edges; ``counts`` and ``reference_counts`` have one more entry on either side, for what lies outside.
+        separation: separation power with under- and overflow counted, 0 (equal) to 1 (disjoint).
+        separation_in_range: the same as published, inside the plotted range only.
+        separation_expected: what two equal samples of this size give on average.
+        chi2_ndf: chi-squared of the two histograms over the number of degrees of freedom; None for spectra of voxels,
+            whose entries are not independent.
+        ks: largest difference of the cumulative distributions.
+        wasserstein: earth mover's distance in the observable's unit.
+        js_divergence: Jensen-Shannon divergence in bits, 0 to 1; js_distance is its square root.
+        empty: showers with the convention's value for an empty layer, generated and reference.
+    """
+
+    key: str
+    family: str
+    layer: int | None
+    label: str
+    unit: str
+    binning: str
+    log: bool
+    edges: tuple[float, ...]
+    counts: tuple[int, ...]
+    reference_counts: tuple[int, ...]
+    separation: Value
+    separation_in_range: float
+    separation_expected: float
+    chi2_ndf: float | None
+    ks: Value
+    wasserstein: Value
+    js_divergence: Value
+    js_distance: Value
+    empty: tuple[int, int]
+
+
+class CorrelationResult(_Result):
+    """Pearson correlations of the layer energies."""
+
+    layers: tuple[str, ...]
+    matrix: tuple[tuple[float, ...], ...]
+    reference_matrix: tuple[tuple[float, ...], ...]
+    largest_difference: Value
+    rms_difference: Value
+
+
+class Roc(_Result):
+    """ROC curve of the first retraining: efficiency for Geant4 against that for generated showers."""
+
+    generated: tuple[float, ...]
+    reference: tuple[float, ...]
+
+
+class Slice(_Result):
+    """Scores of the same classifiers in a part of the energy range (MeV)."""
+
+    energy_min: float
+    energy_max: float
+    showers: int
+    auc: Spread
+
+
+class ClassifierResult(_Result):
+    """One classifier between generated showers (label 0) and reference showers (label 1)."""
+
+    name: str
+    title: str
+    source: str
+    settings: dict[str, float | int | str]
+    parameters: int
+    auc: Spread
+    calibrated_auc: Spread
+    jsd: Spread
+    statistical_error: float = Field(description="error of one retraining's AUC from the size of its test set")
+    best_epochs: tuple[int, ...]
+    slices: tuple[Slice, ...]
+    roc: Roc
+
+
+class LogPosteriorResult(_Result):
+    """Mean log-posterior of each generated sample from one classifier among all of them; higher is better."""
+
+    on_reference: dict[str, Spread]
+    on_generated: dict[str, Spread]
+    settings: dict[str, float | int | str]
+
+
+class PrdcResult(_Result):
+    """Precision, recall, density and coverage (k nearest neighbours)."""
+
+    k: int
+    showers: tuple[int, int]
+    precision: float
+    recall: float
+    density: float
+    coverage: float
+
+
+class Images(_Result):
+    """Mean energy of every voxel, MeV."""
+
+    generated: tuple[float, ...]
+    reference: tuple[float, ...]
+
+
+class Neighbour(_Result):
+    """One reference shower and the generated shower nearest to it (deposits in MeV)."""
+
+    energy: float
+    neighbour_energy: float
+    distance: float
+    deposits: tuple[float, ...]
+    neighbour_deposits: tuple[float, ...]
+
+
+class NeighbourGroup(_Result):
+    """Nearest neighbours at one incident energy.
+
+    Attributes:
+        energy: MeV.
+        how: ``window`` (showers within a few per cent of the energy) or ``sampled`` (generated at that energy).
+        targets: number of reference showers.
+        candidates: number of generated showers.
+        median_distance: median distance from a reference shower to the nearest generated one, over its total energy.
+        reference_distance: the same to the nearest other reference shower, among as many, or None if there are too few.
+        repeated: largest number of reference showers that share one nearest neighbour.
+        example: one shower with its neighbour.
+    """
+
+    energy: float
+    how: Literal["window", "sampled"]
+    targets: int
+    candidates: int
+    median_distance: float
+    reference_distance: float | None
+    repeated: int
+    example: Neighbour
+
+
+class VoxelResult(_Result):
+    """Voxels that are lit too rarely or too often.
+
+    Attributes:
+        never_lit: voxels that no generated shower lights although the reference makes that all but impossible.
+        under_lit: voxels lit far more rarely than in the reference.
+        over_lit: voxels lit far more often.
+        significance: number of standard deviations that counts as far.
+    """
+
+    never_lit: tuple[int, ...]
+    under_lit: tuple[int, ...]
+    over_lit: tuple[int, ...]
+    significance: float
+
+
+class Scores(_Result):
+    """Everything measured between one sample and the reference."""
+
+    observables: tuple[ObservableResult, ...] = ()
+    correlations: CorrelationResult | None = None
+    classifiers: dict[str, ClassifierResult] = Field(default_factory=dict)
+    log_posterior: LogPosteriorResult | None = None
+    fpd: Value | None = None
+    kpd: Value | None = None
+    prdc: PrdcResult | None = None
+    images: Images | None = None
+    neighbours: tuple[NeighbourGroup, ...] = ()
+    voxels: VoxelResult | None = None
+
+
+class EvaluationResult(_Result):
+    """The result of one ``evaluate``.
+
+    Attributes:
+        schema_version: of this structure.
+        suite: name of the suite.
+        measures: which measures were asked for.
+        detector: name, description (TOML) and fingerprint of the detector.
+        samples: ``generated``, ``reference`` and, if given, ``floor``.
+        checks: what was looked at first.
+        generated: scores of the generated showers.
+        floor: scores of a second reference: what a perfect generator would get at this sample size.
+        notes: what a reader must know to read the numbers.
+        seconds: time that each measure took.
+    """
+
+    schema_version: int = SCHEMA_VERSION
+    caloforge_version: str
+    suite: str
+    measures: tuple[str, ...]
+    seed: int
+    detector: dict[str, str]
+    samples: dict[str, SampleInfo]
+    checks: tuple[Check, ...]
+    generated: Scores
+    floor: Scores | None
+    notes: tuple[str, ...]
+    seconds: dict[str, float]
