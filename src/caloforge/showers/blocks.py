@@ -58,7 +58,6 @@ class BlockWriter:
 
     Args:
         path: the promised name.
-        columns: the datasets. Ragged ones are all counted by the same column.
         attributes: attributes of the root group.
         request: what was asked for (seed, detector, spectrum ...), as JSON can hold it; resuming needs the same.
         expected: showers asked for; None if that is open.
@@ -74,7 +73,6 @@ class BlockWriter:
     def __init__(
         self,
         path: Path,
-        columns: Sequence[Column],
         *,
         attributes: Mapping[str, Any],
         request: Mapping[str, Any],
@@ -85,7 +83,7 @@ class BlockWriter:
     ) -> None:
         self.path = path
         self.expected = expected
-        self._columns = tuple(columns)
+        self._columns: dict[Column, Chunking] = {}
         self._attributes = dict(attributes)
         self._request: dict[str, Any] = json.loads(json.dumps(dict(request)))
         self._finish = finish
@@ -94,14 +92,9 @@ class BlockWriter:
         self._runs: tuple[Run, ...] = ()
         self._superseded: list[str] = []
         self._next = 0
-        self._chunks: dict[str, Chunking] = {}
         self._closed = False
         self._fresh = True
         self._lock: int | None = None
-        counting = {column.counted_by for column in columns if column.counted_by is not None}
-        if len(counting) > 1:
-            raise ValueError(f"ragged columns counted by different ones: {sorted(counting)}")
-        self._counts = counting.pop() if counting else None
         with self._reporting():
             self._open(resume=resume, overwrite=overwrite)
 
@@ -139,9 +132,12 @@ class BlockWriter:
                 request = json.loads(attributes["request"])
                 self._closed = bool(attributes["complete"])
                 self._runs = joined_runs(Run(*run) for run in json.loads(attributes["blocks"]))
-                state = {"parts": [], "chunks": {}} if self._closed else json.loads(attributes["parts"])
+                state = {"parts": [], "columns": []} if self._closed else json.loads(attributes["parts"])
                 self._parts = [Part.from_dict(part) for part in state["parts"]]
-                self._chunks = {name: Chunking(*plan) for name, plan in state["chunks"].items()}
+                self._columns = {
+                    Column.from_dict(entry): Chunking(entry["chunk_rows"], entry["movable"])
+                    for entry in state["columns"]
+                }
             except (OSError, KeyError, ValueError, TypeError):
                 raise OutputError(f"{self.path}: is not a file that can be resumed") from None
         difference = first_difference(request, self._request)
@@ -211,11 +207,9 @@ class BlockWriter:
     @property
     def complete(self) -> bool:
         """Whether all showers asked for are there; without a number asked for, whether no position is left out."""
-        if self.expected is not None and self.rows != self.expected:
+        if not self._runs or (self.expected is not None and self.rows != self.expected):
             return False
-        return not self._runs or (
-            self._runs[0].position == 0 and all(a.end == b.position for a, b in pairwise(self._runs))
-        )
+        return self._runs[0].position == 0 and all(a.end == b.position for a, b in pairwise(self._runs))
 
     def has(self, position: int) -> bool:
         """Whether the block at this position is finished."""
@@ -231,11 +225,11 @@ class BlockWriter:
         gaps.extend(range(start, blocks))
         return gaps
 
-    def write(self, arrays: Mapping[str, Array], position: int | None = None) -> None:
+    def write(self, block: Mapping[Column, Array], position: int | None = None) -> None:
         """Write one block; when this returns, the block is in the file, whatever happens next.
 
         Args:
-            arrays: for each column its rows.
+            block: the rows of each column; all blocks have the same columns, and ragged ones are counted by the same.
             position: place of the block among all blocks; None for the place behind the last one.
 
         Raises:
@@ -244,39 +238,29 @@ class BlockWriter:
         if position is None:
             position = self._runs[-1].end if self._runs else 0
         if self._closed:
-            raise OutputError(f"{self.path}: is complete, no more showers can be written into it")
+            raise OutputError(f"{self.path}: is closed, no more showers can be written into it")
         if position < 0 or self.has(position):
             raise OutputError(f"{self.path}: block {position} is written already, or its number is negative")
-        rows = self._checked(arrays)
+        rows, points = _lengths(block)
+        if not rows:
+            raise OutputError(f"{self.path}: block {position} holds no showers")
         if self.expected is not None and self.rows + rows > self.expected:
             raise OutputError(
                 f"{self.path}: block {position} brings {self.rows + rows} showers, but only {self.expected} were asked for"
             )
-        if not rows:
-            raise OutputError(f"{self.path}: block {position} holds no showers")
-        points = int(arrays[self._counts].sum()) if self._counts else 0
-        if not self._chunks:
-            self._chunks = {c.path: Chunking.plan(c, rows) for c in self._columns}
-        size = sum(len(arrays[c.path]) * c.row_bytes for c in self._columns)
+        if not self._columns:
+            self._columns = {column: Chunking.plan(column, rows) for column in block}
+        elif set(block) != set(self._columns):
+            odd = sorted({column.path for column in set(block) ^ set(self._columns)})
+            raise OutputError(
+                f"{self.path}: block {position} differs from the others in what it holds: {', '.join(odd)}"
+            )
+        size = sum(len(array) * column.row_bytes for column, array in block.items())
         with self._reporting():
             part = Part(self._new_name(), 0, size, (Run(position, 1, rows, points),))
-            self._save_part(part, lambda file, check: fill_block(file, self._columns, arrays, self._chunks, check))
+            self._save_part(part, lambda file, check: fill_block(file, block, self._columns, check))
             self._switch([*self._parts, part])
             self._merge()
-
-    def _checked(self, arrays: Mapping[str, Array]) -> int:
-        """Number of showers in a block; a block that does not fit the columns is the program's own fault."""
-        lengths = {column.counted_by: len(arrays[column.path]) for column in self._columns}
-        for column in self._columns:
-            array = arrays[column.path]
-            if array.shape[1:] != column.shape or len(array) != lengths[column.counted_by]:
-                wanted = (lengths[column.counted_by], *column.shape)
-                raise ValueError(f"'{column.path}' has shape {array.shape}, expected {wanted}")
-        if self._counts and lengths[self._counts] != arrays[self._counts].sum():
-            raise ValueError(
-                f"'{self._counts}' adds up to {arrays[self._counts].sum()}, expected {lengths[self._counts]}"
-            )
-        return lengths[None]
 
     def _new_name(self) -> str:
         name = Part.name_of(self._next)
@@ -293,7 +277,7 @@ class BlockWriter:
         self._runs = joined_runs(run for part in parts for run in part.runs)
         try:
             self._write_master()
-        except BaseException:
+        except OSError:
             self._parts, self._runs = before
             raise
 
@@ -321,7 +305,7 @@ class BlockWriter:
 
     def _merging(self, parts: Sequence[Part], attributes: Mapping[str, Any], *, is_part: bool) -> Fill:
         return lambda file, check: fill_merged(
-            file, self._columns, parts, self._folder, attributes, self._chunks, is_part=is_part, check=check
+            file, self._columns, parts, self._folder, attributes, is_part=is_part, check=check
         )
 
     def _write_master(self) -> None:
@@ -329,7 +313,10 @@ class BlockWriter:
             "parts": json.dumps(
                 {
                     "parts": [part.to_dict() for part in self._parts],
-                    "chunks": {name: [plan.rows, plan.movable] for name, plan in self._chunks.items()},
+                    "columns": [
+                        column.to_dict() | {"chunk_rows": plan.rows, "movable": plan.movable}
+                        for column, plan in self._columns.items()
+                    ],
                 }
             )
         }
@@ -373,7 +360,6 @@ class BlockWriter:
             self._release()
 
     def _finish_file(self) -> None:
-        self._chunks = self._chunks or {c.path: Chunking.plan(c, 0) for c in self._columns}
         fill = self._merging(self._parts, self._state(complete=True), is_part=False)
         if self._finish is None:
             write_atomically(self.path, self._folder / "whole.tmp", fill)
@@ -414,6 +400,22 @@ class BlockWriter:
         except OSError as error:
             kept = f"; the {self.rows} finished showers are kept in it, and it can be resumed" if self._runs else ""
             raise output_error(self.path, error, kept) from None
+
+
+def _lengths(block: Mapping[Column, Array]) -> tuple[int, int]:
+    """Showers and points in a block; arrays that do not fit their columns are the program's own fault."""
+    lengths: dict[str | None, int] = {}
+    for column, array in block.items():
+        length = lengths.setdefault(column.counted_by, len(array))
+        if array.shape != (length, *column.shape):
+            raise ValueError(f"'{column.path}' has shape {array.shape}, expected {(length, *column.shape)}")
+        if column.path in {c.counted_by for c in block} and array.sum() != lengths.setdefault(
+            column.path, int(array.sum())
+        ):
+            raise ValueError(f"'{column.path}' adds up to {array.sum()}, but there are {lengths[column.path]} points")
+    if len(lengths) > 2:
+        raise ValueError(f"ragged columns counted by different ones: {sorted(map(str, lengths))}")
+    return lengths.pop(None), sum(lengths.values())
 
 
 def _is_ours(entry: Path) -> bool:

@@ -17,9 +17,9 @@ import os
 import signal
 import threading
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -82,6 +82,15 @@ class Column:
     def fill(self) -> Array:
         """What readers see where a part of the file is lost: NaN, or -1 for whole numbers."""
         return np.asarray(np.nan if self.dtype.kind == "f" else -1, dtype=self.dtype)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON can hold it."""
+        return asdict(self) | {"dtype": self.dtype.str}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Column:
+        """From what ``to_dict`` gives; other keys are ignored."""
+        return cls(data["path"], tuple(data["shape"]), np.dtype(data["dtype"]), data["counted_by"], data["shuffle"])
 
 
 @dataclass(frozen=True)

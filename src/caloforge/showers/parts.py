@@ -141,7 +141,7 @@ def set_attributes(file: h5py.File, attributes: Mapping[str, Any]) -> None:
 
 
 def fill_master(
-    file: h5py.File, columns: Sequence[Column], parts: Sequence[Part], folder: str, attributes: Mapping[str, Any]
+    file: h5py.File, columns: Iterable[Column], parts: Sequence[Part], folder: str, attributes: Mapping[str, Any]
 ) -> None:
     """Show the rows of all parts as the datasets of one file.
 
@@ -183,11 +183,10 @@ def fill_master(
 
 def fill_merged(
     file: h5py.File,
-    columns: Sequence[Column],
+    columns: Mapping[Column, Chunking],
     parts: Sequence[Part],
     folder: Path,
     attributes: Mapping[str, Any],
-    chunks: Mapping[str, Chunking],
     *,
     is_part: bool,
     check: Check,
@@ -196,19 +195,17 @@ def fill_merged(
 
     Args:
         file: the open target.
-        columns: its datasets.
+        columns: its datasets, and how they are cut.
         parts: what to copy.
         folder: directory of the parts.
         attributes: attributes of the root group.
-        chunks: how each column is cut.
         is_part: whether the target is itself a part, in which only chunks that can later be moved are compressed.
         check: called between chunks; raises if going on makes no sense.
     """
     pieces = _pieces(parts)
     with _Sources(folder) as sources:
-        for column in columns:
+        for column, plan in columns.items():
             rows = sum(piece.extent(column)[1] for piece in pieces)
-            plan = chunks[column.path]
             target = ChunkedDataset(file, column, rows, plan.rows, compressed=plan.movable or not is_part, check=check)
             for piece in pieces:
                 first, length = piece.extent(column)
@@ -234,13 +231,9 @@ class _Sources(contextlib.ExitStack):
 
 
 def fill_block(
-    file: h5py.File,
-    columns: Sequence[Column],
-    arrays: Mapping[str, Array],
-    chunks: Mapping[str, Chunking],
-    check: Check,
+    file: h5py.File, block: Mapping[Column, Array], columns: Mapping[Column, Chunking], check: Check
 ) -> None:
     """Write the rows of one block as a part."""
-    for column in columns:
-        array, plan = arrays[column.path], chunks[column.path]
+    for column, array in block.items():
+        plan = columns[column]
         ChunkedDataset(file, column, len(array), plan.rows, compressed=plan.movable, check=check).append(array)
