@@ -158,13 +158,16 @@ class ShowerModel(nn.Module, ABC):
         showers = Showers(deposits, conditions.incident_energy, conditions.particle, readout, conditions.direction)
         return showers, good
 
-    def log_prob(self, showers: Showers | ShowerPoints, streams: Streams, *, draws: int = 1) -> Tensor:
+    def log_prob(
+        self, showers: Showers | ShowerPoints, streams: Streams, *, draws: int = 1, first_row: int = 0
+    ) -> Tensor:
         """Logarithm of the probability density of showers, nats.
 
         Args:
             showers: the showers, as they come from a file.
-            streams: random streams for training noise, addressed by the number of the shower in ``showers``.
+            streams: random streams for training noise, addressed by the number of the shower and of the draw.
             draws: how many draws of the noise are averaged (over the density, not its logarithm).
+            first_row: number of the first shower, for a file that is read in blocks.
 
         Returns:
             float64 (N,), in CPU memory; the model's page in the documentation says in which variables.
