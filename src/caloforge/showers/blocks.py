@@ -126,7 +126,7 @@ class BlockWriter:
 
     def _load(self) -> None:
         """Take over the state of the existing file."""
-        with open_hdf5(self.path) as file:
+        with contextlib.closing(open_hdf5(self.path)) as file:
             try:
                 attributes = dict(file.attrs)
                 request = json.loads(attributes["request"])
@@ -312,6 +312,7 @@ class BlockWriter:
         attributes = self._state() | {
             "parts": json.dumps(
                 {
+                    "folder": self._folder.name,
                     "parts": [part.to_dict() for part in self._parts],
                     "columns": [
                         column.to_dict() | {"chunk_rows": plan.rows, "movable": plan.movable}

@@ -37,6 +37,8 @@ __all__ = [
     "Chunking",
     "Column",
     "Fill",
+    "closed_quietly",
+    "guarded",
     "open_hdf5",
     "output_error",
     "read_rows",
@@ -363,8 +365,11 @@ def _in_threads(work: Callable[[Array], bytes], items: Sequence[Array]) -> Itera
             yield from pool.map(work, items[first : first + 64])
 
 
-@contextlib.contextmanager
-def open_hdf5(path: Path) -> Iterator[h5py.File]:
+#: What h5py raises on damaged files, depending on what is damaged.
+_DAMAGE = (OSError, RuntimeError, ValueError, KeyError, TypeError, AttributeError, OverflowError, MemoryError)
+
+
+def open_hdf5(path: Path) -> h5py.File:
     """Open an HDF5 file for reading.
 
     Raises:
@@ -375,15 +380,28 @@ def open_hdf5(path: Path) -> Iterator[h5py.File]:
     if path.is_dir():
         raise ShowerFileError(f"{path}: is a directory, expected an HDF5 file")
     try:
-        file = h5py.File(path, "r")
-    except (OSError, RuntimeError, ValueError) as error:
+        return h5py.File(path, "r")
+    except _DAMAGE as error:
         raise ShowerFileError(f"{path}: {_why_unreadable(path, error)}") from None
+
+
+def closed_quietly(file: h5py.File) -> None:
+    """Close a file that was only read; a damaged one may refuse, but nothing can be lost by it."""
+    with contextlib.suppress(*_DAMAGE):
+        file.close()
+
+
+@contextlib.contextmanager
+def guarded(path: Path) -> Iterator[None]:
+    """Around calls of h5py on a file that may be damaged.
+
+    Raises:
+        ShowerFileError: instead of what h5py raises.
+    """
     try:
-        yield file
-    finally:
-        # A damaged file may refuse even this; nothing can be lost by it.
-        with contextlib.suppress(OSError, RuntimeError, ValueError):
-            file.close()
+        yield
+    except _DAMAGE as error:
+        raise ShowerFileError(f"{path}: is damaged and cannot be read ({_brief(error)})") from error
 
 
 def _why_unreadable(path: Path, error: Exception) -> str:
@@ -408,19 +426,18 @@ def _brief(error: Exception) -> str:
     return text[text.find("(") + 1 : -1] if "(" in text and text.endswith(")") else text
 
 
-def read_rows(dataset: h5py.Dataset, start: int, stop: int) -> Array:
+def read_rows(path: Path, file: h5py.File, name: str, start: int, stop: int) -> Array:
     """Rows of a dataset.
 
     Raises:
         ShowerFileError: if they cannot be read, naming file, dataset and rows.
     """
     try:
-        rows: Array = dataset[start:stop]
-    except (OSError, RuntimeError, ValueError, KeyError, TypeError, MemoryError) as error:
-        where = f"{dataset.file.filename}: '{dataset.name.lstrip('/')}'"
+        rows: Array = file[name][start:stop]
+    except _DAMAGE as error:
         raise ShowerFileError(
-            f"{where} is damaged between rows {start} and {stop} and cannot be read ({_brief(error)})"
-        ) from None
+            f"{path}: '{name}' is damaged between rows {start} and {stop} and cannot be read ({_brief(error)})"
+        ) from error
     return rows
 
 
