@@ -1,3 +1,22 @@
-"""Where real showers come from: Geant4, run through calzone, with tables that need no download."""
+"""Where real showers come from: Geant4, run through calzone, with tables that need no download.
 
-from __future__ import annotations
+Nothing here imports calzone; it is an optional dependency (``pip install "caloforge[geant4]"``) and lives in worker
+processes only.
+"""
+
+from caloforge.simulation.plan import BLOCK_SIZE, Block, SimulationPlan
+from caloforge.simulation.produce import Production, simulate
+from caloforge.simulation.runner import BlockRunner
+from caloforge.simulation.tables import TableSource, fetch_official, find_official
+
+__all__ = [
+    "BLOCK_SIZE",
+    "Block",
+    "BlockRunner",
+    "Production",
+    "SimulationPlan",
+    "TableSource",
+    "fetch_official",
+    "find_official",
+    "simulate",
+]

@@ -35,7 +35,8 @@ _COULOMB = 1.44  # e^2 / (4 pi eps0), MeV fm
 def _barrier(energy: Floats, z1: int, a1: float, z2: int, a2: float) -> Floats:
     """Fraction 1 - B/E of a geometric cross section that a Coulomb barrier B leaves over."""
     height = _COULOMB * z1 * z2 / (1.5 * (np.cbrt(a1) + np.cbrt(a2)))
-    return np.clip(1.0 - height / energy, 0.0, 1.0)
+    remaining: Floats = np.clip(1.0 - height / energy, 0.0, 1.0)
+    return remaining
 
 
 def nucleon_inelastic(energy: Floats, z: int, a: float, *, charged: bool) -> Floats:
@@ -55,9 +56,9 @@ def nucleon_inelastic(energy: Floats, z: int, a: float, *, charged: bool) -> Flo
     limit = 0.0415 * a**0.7 * (1.0 + 0.016 * np.sin(5.3 - 2.63 * np.log(a)))
     inside = np.maximum(energy, 10.0)  # the formula holds from 10 MeV on
     sigma = limit * (1.0 - 0.62 * np.exp(-inside / 200.0) * np.sin(10.9 * inside**-0.28))
-    if charged:
-        return sigma * _barrier(energy, 1, 1.0, z, a)
-    return sigma * -np.expm1(-((energy / 2.0) ** 2))
+    open_channels = _barrier(energy, 1, 1.0, z, a) if charged else -np.expm1(-((energy / 2.0) ** 2))
+    result: Floats = sigma * open_channels
+    return result
 
 
 def ion_inelastic(energy: Floats, z: int, a: float, projectile: str) -> Floats:
@@ -82,7 +83,8 @@ def elastic(energy: Floats, z: int, a: float, thermal: float) -> Floats:
     if z == 1:
         triplet = 3 * np.pi / (1.206 * energy + (-1.86 + 0.09415 * energy + 0.0001306 * energy**2) ** 2)
         singlet = np.pi / (1.206 * energy + (0.4223 + 0.13 * energy) ** 2)
-        return triplet + singlet
+        proton: Floats = triplet + singlet
+        return proton
     radius = 1.35 * float(np.cbrt(a))
     slow = 4 * np.pi * radius**2 * _BARN
     disc = np.minimum(np.pi * (radius + _NUCLEON_WAVELENGTH / np.sqrt(energy)) ** 2 * _BARN, slow)
@@ -90,7 +92,8 @@ def elastic(energy: Floats, z: int, a: float, thermal: float) -> Floats:
     free = slow if np.isnan(thermal) else thermal * (a / (a + 1.0)) ** 2
     resonant = (free * 0.01 + disc * energy) / (energy + 0.01)
     limit = 0.29 * a**0.18 * nucleon_inelastic(np.array([2000.0]), z, a, charged=False)[0]
-    return (limit * energy + resonant * 60.0) / (energy + 60.0)
+    result: Floats = (limit * energy + resonant * 60.0) / (energy + 60.0)
+    return result
 
 
 def capture(energy: Floats, thermal: float) -> Floats:

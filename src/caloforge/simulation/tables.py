@@ -12,9 +12,9 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
@@ -29,6 +29,8 @@ from caloforge.simulation import nucleons
 __all__ = [
     "DATASETS",
     "TableSource",
+    "atomic_number",
+    "builtin_fingerprint",
     "cache_directory",
     "fetch_official",
     "find_official",
@@ -43,6 +45,12 @@ DATASETS = (
     "G4NDL4.7.1", "G4EMLOW8.8", "PhotonEvaporation6.1.2", "RadioactiveDecay6.1.2", "G4PARTICLEXS4.2", "G4PII1.3",
     "RealSurface2.2", "G4SAIDDATA2.0", "G4ABLA3.3", "G4INCL1.3", "G4ENSDFSTATE3.0", "G4CHANNELING2.0",
 )  # fmt: skip
+
+_SYMBOLS = (
+    "H He Li Be B C N O F Ne Na Mg Al Si P S Cl Ar K Ca Sc Ti V Cr Mn Fe Co Ni Cu Zn Ga Ge As Se Br Kr Rb Sr Y Zr Nb "
+    "Mo Tc Ru Rh Pd Ag Cd In Sn Sb Te I Xe Cs Ba La Ce Pr Nd Pm Sm Eu Gd Tb Dy Ho Er Tm Yb Lu Hf Ta W Re Os Ir Pt Au "
+    "Hg Tl Pb Bi Po At Rn Fr Ra Ac Th Pa U"
+)
 
 #: Counts the changes of what is written from the same arrays; part of the cache key.
 LAYOUT = 1
@@ -86,6 +94,18 @@ class TableSource:
         }
 
 
+def atomic_number(symbol: str) -> int:
+    """Z of an element, 1 to 92.
+
+    Raises:
+        SimulationError: if there is no such element in the tables.
+    """
+    try:
+        return _SYMBOLS.split().index(symbol) + 1
+    except ValueError:
+        raise SimulationError(f"'{symbol}' is not the symbol of an element from H to U") from None
+
+
 def need_calzone() -> None:
     """Make sure that calzone is installed, without importing it.
 
@@ -126,12 +146,13 @@ def find_official() -> Path | None:
     return directory if _missing(directory) is None else None
 
 
-def find_tables(choice: str | Path, elements: Iterable[int]) -> TableSource:
+def find_tables(choice: str | Path, elements: Iterable[int], *, hadronic: bool = True) -> TableSource:
     """Settle where the tables of a run come from, writing the built-in ones if they are wanted.
 
     Args:
         choice: ``auto`` (official if found, else built-in), ``builtin``, ``official``, or a directory.
         elements: atomic numbers in the geometry; only these are written.
+        hadronic: whether hadronic physics is used.
 
     Raises:
         SimulationError: if the wanted tables are not there or incomplete.
@@ -139,7 +160,7 @@ def find_tables(choice: str | Path, elements: Iterable[int]) -> TableSource:
     if choice == "auto":
         choice = "official" if find_official() else "builtin"
     if choice == "builtin":
-        path = write_tables(cache_directory() / "geant4" / builtin_fingerprint(), elements)
+        path = write_tables(cache_directory() / "geant4" / builtin_fingerprint(), elements, hadronic=hadronic)
         return TableSource("builtin", path, builtin_fingerprint())
     official = choice == "official"
     directory = geant4_data() if official else Path(choice)
@@ -176,9 +197,9 @@ def fetch_official(destination: Path | None = None) -> Path:
 
 @cache
 def _arrays(name: str) -> Mapping[str, NDArray[Any]]:
-    with (files("caloforge.simulation") / "data" / f"{name}.npz").open("rb") as stream:
-        with np.load(stream, allow_pickle=False) as loaded:
-            return {key: loaded[key] for key in loaded.files}
+    archive = files("caloforge.simulation") / "data" / f"{name}.npz"
+    with archive.open("rb") as stream, np.load(stream, allow_pickle=False) as loaded:
+        return {key: loaded[key] for key in loaded.files}
 
 
 @cache
@@ -191,7 +212,7 @@ def builtin_fingerprint() -> str:
     return digest.hexdigest()[:16]
 
 
-def write_tables(directory: Path, elements: Iterable[int]) -> Path:
+def write_tables(directory: Path, elements: Iterable[int], *, hadronic: bool = True) -> Path:
     """Write the built-in tables for some elements as a Geant4 11.4 data directory; what is there already stays.
 
     Every file appears at once under its final name, with content that depends only on its name, so any number of
@@ -200,6 +221,8 @@ def write_tables(directory: Path, elements: Iterable[int]) -> Path:
     Args:
         directory: target; created.
         elements: atomic numbers, 1 to 92.
+        hadronic: also write cross sections of nucleons and light ions, for all elements: nuclear reactions make new
+            ones, and Geant4 opens their files when it meets them.
 
     Raises:
         UsageError: for an element that the tables do not hold.
@@ -215,7 +238,10 @@ def write_tables(directory: Path, elements: Iterable[int]) -> Path:
         for z in range(1, 98):  # opened at start-up for every element, in the geometry or not
             _write(directory / _XS / f"gamma/inel{z}", _no_photonuclear)
         for z in wanted:
-            for name, make in _element_files(z):
+            for name, make in _electromagnetic_files(z):
+                _write(directory / name, make)
+        for z in range(1, _HIGHEST_Z + 1) if hadronic else ():
+            for name, make in _hadronic_files(z):
                 _write(directory / name, make)
     except OSError as error:
         raise SimulationError(
@@ -224,7 +250,7 @@ def write_tables(directory: Path, elements: Iterable[int]) -> Path:
     return directory
 
 
-def _write(path: Path, make: Any) -> None:
+def _write(path: Path, make: Callable[[], str]) -> None:
     """Write ``make()`` to a file, all or nothing, unless it is there already."""
     if path.exists():
         return
@@ -239,18 +265,22 @@ def _write(path: Path, make: Any) -> None:
         raise
 
 
-def _element_files(z: int) -> Iterator[tuple[str, Any]]:
-    """Names and contents of the files of one element."""
+def _electromagnetic_files(z: int) -> Iterator[tuple[str, Callable[[], str]]]:
+    """Names and contents of the files of one element that electrons and photons need."""
     photo = f"{_EMLOW}/epics2017/phot/pe"
-    yield f"{_EMLOW}/brem_SB/br{z}", lambda: _bremsstrahlung(z)
-    yield f"{photo}-cs-{z}.dat", lambda: _photon_vector(z, "photoelectric")
-    yield f"{photo}-high-{z}.dat", lambda: _photoelectric_fit(z)
-    yield f"{photo}-low-{z}.dat", lambda: _photoelectric_fit(z)
-    yield f"{_EMLOW}/epics2017/rayl/re-cs-{z}.dat", lambda: _photon_vector(z, "rayleigh")
+    yield f"{_EMLOW}/brem_SB/br{z}", partial(_bremsstrahlung, z)
+    yield f"{photo}-cs-{z}.dat", partial(_photon_vector, z, "photoelectric")
+    yield f"{photo}-high-{z}.dat", partial(_photoelectric_fit, z)
+    yield f"{photo}-low-{z}.dat", partial(_photoelectric_fit, z)
+    yield f"{_EMLOW}/epics2017/rayl/re-cs-{z}.dat", partial(_photon_vector, z, "rayleigh")
+
+
+def _hadronic_files(z: int) -> Iterator[tuple[str, Callable[[], str]]]:
+    """Names and contents of the files of one element that nucleons and light ions need."""
     for folder, kind in (("neutron", "inel"), ("neutron", "el"), ("neutron", "cap"), ("proton", "inel")):
-        yield f"{_XS}/{folder}/{kind}{z}", lambda f=folder, k=kind: _hadron(z, f, k)
+        yield f"{_XS}/{folder}/{kind}{z}", partial(_hadron, z, folder, kind)
     for folder in nucleons.PROJECTILES:
-        yield f"{_XS}/{folder}/inel{z}", lambda f=folder: _hadron(z, f, "inel")
+        yield f"{_XS}/{folder}/inel{z}", partial(_hadron, z, folder, "inel")
 
 
 def _vector(x: NDArray[np.float64], y: NDArray[np.float64]) -> str:

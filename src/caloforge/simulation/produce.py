@@ -1,0 +1,218 @@
+"""Showers from several Geant4 processes, as an iterator of finished blocks."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections import deque
+from collections.abc import Collection, Iterator
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection, wait
+from types import TracebackType
+from typing import Any, Literal, Self
+
+from caloforge.detectors import Detector, EnergySpectrum, particle_id
+from caloforge.errors import SimulationError, UsageError
+from caloforge.simulation.plan import Block, SimulationPlan
+from caloforge.simulation.tables import TableSource, need_calzone
+
+__all__ = ["Production", "simulate"]
+
+#: Blocks that a worker has in hand: the one it makes and the next, so that it never waits for us.
+_IN_HAND = 2
+
+
+def simulate(
+    detector: Detector,
+    particle: str | int,
+    spectrum: EnergySpectrum | str,
+    events: int,
+    seed: int,
+    *,
+    jobs: int = 1,
+    directions: Literal["fixed", "random"] = "fixed",
+    points: bool = False,
+    tables: str = "auto",
+    skip: Collection[int] = (),
+) -> Production:
+    """Start a production of Geant4 showers.
+
+    The result is an iterator of blocks, in the order in which they are finished (``Block.start`` says where a block
+    belongs), and a context manager that ends the worker processes:
+
+        with simulate(detector, "gamma", "1:100", events=1000, seed=1, jobs=2) as production:
+            for block in production:
+                writer.write(block.showers, position=block.start)
+
+    Args:
+        detector: with a stack.
+        particle: name or PDG id.
+        spectrum: incident energies; text as on the command line (GeV).
+        events: number of showers.
+        seed: same seed, same showers, whatever ``jobs`` is.
+        jobs: worker processes.
+        directions: ``fixed``, or ``random`` within the range that the detector's gun gives.
+        points: raw deposits (``ShowerPoints``) instead of voxels.
+        tables: ``auto``, ``builtin``, ``official`` or a directory with Geant4's data.
+        skip: numbers of blocks that are there already.
+
+    Raises:
+        UsageError: if the request makes no sense.
+        MissingDependencyError: if calzone is not installed.
+        SimulationError: if Geant4 cannot be started for it.
+    """
+    if isinstance(spectrum, str):
+        spectrum = EnergySpectrum.parse(spectrum)
+    plan = SimulationPlan(detector, particle_id(particle), spectrum, events, seed, directions, points, tables)
+    return Production(plan, jobs=jobs, skip=skip)
+
+
+class Production:
+    """Running workers and the blocks that they finish; see ``simulate``.
+
+    Args:
+        plan: what to simulate.
+        jobs: worker processes.
+        skip: numbers of blocks that are there already.
+    """
+
+    def __init__(self, plan: SimulationPlan, *, jobs: int = 1, skip: Collection[int] = ()) -> None:
+        if jobs < 1:
+            raise UsageError(f"the number of jobs is {jobs}, expected 1 or more")
+        need_calzone()
+        self.plan = plan
+        self._todo = deque(plan.blocks(set(skip)))
+        self._facts: tuple[dict[str, str], TableSource] | None = None
+        self._early: deque[Block] = deque()
+        # A worker at least, even with nothing left to do: provenance comes from it.
+        self._workers: list[_Worker] = []
+        try:
+            for _ in range(max(1, min(jobs, len(self._todo)))):
+                self._workers.append(_Worker(plan))
+            while self._facts is None:
+                self._hear()
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __iter__(self) -> Iterator[Block]:
+        try:
+            while self._early or self._todo or any(worker.in_hand for worker in self._workers):
+                if self._early:
+                    yield self._early.popleft()
+                else:
+                    self._hear()
+        finally:
+            self.close()
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """Versions of Geant4 and calzone."""
+        assert self._facts is not None  # known since the first worker was ready
+        return self._facts[0]
+
+    @property
+    def tables(self) -> TableSource:
+        """The tables in use."""
+        assert self._facts is not None  # known since the first worker was ready
+        return self._facts[1]
+
+    def provenance(self, command: str | None = None) -> dict[str, Any]:
+        """Where the showers come from, as JSON can hold it."""
+        return self.plan.provenance(self.versions, self.tables, command)
+
+    def close(self) -> None:
+        """End the workers, whatever they are doing."""
+        for worker in self._workers:
+            worker.stop()
+        self._workers = []
+
+    def _hear(self) -> None:
+        """Wait for the workers and take in what they have to say."""
+        by_connection = {worker.connection: worker for worker in self._workers}
+        for connection in wait(list(by_connection)):
+            worker = by_connection[connection]  # type: ignore[index]
+            try:
+                message = worker.connection.recv()
+            except (EOFError, ConnectionResetError):
+                raise SimulationError(f"{worker.obituary()}; finished blocks are kept and can be resumed") from None
+            match message:
+                case ("ready", versions, tables):
+                    self._facts = (versions, tables)
+                case ("block", block):
+                    self._early.append(block)
+                    worker.in_hand -= 1
+                case ("failed", error):
+                    raise error
+                case ("crashed", trace):
+                    raise RuntimeError(f"a simulation worker failed:\n{trace}")
+            while self._todo and worker.in_hand < _IN_HAND:
+                worker.give(self._todo.popleft())
+
+
+class _Worker:
+    """A worker process, our end of its socket, and what it printed."""
+
+    def __init__(self, plan: SimulationPlan) -> None:
+        self.in_hand = 0
+        ours, theirs = Pipe()
+        self.connection: Connection[Any, Any] = ours
+        self._output = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as the process lives
+        # One thread each: the jobs are the parallelism. A session of its own keeps the terminal's Ctrl-C away.
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "caloforge.simulation.worker", str(theirs.fileno())],
+                stdin=subprocess.DEVNULL,
+                stdout=self._output,
+                stderr=self._output,
+                pass_fds=(theirs.fileno(),),
+                env=environment,
+                start_new_session=True,
+            )
+        self.give(plan, counts=False)
+
+    def give(self, what: Any, *, counts: bool = True) -> None:
+        """Send a plan or the number of a block."""
+        try:
+            self.connection.send(what)
+        except (BrokenPipeError, ConnectionResetError):
+            raise SimulationError(f"{self.obituary()}; finished blocks are kept and can be resumed") from None
+        self.in_hand += counts
+
+    def obituary(self) -> str:
+        """How the process ended, with the last thing that it printed."""
+        try:
+            code = self._process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            return "a Geant4 worker process stopped answering"
+        if code < 0:
+            how = f"was ended by {signal.Signals(-code).name}"
+            if -code == signal.SIGKILL:
+                how += " (by hand, or by the system for lack of memory)"
+        else:
+            how = f"ended with exit code {code}"
+        self._output.seek(0)
+        lines = [line.strip() for line in self._output.read().decode(errors="replace").splitlines() if line.strip()]
+        # Geant4 names the cause in the line before its farewell.
+        said = next((line for line in reversed(lines) if "***" not in line), "")
+        return f"a Geant4 worker process {how}" + (f": {said.rstrip('.')}" if said else "")
+
+    def stop(self) -> None:
+        """End the process. It owns no files, so nothing is lost by doing it at once."""
+        self.connection.close()
+        if self._process.poll() is None:
+            self._process.kill()
+        self._process.wait()
+        self._output.close()
