@@ -16,6 +16,7 @@ __all__ = [
     "OutputError",
     "ShowerFileError",
     "SimulationError",
+    "TrainingError",
     "UsageError",
 ]
 
@@ -56,6 +57,10 @@ class ModelFileError(CaloForgeError):
 
 class SimulationError(CaloForgeError):
     """Geant4 could not be run as asked."""
+
+
+class TrainingError(CaloForgeError):
+    """Training cannot go on, for instance because a loss is no longer a number."""
 
 
 class MissingDependencyError(CaloForgeError):

@@ -1,0 +1,181 @@
+"""Checkpoints: one safetensors file each, replaced in one step, so that a kill or a full disk never leaves half of one.
+
+The tensors are network weights, optimiser moments and running sums; counters and settings are JSON in the header of
+the same file. One file and one rename make both appear together. Nothing in it is executable.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from caloforge.errors import ModelFileError, OutputError
+
+__all__ = [
+    "Checkpoint",
+    "flat_optimiser",
+    "read_checkpoint",
+    "replace_file",
+    "restore_optimiser",
+    "sync_folder",
+    "write_checkpoint",
+]
+
+_HEADER = "caloforge"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a checkpoint file holds.
+
+    Attributes:
+        tensors: by name, on the CPU.
+        state: everything else, as JSON values.
+    """
+
+    tensors: dict[str, Tensor]
+    state: dict[str, Any]
+
+    def part(self, prefix: str) -> dict[str, Tensor]:
+        """The tensors whose name starts with ``prefix.``, without it."""
+        start = f"{prefix}."
+        return {name.removeprefix(start): value for name, value in self.tensors.items() if name.startswith(start)}
+
+
+def write_checkpoint(path: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
+    """Write a checkpoint beside its place and move it there once it is safely on the disk.
+
+    Args:
+        path: the file to replace; its folder exists.
+        tensors: by name, any device and memory layout.
+        state: JSON values.
+
+    Raises:
+        OutputError: if it cannot be written; what was at ``path`` before is still there.
+    """
+    # Tied weights are stored under each of their names: safetensors refuses shared memory.
+    seen: set[int] = set()
+    plain: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        value = tensor.detach().to("cpu").contiguous()
+        pointer = value.untyped_storage().data_ptr()
+        plain[name] = value.clone() if pointer in seen else value
+        seen.add(pointer)
+    header = {_HEADER: json.dumps(dict(state), allow_nan=True)}
+    beside = path.with_name(f".{path.name}.partial")
+    try:
+        save_file(plain, beside, metadata=header)
+        with open(beside, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+        sync_folder(path.parent)
+    except (OSError, SafetensorError) as error:
+        beside.unlink(missing_ok=True)
+        kept = "the one written before it is kept" if path.exists() else "there is none before it"
+        raise OutputError(f"the checkpoint '{path}' cannot be written ({_reason(error)}); {kept}") from None
+
+
+def read_checkpoint(path: Path, *, tensors: bool = True) -> Checkpoint:
+    """Read a checkpoint.
+
+    Args:
+        path: the file.
+        tensors: whether to read the tensors too.
+
+    Raises:
+        ModelFileError: if the file does not exist, is damaged or was not written here.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = (file.metadata() or {}).get(_HEADER)
+            if header is None:
+                raise ModelFileError(f"'{path}' is not a checkpoint of CaloForge")
+            names = list(file.keys()) if tensors else []
+            return Checkpoint({name: file.get_tensor(name) for name in names}, json.loads(header))
+    except FileNotFoundError:
+        raise ModelFileError(f"there is no checkpoint '{path}'") from None
+    except (OSError, SafetensorError, json.JSONDecodeError) as error:
+        raise ModelFileError(f"the checkpoint '{path}' is damaged ({error})") from None
+
+
+def flat_optimiser(optimiser: torch.optim.Optimizer, prefix: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Moments and counters of an optimiser as named tensors, and what is not a tensor as JSON.
+
+    Learning rates and the like are left out: they are a function of the configuration and the step.
+
+    Args:
+        optimiser: its parameters are numbered in the order in which it was given them.
+        prefix: start of every name.
+    """
+    tensors: dict[str, Tensor] = {}
+    plain: dict[str, Any] = {}
+    for number, entries in optimiser.state_dict()["state"].items():
+        for key, value in entries.items():
+            if isinstance(value, Tensor):
+                tensors[f"{prefix}.{number}.{key}"] = value
+            else:
+                plain[f"{number}.{key}"] = value
+    return tensors, plain
+
+
+def restore_optimiser(
+    optimiser: torch.optim.Optimizer, tensors: Mapping[str, Tensor], plain: Mapping[str, Any]
+) -> None:
+    """Give an optimiser the moments and counters that ``flat_optimiser`` took from its twin.
+
+    Args:
+        optimiser: made from the same parameters in the same order.
+        tensors: names without the prefix.
+        plain: what was not a tensor.
+    """
+    state: dict[int, dict[str, Any]] = {}
+    for name, value in (*tensors.items(), *plain.items()):
+        number, key = name.split(".", 1)
+        state.setdefault(int(number), {})[key] = value
+    optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
+
+
+def replace_file(path: Path, text: str) -> None:
+    """Write a text file so that a reader sees the old one or the new one, never a part.
+
+    Raises:
+        OutputError: if it cannot be written; what was there before is still there.
+    """
+    beside = path.with_name(f".{path.name}.partial")
+    try:
+        with open(beside, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+        sync_folder(path.parent)
+    except OSError as error:
+        beside.unlink(missing_ok=True)
+        raise OutputError(f"'{path}' cannot be written ({_reason(error)})") from None
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror.lower()
+    # The library wraps the system's words: "Error while serializing: I/O error: No space left on device (os error 28)".
+    return (
+        str(error).removeprefix("Error while serializing: ").removeprefix("I/O error: ").split(" (os error")[0].lower()
+    )

@@ -1,0 +1,351 @@
+"""A whole training: data and preset in, model directory out.
+
+The directory holds ``config.yaml`` (the preset as it was used), ``plan.json`` (the same with data, seed and split),
+``stages/<name>/`` (``last`` to go on, ``best`` for the result, ``metrics.jsonl``, ``losses.png``), ``metrics.jsonl`` of
+all stages, and in the end ``model.safetensors`` and ``model.json``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from caloforge import __version__
+from caloforge.detectors import Detector
+from caloforge.errors import UsageError
+from caloforge.models import (
+    ConditionRange,
+    ModelRecord,
+    Preset,
+    RunPlan,
+    ShowerModel,
+    assemble_model,
+    load_model,
+    load_preset,
+    read_plan,
+    read_record,
+    read_stage,
+)
+from caloforge.progress import progress
+from caloforge.random import Streams
+from caloforge.showers.files import open_showers
+from caloforge.stage import FitStage, GradientStage, Stage
+from caloforge.training.data import RowOrder, ShowerSource, TrainingSet
+from caloforge.training.interruption import Interruption
+from caloforge.training.loop import Run, StageResult, run_fit_stage, train_stage
+from caloforge.training.metrics import collect_metrics
+from caloforge.training.processes import Processes
+from caloforge.training.rundir import begin, check_free, check_same, clear, locked
+from caloforge.training.state import read_counters, stage_finished
+
+__all__ = ["TrainingResult", "train"]
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What a call of ``train`` did.
+
+    Attributes:
+        directory: the model directory.
+        stages: how the stages ended that this call trained or found finished.
+        missing: names of the stages that are not finished yet.
+        record: what ``model.json`` says; None while stages are missing.
+    """
+
+    directory: Path
+    stages: tuple[StageResult, ...]
+    missing: tuple[str, ...]
+    record: ModelRecord | None
+
+
+def train(
+    preset: str | Path | Preset,
+    data: str | Path | ShowerSource,
+    out: str | Path,
+    *,
+    overrides: Sequence[str] = (),
+    detector: Detector | None = None,
+    particle: str | int | None = None,
+    stages: Sequence[str] = (),
+    inputs: Mapping[str, str | Path] | None = None,
+    val_fraction: float = 0.1,
+    seed: int = 0,
+    resume: bool = False,
+    overwrite: bool = False,
+    device: str = "cpu",
+    threads: int | None = None,
+    memory: int | None = None,
+    tf32: bool = False,
+    checkpoint_seconds: float = 300.0,
+    tensorboard: bool = False,
+    show: bool = True,
+    command: str | None = None,
+) -> TrainingResult:
+    """Train a model, or some of its stages, and put the model together when all of them are there.
+
+    Under ``torchrun`` every process calls this with the same arguments.
+
+    Args:
+        preset: name of a preset, YAML file, or the preset itself.
+        data: shower file, or an open one.
+        out: model directory.
+        overrides: changes to the preset, for example ``training.epochs=5``.
+        detector: for files that do not name theirs.
+        particle: for files that do not name theirs.
+        stages: names of the stages to train; all of them if empty. What they need must be finished.
+        inputs: directories of other models that the model learns from, by name (``teacher``).
+        val_fraction: share of the showers kept for validation and selection.
+        seed: fixes initial weights, split, order, noise and dropout.
+        resume: go on with what is there; begin if there is nothing.
+        overwrite: throw away what is there.
+        device: ``cpu``, ``cuda`` or ``cuda:N``.
+        threads: CPU threads; None leaves torch's choice.
+        memory: budget for the data, bytes; larger data are read from the file in every epoch. None takes 40 % of the
+            memory that is free.
+        tf32: let GPUs round matrix products to 10 bits.
+        checkpoint_seconds: longest time between two checkpoints.
+        tensorboard: also log for TensorBoard.
+        show: whether to show progress.
+        command: what the user typed, for the record.
+
+    Raises:
+        UsageError: if something was asked for that makes no sense.
+        ConfigError: if the preset is wrong or does not suit the data.
+        ShowerFileError: if the data are damaged.
+        OutputError: if ``out`` holds another training, is in use, or cannot be written.
+        ModelFileError: if a checkpoint or an input is damaged.
+        TrainingError: if a loss is no longer a number.
+        Interrupted: if the user stopped it; the message says what was kept.
+    """
+    directory = Path(out)
+    if resume and overwrite:
+        raise UsageError("to resume and to overwrite exclude each other")
+    if isinstance(preset, Preset) and overrides:
+        raise UsageError("overrides need a preset by name or file")
+    chosen_preset = preset if isinstance(preset, Preset) else load_preset(preset, overrides)
+    where = Processes.local_device(device)
+    with ExitStack() as on_exit:
+        on_exit.enter_context(_torch_settings(where, threads, tf32))
+        processes = on_exit.enter_context(Processes.joined(where))
+        source = data
+        if isinstance(source, str | Path):
+            source = on_exit.enter_context(open_showers(Path(source), detector=detector, particle=particle))
+        model, used = _new_model(chosen_preset, source, seed, inputs or {})
+        all_stages = model.stages(chosen_preset.training)
+        chosen = _chosen(all_stages, stages)
+        if overwrite and processes.first:
+            clear(directory, stages)
+        processes.wait()
+        former = read_plan(directory) if (directory / "plan.json").is_file() else None
+        rows = _read(source, former, processes, seed, val_fraction, memory, where, show=show)
+        _check_sizes(rows, chosen, processes)
+        plan = _plan(chosen_preset, model, all_stages, rows, inputs or {}, used, _story(data, rows, source, command))
+        if former is not None:
+            check_same(directory, former, plan)
+        if not (resume or overwrite):
+            check_free(directory, chosen)
+        processes.wait()
+        if former is None and processes.first:
+            begin(directory, chosen_preset, plan, model)
+        processes.wait()
+        interruption = on_exit.enter_context(Interruption())
+        run = Run(
+            directory=directory,
+            model=model.to(where),
+            data=rows,
+            processes=processes,
+            interruption=interruption,
+            seed=seed,
+            checkpoint_seconds=checkpoint_seconds,
+            tensorboard=tensorboard,
+            show=show,
+        )
+        results = _run_stages(all_stages, chosen, run)
+        missing = tuple(stage.name for stage in all_stages if not stage_finished(directory, stage.name))
+        if processes.first and not missing and (results or not (directory / "model.json").is_file()):
+            _assemble(run, plan, used)
+        processes.wait()
+        return TrainingResult(directory, tuple(results), missing, None if missing else read_record(directory))
+
+
+def _run_stages(stages: Sequence[Stage], chosen: Sequence[Stage], run: Run) -> list[StageResult]:
+    """Train the chosen stages that are not finished; results of finished ones are put into the model."""
+    results = []
+    try:
+        for stage in stages:
+            if stage in chosen and not stage_finished(run.directory, stage.name):
+                for name in stage.needs:
+                    if not stage_finished(run.directory, name):
+                        raise UsageError(
+                            f"the stage '{stage.name}' needs the stage '{name}', which is not finished yet"
+                        )
+                with locked(run.directory, stage.name) if run.processes.first else nullcontext():
+                    results.append(_run_stage(stage, run))
+            if stage_finished(run.directory, stage.name):
+                read_stage(run.directory, stage)
+    finally:
+        if run.processes.first:
+            collect_metrics(run.directory, [stage.name for stage in stages])
+    return results
+
+
+def _run_stage(stage: Stage, run: Run) -> StageResult:
+    match stage:
+        case GradientStage():
+            return train_stage(stage, run)
+        case FitStage():
+            return run_fit_stage(stage, run)
+        case _:
+            raise TypeError(f"the stage '{stage.name}' is neither a gradient stage nor a fit stage")
+
+
+def _new_model(
+    preset: Preset, source: ShowerSource, seed: int, inputs: Mapping[str, str | Path]
+) -> tuple[ShowerModel, dict[str, str]]:
+    """An untrained model, the same for the same seed, and the hashes of the models that it learns from."""
+    if source.detector is None:
+        raise UsageError("the data do not say which detector they belong to, so one must be named")
+    if source.particle == 0:
+        raise UsageError("the data do not say which particle made the showers, so one must be named")
+    torch.manual_seed(Streams(seed, "training/initial weights").integer(0))
+    model = preset.build(source.detector)
+    missing = [name for name in model.inputs if name not in inputs]
+    if missing:
+        raise UsageError(
+            f"the model '{model.kind}' learns from another model, so it needs {missing[0]}=<model directory>"
+        )
+    used = {}
+    for name, path in inputs.items():
+        other = load_model(path)
+        model.attach(name, other)
+        assert other.record is not None  # every loaded model has one
+        used[name] = other.record.weights_sha256
+    return model, used
+
+
+def _chosen(stages: Sequence[Stage], names: Sequence[str]) -> list[Stage]:
+    known = {stage.name: stage for stage in stages}
+    for name in names:
+        if name not in known:
+            raise UsageError(f"the model has no stage '{name}', its stages are: {', '.join(known)}")
+    return [stage for stage in stages if not names or stage.name in names]
+
+
+def _read(
+    source: ShowerSource,
+    former: RunPlan | None,
+    processes: Processes,
+    seed: int,
+    val_fraction: float,
+    memory: int | None,
+    device: torch.device,
+    *,
+    show: bool,
+) -> TrainingSet:
+    order = RowOrder(**former.details["order"]) if former is not None else RowOrder.for_source(source, memory)
+    # Every process must shuffle alike, whatever memory it finds.
+    agreed = torch.tensor([order.block or 0, order.pool], device=device)
+    processes.share({"order": agreed})
+    order = RowOrder(int(agreed[0]) or None, int(agreed[1]))
+    shown = progress("reading", len(source), "showers") if show and processes.first else nullcontext()
+    with shown as display:
+        return TrainingSet(
+            source, seed=seed, val_fraction=val_fraction, order=order, device=device, progress=display
+        )  # fmt: skip
+
+
+def _check_sizes(rows: TrainingSet, stages: Sequence[Stage], processes: Processes) -> None:
+    for stage in stages:
+        if isinstance(stage, GradientStage) and min(stage.batch_size, len(rows.training_rows)) < processes.size:
+            raise UsageError(f"the stage '{stage.name}' has fewer rows in a batch than there are processes")
+    if 0 < len(rows.validation_rows) < processes.size:
+        raise UsageError("there are fewer validation rows than processes")
+
+
+def _story(data: object, rows: TrainingSet, source: ShowerSource, command: str | None) -> dict[str, Any]:
+    """Where the data come from and who trained, for the record."""
+    return {
+        "data": {
+            "file": Path(data).name if isinstance(data, str | Path) else "",
+            "showers": len(rows),
+            "fingerprint": rows.fingerprint,
+            "training_rows": len(rows.training_rows),
+            "validation_rows": len(rows.validation_rows),
+            "provenance": getattr(source, "provenance", {}),
+        },
+        "command": command,
+        "versions": {"caloforge": __version__, "torch": torch.__version__, "numpy": np.__version__},
+    }
+
+
+def _plan(
+    preset: Preset,
+    model: ShowerModel,
+    stages: Sequence[Stage],
+    rows: TrainingSet,
+    inputs: Mapping[str, str | Path],
+    used: Mapping[str, str],
+    story: Mapping[str, Any],
+) -> RunPlan:
+    details = {
+        "seed": rows.seed,
+        "validation_fraction": rows.val_fraction,
+        "order": asdict(rows.order),
+        "inputs": dict(used),
+    }
+    return RunPlan(
+        kind=model.kind,
+        config=model.config.model_dump(mode="json"),
+        detector=model.detector.to_toml(),
+        particle=rows.particle,
+        training=preset.training,
+        stages=[stage.name for stage in stages],
+        inputs={name: str(path) for name, path in inputs.items()},
+        details=details | dict(story),
+    )
+
+
+def _assemble(run: Run, plan: RunPlan, used: Mapping[str, str]) -> None:
+    rows = run.data
+    trained = rows.training_rows
+    assemble_model(
+        run.directory,
+        ConditionRange.of(
+            rows.particle,
+            rows.incident_energy[trained],
+            None if rows.direction is None else rows.direction[trained],
+        ),
+        # Validation rows chose the weights, so they are no test of them either.
+        row_hashes=rows.hashes,
+        training={
+            "device": str(run.device),
+            "processes": run.processes.size,
+            "seconds": {name: round(read_counters(run.directory, name).seconds, 1) for name in plan.stages},
+        },
+        inputs=used,
+    )
+
+
+@contextmanager
+def _torch_settings(device: torch.device, threads: int | None, tf32: bool) -> Iterator[None]:
+    """Number of threads, rounding and random state of torch within; outside they stay what they were."""
+    former_threads, former_precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
+    former_cudnn = torch.backends.cudnn.allow_tf32
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        try:
+            if threads is not None:
+                torch.set_num_threads(threads)
+            torch.set_float32_matmul_precision("high" if tf32 else "highest")
+            torch.backends.cudnn.allow_tf32 = tf32
+            yield
+        finally:
+            torch.set_num_threads(former_threads)
+            torch.set_float32_matmul_precision(former_precision)
+            torch.backends.cudnn.allow_tf32 = former_cudnn

@@ -1,0 +1,132 @@
+"""The directory of a training: what was planned, whether it is the same again, who is at work in it."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from caloforge.errors import OutputError
+from caloforge.models import Preset, RunPlan, ShowerModel, write_plan
+from caloforge.showers.blocks import first_difference
+from caloforge.stage import Stage
+from caloforge.training.checkpoints import replace_file
+from caloforge.training.state import last_state_file, result_file
+
+__all__ = ["begin", "check_free", "check_same", "clear", "locked"]
+
+_OURS = ("plan.json", "config.yaml", "metrics.jsonl", "model.json", "model.safetensors", "stages", "tensorboard")
+
+
+def begin(directory: Path, preset: Preset, plan: RunPlan, model: ShowerModel) -> None:
+    """Write down what is going to be trained.
+
+    Raises:
+        OutputError: if it cannot be written.
+    """
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"the directory '{directory}' cannot be made ({error.strerror})") from None
+    text = yaml.safe_dump(preset.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    replace_file(directory / "config.yaml", f"# The preset of this training, with all overrides.\n{text}")
+    write_plan(directory, model, plan.particle, plan.training, inputs=plan.inputs, details=plan.details)
+
+
+def check_same(directory: Path, former: RunPlan, now: RunPlan) -> None:
+    """Refuse to mix two trainings.
+
+    Raises:
+        OutputError: naming the first difference.
+    """
+    difference = first_difference(_identity(former), _identity(now))
+    if difference:
+        raise OutputError(
+            f"'{directory}' holds another training: it was begun with {difference}; choose another directory, or overwrite it"
+        )
+
+
+def _identity(plan: RunPlan) -> dict[str, Any]:
+    """What has to stay the same, from what a user changes most often to what follows from it."""
+    details = plan.details
+    return {
+        "model": plan.kind,
+        "training": plan.training.model_dump(mode="json"),
+        "config": plan.config,
+        "seed": details["seed"],
+        "validation_fraction": details["validation_fraction"],
+        "data": {"showers": details["data"]["showers"], "fingerprint": details["data"]["fingerprint"]},
+        "particle": plan.particle,
+        "detector": plan.detector,
+        "inputs": details["inputs"],
+        "stages": plan.stages,
+    }
+
+
+def check_free(directory: Path, stages: Sequence[Stage]) -> None:
+    """Refuse to train stages that somebody has begun.
+
+    Raises:
+        OutputError: naming the stage.
+    """
+    for stage in stages:
+        if last_state_file(directory, stage.name).exists() or result_file(directory, stage.name).exists():
+            raise OutputError(
+                f"'{directory}' holds a training already, its stage '{stage.name}' has begun; resume it, overwrite it, or "
+                "choose another directory"
+            )
+    if (directory / "model.json").exists() and not (directory / "plan.json").exists():
+        raise OutputError(f"'{directory}' holds a model already; overwrite it, or choose another directory")
+
+
+def clear(directory: Path, stages: Sequence[str]) -> None:
+    """Throw away a training, or some of its stages and the model that was made of them.
+
+    Raises:
+        OutputError: if somebody is at work there, or it cannot be removed.
+    """
+    folder = directory / "stages"
+    chosen = list(stages) or ([entry.name for entry in folder.iterdir()] if folder.is_dir() else [])
+    doomed = [folder / name for name in chosen]
+    doomed += [directory / name for name in (("model.json", "model.safetensors") if stages else _OURS)]
+    with ExitStack() as locks:
+        for name in chosen:
+            if (folder / name).is_dir():
+                locks.enter_context(locked(directory, name))
+        for path in doomed:
+            try:
+                if path.is_dir():
+                    shutil.rmtree(path)
+                else:
+                    path.unlink(missing_ok=True)
+            except OSError as error:
+                raise OutputError(f"'{path}' cannot be removed ({error.strerror})") from None
+
+
+@contextmanager
+def locked(directory: Path, stage: str) -> Iterator[None]:
+    """Keep other processes out of a stage; the system releases the lock of a process that is killed.
+
+    Raises:
+        OutputError: if another process trains the stage, or its folder cannot be made.
+    """
+    folder = directory / "stages" / stage
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError as error:
+        raise OutputError(f"the directory '{folder}' cannot be used ({error.strerror})") from None
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise OutputError(f"the stage '{stage}' of '{directory}' is being trained by another process") from None
+        yield
+    finally:
+        os.close(lock)
