@@ -84,6 +84,7 @@ class _Lines:
         self._before = self._now = done
         self._started = self._last = time.monotonic()
         self._note = ""
+        self._printed = -1
 
     def advance(self, amount: int, note: str = "") -> None:
         self._now += amount
@@ -93,9 +94,11 @@ class _Lines:
             self._print()
 
     def close(self) -> None:
-        self._print()
+        if self._printed != self._now:
+            self._print()
 
     def _print(self) -> None:
+        self._printed = self._now
         elapsed = max(time.monotonic() - self._started, 1e-9)
         rate = (self._now - self._before) / elapsed
         left = f", {(self._total - self._now) / rate:.0f} s left" if rate > 0 and self._now < self._total else ""

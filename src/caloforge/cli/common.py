@@ -27,7 +27,8 @@ __all__ = [
     "save_figure",
 ]
 
-console = Console(highlight=False, soft_wrap=True)
+# Neither colours nor symbols are read into what is printed: names and ranges are full of brackets and colons.
+console = Console(highlight=False, markup=False, emoji=False, width=None if sys.stdout.isatty() else 120)
 
 SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Same seed, same result, for any number of processes.")]
 ResumeOption = Annotated[bool, typer.Option("--resume", help="Continue an interrupted run; what is finished is kept.")]
@@ -48,7 +49,7 @@ def command_line() -> str:
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print a table; the first column is left-aligned, numbers to the right of it are right-aligned."""
-    table = Table(title=title or None, title_justify="left", header_style="bold")
+    table = Table(title=title or None, title_justify="left", header_style="bold", show_header=any(columns))
     for number, column in enumerate(columns):
         numeric = bool(rows) and all(_is_number(row[number]) for row in rows)
         table.add_column(column, justify="right" if number and numeric else "left", overflow="fold")

@@ -16,6 +16,7 @@ def detectors(
 ) -> None:
     """List the built-in detectors.
 
+    \b
     Example: caloforge detectors
 
     Any TOML file of your own, or a CaloChallenge binning XML file, can be named instead of these.

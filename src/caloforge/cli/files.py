@@ -1,12 +1,216 @@
-"""``caloforge info`` and ``caloforge convert``."""
+"""``caloforge info``, ``convert`` and ``datasets``: shower files, detectors, and the samples of the package."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from caloforge.cli.common import OverwriteOption, console, print_json, print_table, save_figure
+from caloforge.cli.common import OverwriteOption, ResumeOption, console, print_json, print_table, save_figure
 
 __all__ = ["register"]
+
+
+def info(
+    what: Annotated[str, typer.Argument(help="A shower file, a detector's name, or a detector's TOML or XML file.")],
+    detector: Annotated[
+        str | None, typer.Option(help="For a file that does not say which detector it is from.")
+    ] = None,
+    drawing: Annotated[
+        Path | None, typer.Option(help="Write a picture here (default for detectors: NAME.png).")
+    ] = None,
+    no_drawing: Annotated[bool, typer.Option("--no-drawing", help="Text only.")] = False,
+    json_: Annotated[bool, typer.Option("--json", help="Machine-readable output; no picture.")] = False,
+) -> None:
+    """Describe a shower file or a detector.
+
+    \b
+    Example: caloforge info calogan
+
+    A detector is also drawn (its plates, layers and cells); with --drawing a file is drawn, too (its average shower).
+    """
+    path = Path(what)
+    if path.suffix in (".toml", ".xml") or not path.exists():
+        _describe_detector(what, drawing, no_drawing, json_)
+    else:
+        _describe_file(path, detector, drawing, json_)
+
+
+def _describe_detector(name: str, drawing: Path | None, no_drawing: bool, json_: bool) -> None:
+    from caloforge.detectors import PolarGrid, load_detector
+    from caloforge.detectors.drawing import draw_detector
+    from caloforge.units import keV
+
+    d = load_detector(name)
+    readout = d.readout
+    if json_:
+        print_json(
+            {
+                "name": d.name,
+                "hash": d.hash,
+                "layers": readout.n_layers,
+                "voxels": readout.n_voxels,
+                "toml": d.to_toml(),
+            }
+        )
+        return
+    rows = [["name", d.name], ["what it is", d.title or "–"], ["source", d.reference or "–"]]
+    rows.append(
+        [
+            "readout",
+            f"{readout.n_layers} layers, {readout.n_voxels} voxels"
+            if readout.has_voxels
+            else f"{readout.n_layers} layers, points",
+        ]
+    )
+    if d.readouts:
+        rows.append(["other readouts", ", ".join(f"{d.name}/{key}" for key in d.readouts)])
+    rows.append(["analysis threshold", f"{d.analysis_threshold / keV:g} keV"])
+    if d.stack:
+        rows.append(["readout threshold", f"{d.readout_threshold / keV:g} keV"])
+        scored = "every deposit" if d.stack.deposits == "all" else "deposits in active plates"
+        fraction = f", divided by {d.sampling_fraction:g}" if d.sampling_fraction else ""
+        rows.append(["Geant4", f"{len(d.stack.plates)} plates, {d.stack.thickness:.4g} mm deep; {scored}{fraction}"])
+    if d.gun:
+        turning = ", random directions possible" if d.gun.directions else ""
+        rows.append(["gun", f"{', '.join(d.gun.particles)}; {d.gun.energy} GeV{turning}"])
+    rows.append(["symmetries", ", ".join(d.symmetries) or "none declared"])
+    rows.append(["hash", d.hash])
+    print_table("", ["", ""], rows)
+    if readout.has_voxels:
+        layers = []
+        for layer in readout.layers:
+            grid = layer.grid
+            assert grid is not None  # a readout with voxels has a grid in every layer
+            shape = f"{grid.shape[0]} x {grid.shape[1]}"
+            if isinstance(grid, PolarGrid):
+                text = f"{shape} (alpha, r), r {grid.r_edges[0]:g} to {grid.r_edges[-1]:g} mm"
+            else:
+                text = (f"{shape} (x, y), x {grid.x_edges[0]:g} to {grid.x_edges[-1]:g}, "
+                        f"y {grid.y_edges[0]:g} to {grid.y_edges[-1]:g} mm")  # fmt: skip
+            depth = "–" if layer.depth is None else f"{layer.depth[0]:.4g} to {layer.depth[1]:.4g}"
+            layers.append([layer.label, depth, text])
+        print_table("", ["layer", "depth [mm]", "cells"], _shortened(layers))
+    if not no_drawing:
+        save_figure(draw_detector(d), drawing or Path(f"{d.name.replace('/', '-')}.png"))
+
+
+def _shortened(rows: list[list[str]]) -> list[list[str]]:
+    """A long list of layers with its middle left out."""
+    return rows if len(rows) <= 12 else [*rows[:4], ["…", "…", "…"], *rows[-2:]]
+
+
+def _describe_file(path: Path, detector: str | None, drawing: Path | None, json_: bool) -> None:
+    from caloforge.detectors import particle_name
+    from caloforge.showers.convert import describe
+    from caloforge.units import format_energy
+
+    facts: dict[str, Any] = describe(path, detector)
+    if json_:
+        print_json(facts)
+        return
+    showers = f"{facts['showers']}"
+    if not facts["complete"]:
+        wanted = f" of {facts['expected']}" if facts["expected"] else ""
+        showers += f"{wanted}: INCOMPLETE (interrupted, or still being written; --resume goes on)"
+    rows = [["file", f"{path} ({facts['bytes'] / 1e6:.1f} MB)"], ["format", f"{facts['format']}, {facts['kind']}"],
+            ["showers", showers]]  # fmt: skip
+    rows.append(["particle", particle_name(facts["particle"]) if facts["particle"] else "not recorded"])
+    if facts["energy_range"]:
+        low, high = (format_energy(e) for e in facts["energy_range"])
+        rows.append(["incident energy", low if low == high else f"{low} to {high}"])
+    if facts["detector"]:
+        cells = f"{facts['voxels']} voxels" if facts["kind"] == "voxels" else "points"
+        rows.append(["detector", f"{facts['detector']} ({facts['layers']} layers, {cells})"])
+    else:
+        rows.append(["detector", "not recorded; name one with --detector"])
+    if facts.get("points") is not None:
+        rows.append(["points", str(facts["points"])])
+    if facts["extras"]:
+        rows.append(["also", ", ".join(facts["extras"])])
+    print_table("", ["", ""], rows)
+    provenance = {k: v for k, v in facts["provenance"].items() if v not in (None, "", {})}
+    if provenance:
+        print_table("provenance", ["", ""], [[key, _plain(value)] for key, value in provenance.items()])
+    if facts["detector"] and facts["kind"] == "voxels" and facts["showers"]:
+        _summarise(path, detector, drawing)
+
+
+def _plain(value: Any) -> str:
+    return ", ".join(f"{k}: {v}" for k, v in value.items()) if isinstance(value, dict) else str(value)
+
+
+def _summarise(path: Path, detector: str | None, drawing: Path | None) -> None:
+    from caloforge.showers import Showers
+    from caloforge.showers.files import open_showers
+    from caloforge.showers.pictures import draw_average
+    from caloforge.showers.summary import layer_table
+
+    with open_showers(path, detector) as reader:
+        showers = reader.read(0, 5000)
+        assert isinstance(showers, Showers)  # the caller has looked at the kind
+        threshold = reader.detector.analysis_threshold if reader.detector else 0.0
+    shown = f"first {len(showers)} showers" if len(showers) == 5000 else f"{len(showers)} showers"
+    columns, rows = layer_table(showers, threshold)
+    print_table(f"layers ({shown})", columns, _shortened(rows))
+    if drawing is not None:
+        save_figure(draw_average(showers), drawing)
+
+
+def convert(
+    source: Annotated[Path, typer.Argument(help="A shower file of any known format, or hits of your own simulation.")],
+    target: Annotated[Path, typer.Argument(help="The file to write.")],
+    to: Annotated[str, typer.Option(help="native | calogan | calochallenge | showerdata | ild")] = "native",
+    detector: Annotated[
+        str | None, typer.Option(help="What the source is from; for points: the readout to put them into.")
+    ] = None,
+    particle: Annotated[str | None, typer.Option(help="Incident particle, if the source does not say.")] = None,
+    kind: Annotated[str | None, typer.Option(help="voxels | points, where the format leaves a choice.")] = None,
+    resume: ResumeOption = False,
+    overwrite: OverwriteOption = False,
+) -> None:
+    """Convert a shower file, or put points or hits into any readout.
+
+    \b
+    Example: caloforge convert hits.h5 showers.h5 --detector my_detector.toml
+    """
+    from caloforge.errors import UsageError
+    from caloforge.progress import progress
+    from caloforge.showers.convert import convert as run
+    from caloforge.showers.files import open_showers
+    from caloforge.units import format_energy
+
+    if kind not in (None, "voxels", "points"):
+        raise UsageError(f"--kind is '{kind}', expected voxels or points")
+    with open_showers(source, detector, particle=particle) as reader:
+        total = len(reader)
+    done = 0
+    with progress("converting", total, "showers") as bar:
+
+        def advance(now: int, _: int) -> None:
+            nonlocal done
+            bar.advance(now - done)
+            done = now
+
+        result = run(
+            source, target, to, detector=detector, particle=particle, kind=kind,  # type: ignore[arg-type] # checked above
+            resume=resume, overwrite=overwrite, progress=advance,
+        )  # fmt: skip
+    console.print(f"{target}: {result.showers} showers, {result.target} ({result.kind}), from {result.source}")
+    if not result.source_complete:
+        console.print(f"note: {source} is incomplete; only its finished showers were converted")
+    total_energy = result.energy + result.overflow + result.left_out
+    if total_energy > 0:
+        if result.overflow:
+            console.print(f"outside the voxels of its layer (kept as overflow): {result.overflow / total_energy:.3%}")
+        if result.left_out:
+            console.print(
+                f"left out: {format_energy(result.left_out)}, {result.left_out / total_energy:.3%} of the energy"
+            )
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module."""
+    app.command()(info)
+    app.command()(convert)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
-import click
 import typer
 
 import caloforge
@@ -14,12 +13,16 @@ from caloforge.errors import CaloForgeError, OutputError
 
 __all__ = ["app", "main"]
 
+# typer brings its own click or uses the installed one, depending on its version; the classes tell which.
+_UsageError: type[Exception] = typer.BadParameter.__bases__[0]
+_ClickException: type[Exception] = _UsageError.__bases__[0]
+
 app = typer.Typer(
     name="caloforge",
     help="Generative calorimeter simulation: describe a detector, make Geant4 showers, train, generate, prove, deploy.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
+    rich_markup_mode=None,  # rich would take the ":100:" of an energy range for an emoji
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
@@ -32,16 +35,18 @@ def _version(value: bool) -> None:
 
 @app.callback()
 def _root(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
 ) -> None:
     """Options of the program itself."""
 
 
 def _register() -> None:
     # The commands import their rooms when they run, so that help and completion stay fast.
-    from caloforge.cli import detectors, files, simulate
+    from caloforge.cli import demo, detectors, files, simulate
 
-    for module in (detectors, simulate, files):
+    for module in (detectors, simulate, files, demo):
         module.register(app)
 
 
@@ -59,15 +64,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         result = app(args=None if arguments is None else list(arguments), prog_name="caloforge", standalone_mode=False)
     except CaloForgeError as error:
         return _fail(str(error), error.exit_code)
-    except click.exceptions.NoArgsIsHelpError as error:
-        error.show()
-        return 2
-    except click.UsageError as error:
-        error.show()
-        return 2
-    except click.ClickException as error:
-        return _fail(error.format_message(), 1)
-    except (KeyboardInterrupt, click.Abort) as error:
+    except _ClickException as error:
+        return _wrong_usage(error)
+    except (KeyboardInterrupt, typer.Abort) as error:
         return _fail(str(error) or "interrupted", 130)
     except BrokenPipeError:
         # The reader of a pipe (head, less) has seen enough; that is no failure of ours.
@@ -78,6 +77,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         return _fail(str(OutputError(f"{error.filename or 'input or output'}: {error.strerror or error}")), 1)
     return result if isinstance(result, int) else 0
+
+
+def _wrong_usage(error: Any) -> int:
+    """Say what is wrong with the command that was typed; a command without arguments gets its help."""
+    context = error.ctx
+    text = error.format_message()
+    if type(error).__name__ == "NoArgsIsHelpError":
+        typer.echo(text, err=True)
+        return 2
+    hint = "" if context is None else f" (see '{context.command_path} --help')"
+    return _fail(text.rstrip(".") + hint, 2)
 
 
 def _fail(message: str, code: int) -> int:

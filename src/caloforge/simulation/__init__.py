@@ -4,6 +4,7 @@ Nothing here imports calzone; it is an optional dependency (``pip install "calof
 processes only.
 """
 
+from caloforge.simulation.job import SimulationSummary, simulate_to_file
 from caloforge.simulation.plan import BLOCK_SIZE, Block, SimulationPlan
 from caloforge.simulation.produce import Production, simulate
 from caloforge.simulation.runner import BlockRunner
@@ -15,8 +16,10 @@ __all__ = [
     "BlockRunner",
     "Production",
     "SimulationPlan",
+    "SimulationSummary",
     "TableSource",
     "fetch_official",
     "find_official",
     "simulate",
+    "simulate_to_file",
 ]

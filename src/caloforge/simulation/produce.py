@@ -86,7 +86,8 @@ class Production:
         self.plan = plan
         self._todo = deque(plan.blocks(set(skip)))
         self._facts: tuple[dict[str, str], TableSource] | None = None
-        self._early: deque[Block] = deque()
+        self._finished: deque[Block] = deque()
+        self._handing_out = False
         # A worker at least, even with nothing left to do: provenance comes from it.
         self._workers: list[_Worker] = []
         try:
@@ -106,11 +107,17 @@ class Production:
     ) -> None:
         self.close()
 
+    def skip(self, blocks: Collection[int]) -> None:
+        """Leave out blocks that are there already; to be said before the first block is taken."""
+        self._todo = deque(number for number in self._todo if number not in set(blocks))
+
     def __iter__(self) -> Iterator[Block]:
+        self._handing_out = True
         try:
-            while self._early or self._todo or any(worker.in_hand for worker in self._workers):
-                if self._early:
-                    yield self._early.popleft()
+            self._hand_out()
+            while self._finished or self._todo or any(worker.in_hand for worker in self._workers):
+                if self._finished:
+                    yield self._finished.popleft()
                 else:
                     self._hear()
         finally:
@@ -151,14 +158,22 @@ class Production:
                 case ("ready", versions, tables):
                     self._facts = (versions, tables)
                 case ("block", block):
-                    self._early.append(block)
+                    self._finished.append(block)
                     worker.in_hand -= 1
                 case ("failed", error):
                     raise error
                 case ("crashed", trace):
                     raise RuntimeError(f"a simulation worker failed:\n{trace}")
-            while self._todo and worker.in_hand < _IN_HAND:
-                worker.give(self._todo.popleft())
+        self._hand_out()
+
+    def _hand_out(self) -> None:
+        """Give every worker a block, and a second one as long as there are enough for all."""
+        if not self._handing_out:
+            return
+        for share in range(1, _IN_HAND + 1):
+            for worker in self._workers:
+                if len(self._todo) > (len(self._workers) if share > 1 else 0) and worker.in_hand < share:
+                    worker.give(self._todo.popleft())
 
 
 class _Worker:

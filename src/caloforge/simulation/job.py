@@ -1,0 +1,99 @@
+"""A whole production into a file: start, resume, progress, and what is said at the end."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from caloforge.detectors import Detector, EnergySpectrum, particle_id
+from caloforge.progress import progress
+from caloforge.showers.files import create_showers
+from caloforge.simulation.plan import SimulationPlan
+from caloforge.simulation.produce import Production
+
+__all__ = ["SimulationSummary", "simulate_to_file"]
+
+
+@dataclass(frozen=True)
+class SimulationSummary:
+    """What a production did.
+
+    Attributes:
+        showers: in the file.
+        made: of these, in this run.
+        seconds: wall-clock time of this run, start of Geant4 included.
+        tables: which tables Geant4 used.
+    """
+
+    showers: int
+    made: int
+    seconds: float
+    tables: str
+
+
+def simulate_to_file(
+    detector: Detector,
+    out: Path,
+    *,
+    particle: str | int,
+    spectrum: EnergySpectrum | str,
+    events: int,
+    seed: int,
+    jobs: int = 1,
+    directions: Literal["fixed", "random"] = "fixed",
+    points: bool = False,
+    tables: str = "auto",
+    resume: bool = False,
+    overwrite: bool = False,
+    command: str | None = None,
+) -> SimulationSummary:
+    """Simulate showers and write them, block by block, into a native file.
+
+    Args:
+        detector: with a stack.
+        out: the file.
+        particle: name or PDG id.
+        spectrum: incident energies; text as on the command line (GeV).
+        events: number of showers.
+        seed: same seed, same showers, whatever ``jobs`` is.
+        jobs: worker processes.
+        directions: ``fixed``, or ``random`` within the range that the detector's gun gives.
+        points: raw deposits as points instead of voxels.
+        tables: ``auto``, ``builtin``, ``official`` or a directory with Geant4's data.
+        resume: go on with an interrupted production of the same request.
+        overwrite: replace an existing file.
+        command: the command line, for provenance.
+
+    Raises:
+        UsageError: if the request makes no sense.
+        OutputError: if the file cannot be written, or was begun for another request.
+        SimulationError: if Geant4 fails; finished blocks are kept.
+    """
+    if isinstance(spectrum, str):
+        spectrum = EnergySpectrum.parse(spectrum)
+    pdg = particle_id(particle)
+    plan = SimulationPlan(detector, pdg, spectrum, events, seed, directions, points, tables)
+    started = time.monotonic()
+    # The workers start before the file does, since its provenance tells of them.
+    with Production(plan, jobs=jobs) as production:
+        writer = create_showers(
+            out,
+            detector=detector,
+            particle=pdg,
+            kind="points" if points else "voxels",
+            provenance=production.provenance(command),
+            request=plan.request() | {"tables": production.tables.fingerprint},
+            expected=events,
+            resume=resume,
+            overwrite=overwrite,
+        )
+        with writer:
+            before = len(writer)
+            production.skip(set(range(plan.n_blocks)) - set(writer.missing(plan.n_blocks)))
+            with progress("simulating", events, "showers", done=before) as bar:
+                for block in production:
+                    writer.write(block.showers, position=block.number)
+                    bar.advance(len(block.showers))
+        return SimulationSummary(events, events - before, time.monotonic() - started, str(production.tables.kind))
