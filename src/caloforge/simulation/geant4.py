@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 
 from caloforge.detectors import Detector, particle_name
 from caloforge.errors import SimulationError, UsageError
-from caloforge.simulation.geometry import Frame, geometry_of, volume_name
+from caloforge.simulation.geometry import Frame, geometry_of, material_name, volume_name
 from caloforge.simulation.scoring import Deposits
 from caloforge.simulation.tables import TableSource, atomic_number, find_tables, need_calzone
 from caloforge.units import GeV, MeV, TeV, cm, format_energy
@@ -35,6 +36,8 @@ _HADRONS = frozenset({211, -211, 321, -321, 130, 310, 2212, -2212, 2112, -2112})
 #: Showers are handed to Geant4 one after the other until they add up to this energy. Larger groups cost memory
 #: (120 bytes per deposit), smaller ones cost calls.
 _GROUP_ENERGY = 20.0 * GeV
+
+_tables_in_use: Path | None = None
 
 
 def check_particle(pdg: int) -> None:
@@ -85,10 +88,8 @@ class Geant4:
         try:
             if "materials" in definition:
                 calzone.define(materials=definition["materials"])
-            elements = self._elements({plate.material for plate in stack.plates})
+            elements = self._elements({(p.material, material_name(stack, p.material)) for p in stack.plates})
             self.tables: TableSource = find_tables(tables, elements, hadronic=hadronic_physics(particle) is not None)
-            # Read by calzone when its first run starts.
-            os.environ["GEANT4_DATA_DIR"] = str(self.tables.path)
             self._simulation = calzone.Simulation(
                 definition,
                 physics=calzone.Physics(
@@ -104,20 +105,39 @@ class Geant4:
         names = (volume_name(plate.index) for plate in stack.plates)
         self._plates = {name: number for number, name in enumerate(names)}
 
-    @property
-    def simulation(self) -> Any:
-        """The simulation object of calzone, for measurements."""
-        return self._simulation
+    def run_brief(self, energies: Floats, directions: Floats) -> dict[str, Any]:
+        """Simulate showers with only the energy per shower and volume recorded: the least that calzone can do.
+
+        Args:
+            energies: kinetic, MeV, shape (N,).
+            directions: unit vectors in the local frame, shape (N, 3).
+
+        Returns:
+            Calzone's own record, by volume.
+        """
+        self._simulation.sample_deposits = "brief"
+        try:
+            return self._run(self.primaries(energies, directions))
+        finally:
+            self._simulation.sample_deposits = "detailed"
+
+    def _run(self, particles: NDArray[Any]) -> dict[str, Any]:
+        try:
+            with _data_directory(self.tables.path):
+                result: dict[str, Any] = self._simulation.run(particles)
+                return result
+        except self._calzone.Geant4Exception as error:
+            raise SimulationError(f"Geant4 failed: {_sentence(error)}") from error
 
     def versions(self) -> dict[str, str]:
         """Versions of Geant4 and calzone."""
         return {"geant4": str(self._calzone.GEANT4_VERSION), "calzone": version("calzone")}
 
-    def _elements(self, materials: set[str]) -> set[int]:
-        """Atomic numbers of the elements in some materials."""
+    def _elements(self, materials: set[tuple[str, str]]) -> set[int]:
+        """Atomic numbers of the elements in some materials, given as (name in the description, name in calzone)."""
         elements = set()
-        for name in materials:
-            described = self._calzone.describe(material=name)
+        for name, known_as in sorted(materials):
+            described = self._calzone.describe(material=known_as)
             if described is None:
                 raise SimulationError(f"Geant4 does not know the material '{name}'")
             elements |= {atomic_number(symbol) for symbol, _ in described.composition}
@@ -167,13 +187,7 @@ class Geant4:
         while first < len(particles):
             sums = np.cumsum(energies[first:])
             count = max(1, int(np.searchsorted(sums, _GROUP_ENERGY, side="right")))
-            try:
-                result = self._simulation.run(particles[first : first + count])
-            except self._calzone.Geant4Exception as error:
-                raise SimulationError(
-                    f"Geant4 failed in shower {first} to {first + count - 1}: {_sentence(error)}"
-                ) from error
-            yield first, count, self._collect(result, depth)
+            yield first, count, self._collect(self._run(particles[first : first + count]), depth)
             first += count
 
     def _collect(self, result: dict[str, Any], depth: bool) -> Deposits:
@@ -204,6 +218,25 @@ class Geant4:
             z=coordinate(2) if depth else np.zeros(0),
             energy=np.concatenate([t["value"] for t in tables]),
         )
+
+
+@contextmanager
+def _data_directory(path: Path) -> Iterator[None]:
+    """Tell calzone where the tables are; it asks when its first run in a process starts, and never again."""
+    global _tables_in_use
+    if _tables_in_use not in (None, path):
+        raise SimulationError(f"Geant4 in this process uses the tables in '{_tables_in_use}' already, not '{path}'")
+    _tables_in_use = path
+    before = os.environ.get("GEANT4_DATA_DIR")
+    os.environ["GEANT4_DATA_DIR"] = str(path)
+    try:
+        yield
+    finally:
+        # Built-in tables must not be taken for the official ones that this variable points to.
+        if before is None:
+            del os.environ["GEANT4_DATA_DIR"]
+        else:
+            os.environ["GEANT4_DATA_DIR"] = before
 
 
 def _sentence(error: Exception) -> str:

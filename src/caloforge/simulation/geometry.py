@@ -6,6 +6,7 @@ and the gun's axis is x. calzone counts lengths in cm.
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +17,7 @@ from caloforge.detectors import Detector, Stack
 from caloforge.errors import SimulationError
 from caloforge.units import cm, mm
 
-__all__ = ["Frame", "geometry_of", "plate_layers", "volume_name"]
+__all__ = ["Frame", "geometry_of", "material_name", "plate_layers", "volume_name"]
 
 Floats = NDArray[np.float64]
 
@@ -63,6 +64,18 @@ class Frame:
         return values * cm - self.origin[self.axes[local_axis]]
 
 
+def material_name(stack: Stack, name: str) -> str:
+    """Name of a material in calzone: Geant4's own, or one that stands for the definition.
+
+    calzone wants alphanumeric names that begin with a capital, and keeps definitions for the life of the process.
+    """
+    if name not in stack.materials:
+        return name
+    material = stack.materials[name]
+    definition = f"{material.density!r} {sorted(material.composition.items())!r}"
+    return "M" + hashlib.sha256(definition.encode()).hexdigest()[:16]
+
+
 def volume_name(index: int) -> str:
     """Path in calzone of the plate with this number."""
     return f"{_WORLD}.P{index}"
@@ -79,7 +92,7 @@ def geometry_of(stack: Stack) -> dict[str, Any]:
         size = [across, across, (stack.lateral[0] + 2 * _MARGIN) / cm]
     world: dict[str, Any] = {"box": size, "material": "G4_Galactic"}
     for plate in stack.plates:
-        volume: dict[str, Any] = {"material": plate.material}
+        volume: dict[str, Any] = {"material": material_name(stack, plate.material)}
         if stack.kind == "planar":
             middle = plate.start + plate.thickness / 2 - stack.thickness / 2
             volume["box"] = [stack.lateral[0] / cm, stack.lateral[1] / cm, plate.thickness / cm]
@@ -98,7 +111,7 @@ def geometry_of(stack: Stack) -> dict[str, Any]:
     if stack.materials:
         geometry["materials"] = {
             "mixtures": {
-                name: {"density": material.density, "composition": dict(material.composition)}
+                material_name(stack, name): {"density": material.density, "composition": dict(material.composition)}
                 for name, material in stack.materials.items()
             }
         }

@@ -93,6 +93,7 @@ class Production:
         try:
             for _ in range(max(1, min(jobs, len(self._todo)))):
                 self._workers.append(_Worker(plan))
+            # Blocks are handed out from the first iteration on; until then some can still be skipped.
             while self._facts is None:
                 self._hear()
         except BaseException:

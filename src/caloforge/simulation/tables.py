@@ -158,7 +158,9 @@ def find_tables(choice: str | Path, elements: Iterable[int], *, hadronic: bool =
         SimulationError: if the wanted tables are not there or incomplete.
     """
     if choice == "auto":
-        choice = "official" if find_official() else "builtin"
+        # Whoever names a directory means it: a wrong one is an error, not a reason to use something else.
+        named = "GEANT4_DATA_DIR" in os.environ
+        choice = "official" if named or find_official() else "builtin"
     if choice == "builtin":
         path = write_tables(cache_directory() / "geant4" / builtin_fingerprint(), elements, hadronic=hadronic)
         return TableSource("builtin", path, builtin_fingerprint())
