@@ -17,7 +17,7 @@ from caloforge.showers.formats.registry import find_format, sniff
 from caloforge.showers.hdf5 import closed_quietly, open_hdf5
 from caloforge.showers.showers import Showers
 
-__all__ = ["Reader", "Writer", "create_showers", "energy_balance", "open_showers"]
+__all__ = ["Reader", "Writer", "create_showers", "energy_balance", "open_any", "open_showers"]
 
 
 def open_showers(
@@ -36,7 +36,7 @@ def open_showers(
     Raises:
         ShowerFileError: if the file is damaged, foreign, without showers, or its energies have the wrong unit.
     """
-    reader = _open(Path(path), detector, particle)
+    reader = open_any(Path(path), detector, particle)
     try:
         if not len(reader):
             raise reader.error("holds no showers" + ("" if reader.complete else " yet"))
@@ -47,12 +47,13 @@ def open_showers(
     return reader
 
 
-def _open(path: Path, detector: Detector | str | Path | None, particle: int | str | None) -> Reader:
+def open_any(path: Path, detector: Detector | str | Path | None, particle: int | str | None) -> Reader:
+    """Open a shower file without a look at its values; it may hold no showers yet (see ``open_showers``)."""
     named = detector if detector is None or isinstance(detector, Detector) else load_detector(detector)
     pdg = None if particle is None else particle_id(particle)
     file = open_hdf5(path)
     try:
-        reader = sniff(path, file).reader(path, file, named, pdg)
+        reader = sniff(path, file)(path, file, named, pdg)
         reader.check_parts()
     except BaseException:
         closed_quietly(file)
@@ -80,7 +81,7 @@ def _check_units(reader: Reader) -> None:
         reader.detector.sampling_fraction is not None
         or (reader.detector.stack is not None and reader.detector.stack.deposits == "all")
     )
-    if balance < (1e-2 if sees_all else 3e-4):
+    if 0 < balance < (1e-2 if sees_all else 3e-4):
         warnings.warn(
             f"{reader.path}: its deposits are only {balance:.3g} of the incident energy, so one of the two may be in the "
             "wrong unit (expected MeV, or what the format says)",

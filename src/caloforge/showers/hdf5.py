@@ -280,16 +280,20 @@ class ChunkedDataset:
         self.rows = rows
         self.compressed = compressed
         self.chunk = (max(1, min(rows_per_chunk, rows)), *column.shape)
-        filters: dict[str, Any] = {"fletcher32": True}
+        options: dict[str, Any] = {"chunks": self.chunk, "fletcher32": True}
         if compressed:
-            filters = {"compression": "gzip", "compression_opts": _LEVEL, "shuffle": column.shuffle}
+            options = {
+                "chunks": self.chunk,
+                "compression": "gzip",
+                "compression_opts": _LEVEL,
+                "shuffle": column.shuffle,
+            }
         self.dataset = file.create_dataset(
             column.path,
             shape=(rows, *column.shape),
             dtype=column.dtype,
-            chunks=self.chunk,
             fillvalue=column.fill,
-            **filters,
+            **(options if rows else {}),  # HDF5 allows no chunks in a dataset without rows
         )
         self._check = check
         self._row = 0

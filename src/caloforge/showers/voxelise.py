@@ -9,7 +9,7 @@ from caloforge.detectors import Readout
 from caloforge.errors import ShowerFileError
 from caloforge.showers.showers import ShowerPoints, Showers
 
-__all__ = ["sum_in_voxels", "voxelise"]
+__all__ = ["sum_in_voxels", "to_points", "voxelise"]
 
 
 def sum_in_voxels(
@@ -70,4 +70,18 @@ def voxelise(points: ShowerPoints, readout: Readout) -> Showers:
         readout,
         points.direction,
         overflow.astype(np.float32),
+    )
+
+
+def to_points(showers: Showers) -> ShowerPoints:
+    """One point at the centre of every voxel that is not empty; the overflow, which has no place, is left out."""
+    shower, voxel = np.nonzero(showers.deposits)
+    readout = showers.readout
+    points = np.empty((len(voxel), 4), dtype=np.float32)
+    points[:, :2] = readout.centres()[voxel, :2]
+    points[:, 2] = readout.voxel_layers[voxel]
+    points[:, 3] = showers.deposits[shower, voxel]
+    offsets = np.searchsorted(shower, np.arange(len(showers) + 1))
+    return ShowerPoints(
+        offsets.astype(np.int64), points, showers.incident_energy, showers.particle, readout, showers.direction
     )

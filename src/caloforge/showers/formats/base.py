@@ -25,7 +25,18 @@ from caloforge.showers.hdf5 import Array, Column, closed_quietly, guarded, read_
 from caloforge.showers.parts import Part
 from caloforge.showers.showers import ShowerPoints, Showers
 
-__all__ = ["Block", "Encoder", "Format", "Kind", "Reader", "attribute", "dataset_of", "from_catalogue", "per_shower"]
+__all__ = [
+    "Block",
+    "Encoder",
+    "Format",
+    "Kind",
+    "Reader",
+    "UnbegunReader",
+    "attribute",
+    "dataset_of",
+    "from_catalogue",
+    "per_shower",
+]
 
 Block = Showers | ShowerPoints
 Kind = Literal["voxels", "points"]
@@ -213,6 +224,27 @@ class Reader(ABC):
                 raise self.error(
                     f"its part '{part.parent.name}/{part.name}' is lost; if it is just being written, try again in a moment"
                 )
+
+
+class UnbegunReader(Reader):
+    """A file whose writer was stopped before its first block was finished."""
+
+    format = "native"
+
+    def _setup(self) -> None:
+        self._n = 0
+        try:
+            request = json.loads(attribute(self, "request", ""))
+            self.format, self.kind = str(request["format"]), request["kind"]
+        except (ValueError, KeyError, TypeError):
+            raise self.error("holds nothing, and what was to be written into it is damaged") from None
+
+    def _read(self, start: int, stop: int) -> Block:
+        raise self.error("holds no showers yet")
+
+    def incident_energies(self, start: int, stop: int) -> NDArray[np.float64]:
+        """See ``Reader``."""
+        return np.empty(0)
 
 
 def attribute(reader: Reader, name: str, default: Any) -> Any:

@@ -20,7 +20,15 @@ from caloforge.showers.formats.base import Block, Encoder, Format, Reader, attri
 from caloforge.showers.hdf5 import Array, Column
 from caloforge.showers.showers import ShowerPoints, Showers
 
-__all__ = ["CALOCHALLENGE", "NATIVE", "PointOffsets", "energies_column", "optional_columns", "point_columns"]
+__all__ = [
+    "CALOCHALLENGE",
+    "NATIVE",
+    "PointOffsets",
+    "energies_column",
+    "native_encoder",
+    "optional_columns",
+    "point_columns",
+]
 
 VERSION = 1
 
@@ -93,7 +101,9 @@ def point_columns(block: ShowerPoints) -> dict[Column, Array]:
     }
 
 
-def _encoder(readout: Readout | None) -> Encoder:
+def native_encoder(readout: Readout | None) -> Encoder:
+    """The columns of the native layout."""
+
     def encode(block: Block) -> dict[Column, Array]:
         columns: dict[Column, Array] = {energies_column("incident_energies"): block.incident_energy[:, None]}
         if isinstance(block, ShowerPoints):
@@ -170,7 +180,7 @@ class CaloChallengeReader(NativeReader):
 def _voxels_only(readout: Readout | None) -> Encoder:
     if readout is None or not readout.has_voxels:
         raise OutputError("the CaloChallenge layout holds voxels, so it needs a detector with voxels")
-    return _encoder(readout)
+    return native_encoder(readout)
 
 
 def _has_layout(file: h5py.File) -> bool:
@@ -183,7 +193,7 @@ NATIVE = Format(
     lambda file: "caloforge" in file.attrs,
     NativeReader,
     ("voxels", "points"),
-    _encoder,
+    native_encoder,
     {"caloforge": VERSION},
 )
 

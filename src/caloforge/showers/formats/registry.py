@@ -7,13 +7,17 @@ from pathlib import Path
 import h5py
 
 from caloforge.errors import ShowerFileError, UsageError
-from caloforge.showers.formats.base import Format
+from caloforge.showers.formats.base import Format, Reader, UnbegunReader
+from caloforge.showers.formats.calogan import CALOGAN
+from caloforge.showers.formats.hits import HITS
+from caloforge.showers.formats.ild import ILD
 from caloforge.showers.formats.native import CALOCHALLENGE, NATIVE
+from caloforge.showers.formats.showerdata import SHOWERDATA
 from caloforge.showers.hdf5 import guarded
 
 __all__ = ["FORMATS", "find_format", "sniff"]
 
-FORMATS: dict[str, Format] = {form.name: form for form in (NATIVE, CALOCHALLENGE)}
+FORMATS: dict[str, Format] = {form.name: form for form in (NATIVE, CALOCHALLENGE, CALOGAN, SHOWERDATA, ILD, HITS)}
 
 
 def find_format(name: str, *, writing: bool = False) -> Format:
@@ -28,15 +32,17 @@ def find_format(name: str, *, writing: bool = False) -> Format:
     return FORMATS[name]
 
 
-def sniff(path: Path, file: h5py.File) -> Format:
-    """The format of an open file.
+def sniff(path: Path, file: h5py.File) -> type[Reader]:
+    """What can read an open file.
 
     Raises:
         ShowerFileError: if it is none of the known ones.
     """
     with guarded(path):
+        if not len(file) and "request" in file.attrs:
+            return UnbegunReader
         for form in FORMATS.values():
             if form.sniff(file):
-                return form
+                return form.reader
         names = ", ".join(sorted(map(str, file))[:8]) or "nothing"
     raise ShowerFileError(f"{path}: is no shower file of a known format; it holds {names}")

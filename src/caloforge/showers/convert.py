@@ -1,0 +1,195 @@
+"""From one shower file to another: other formats, other readouts, and what a file holds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from caloforge import __version__
+from caloforge.detectors import Detector, load_detector
+from caloforge.errors import UsageError
+from caloforge.showers.files import create_showers, open_any, open_showers
+from caloforge.showers.formats.base import Block, Kind, Reader
+from caloforge.showers.formats.hits import HitsReader
+from caloforge.showers.formats.registry import find_format
+from caloforge.showers.showers import ShowerPoints, Showers
+from caloforge.showers.voxelise import to_points, voxelise
+
+__all__ = ["Conversion", "convert", "describe"]
+
+Progress = Callable[[int, int], None]
+
+#: Memory that a block of showers may take.
+_BLOCK_BYTES = 32 * 2**20
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What a conversion did.
+
+    Attributes:
+        showers: how many were converted.
+        source: format that was read.
+        target: format that was written.
+        kind: voxels or points.
+        source_complete: false if the source's writer was interrupted.
+        energy: energy in the voxels or points written now, MeV.
+        overflow: energy beside the voxels of its layer, MeV, which the target holds as such.
+        left_out: energy that found no place in the target, MeV: hits in no layer, or the overflow when voxels become points.
+    """
+
+    showers: int
+    source: str
+    target: str
+    kind: Kind
+    source_complete: bool
+    energy: float
+    overflow: float
+    left_out: float
+
+
+def convert(
+    source: str | Path,
+    target: str | Path,
+    to: str = "native",
+    *,
+    detector: Detector | str | Path | None = None,
+    particle: int | str | None = None,
+    kind: Kind | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> Conversion:
+    """Write the showers of one file into another, block by block.
+
+    Points go into the voxels of the detector where the target holds voxels; voxels become points at their centres
+    where it holds points. Energies are taken as they are: neither thresholds nor a sampling fraction are applied.
+
+    Args:
+        source: a shower file of any known format.
+        target: the file to write.
+        to: its format.
+        detector: what the source belongs to; for points also the readout to put them into.
+        particle: the incident particle, if the source does not say.
+        kind: voxels or points, where the format leaves a choice; by default points become voxels if a detector with voxels
+            is named, and everything else stays what it is.
+        resume: go on with an interrupted conversion.
+        overwrite: replace an existing file.
+        progress: called after every block with the number of showers done and of all.
+
+    Raises:
+        UsageError: if source and target are the same file, or the target needs a detector with voxels.
+        ShowerFileError: if the source is damaged.
+        OutputError: if the target cannot be written.
+    """
+    source, target = Path(source), Path(target)
+    if source.exists() and target.exists() and source.samefile(target):
+        raise UsageError(f"{source}: cannot be converted into itself, choose another name")
+    form = find_format(to, writing=True)
+    named = detector if detector is None or isinstance(detector, Detector) else load_detector(detector)
+    with open_showers(source, named, particle=particle) as reader:
+        wanted = kind or _default_kind(reader, form.kinds, named)
+        if wanted == "voxels" and (reader.detector is None or not reader.detector.readout.has_voxels):
+            raise UsageError(f"{source}: holds points, so a detector with voxels must be named to convert it into {to}")
+        size, n = _block_size(reader), len(reader)
+        writer = create_showers(
+            target,
+            to,
+            detector=reader.detector,
+            particle=reader.particle,
+            kind=wanted,
+            provenance=reader.provenance
+            | {"converted": {"program": f"caloforge {__version__}", "file": source.name, "format": reader.format}},
+            request={"source": source.name, "showers": n, "block": size},
+            expected=n,
+            resume=resume,
+            overwrite=overwrite,
+        )
+        energy = overflow = left_out = 0.0
+        with writer:
+            for position in writer.missing(-(-n // size)):
+                block = reader.read(position * size, (position + 1) * size)
+                if wanted == "points":
+                    left_out += _overflow(block)
+                block = _as_kind(block, wanted)
+                overflow += _overflow(block)
+                energy += float(block.total_energy().sum())
+                writer.write(block, position)
+                if progress is not None:
+                    progress(len(writer), n)
+        if isinstance(reader, HitsReader):
+            left_out += reader.outside
+        return Conversion(n, reader.format, to, wanted, reader.complete, energy, overflow, left_out)
+
+
+def _default_kind(reader: Reader, kinds: tuple[Kind, ...], named: Detector | None) -> Kind:
+    if len(kinds) == 1:
+        return kinds[0]
+    return "voxels" if named is not None and named.readout.has_voxels else reader.kind
+
+
+def _block_size(reader: Reader) -> int:
+    if reader.kind == "points":
+        points = reader.content().get("points", 0) / max(1, len(reader))
+        return int(np.clip(_BLOCK_BYTES / (100 * max(points, 100)), 1, 1000))
+    return int(np.clip(_BLOCK_BYTES // (4 * reader.readout.n_voxels), 1, 1000))
+
+
+def _as_kind(block: Block, kind: Kind) -> Block:
+    if isinstance(block, Showers):
+        return block if kind == "voxels" else to_points(block)
+    if kind == "points":
+        return block
+    assert block.readout is not None  # checked before the first block
+    return voxelise(block, block.readout)
+
+
+def _overflow(block: Block) -> float:
+    return (
+        0.0
+        if isinstance(block, ShowerPoints) or block.overflow is None
+        else float(block.overflow.sum(dtype=np.float64))
+    )
+
+
+def describe(path: str | Path, detector: Detector | str | Path | None = None) -> dict[str, Any]:
+    """What a shower file holds, for people and programs; also of one that is not finished.
+
+    Returns:
+        ``path``, ``format``, ``kind``, ``showers``, ``expected`` (None if not known), ``complete``, ``detector`` (its name
+        or None), ``detector_hash``, ``layers``, ``voxels``, ``particle`` (PDG id, 0 if not known), ``energy_range`` (lowest and
+        highest incident energy, MeV, or None), ``extras`` (what else showers have), ``points`` (for points, if the format counts
+        them), ``provenance``, ``bytes``.
+
+    Raises:
+        ShowerFileError: if the file is damaged or of no known format.
+    """
+    path = Path(path)
+    with open_any(path, detector, None) as reader:
+        n = len(reader)
+        lowest, highest = np.inf, -np.inf
+        for start in range(0, n, 2**18):
+            energies = reader.incident_energies(start, min(start + 2**18, n))
+            lowest, highest = min(lowest, float(energies.min())), max(highest, float(energies.max()))
+        readout = None if reader.detector is None else reader.detector.readout
+        return {
+            "path": str(path),
+            "format": reader.format,
+            "kind": reader.kind,
+            "showers": n,
+            "expected": reader.expected,
+            "complete": reader.complete,
+            "detector": None if reader.detector is None else reader.detector.name,
+            "detector_hash": None if reader.detector is None else reader.detector.hash,
+            "layers": None if readout is None else readout.n_layers,
+            "voxels": None if readout is None else readout.n_voxels,
+            "particle": reader.particle,
+            "energy_range": (lowest, highest) if n else None,
+            "extras": [],
+            "provenance": reader.provenance,
+            "bytes": path.stat().st_size,
+        } | reader.content()
