@@ -8,13 +8,15 @@ about half the arithmetic of a single pass (see ``caloforge.nn.inverse``).
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import zip_longest
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from caloforge.errors import ConfigError, UsageError
-from caloforge.nn.inverse import invert_block
+from caloforge.nn.inverse import invert_flow
 from caloforge.nn.made import MADE, MaskKind
 from caloforge.nn.permutations import FixedPermutation, IndexArray
 from caloforge.nn.splines import check_spline_minima, raw_parameter_count, rqs
@@ -147,6 +149,7 @@ class MaskedAutoregressiveFlow(nn.Module):
             raise ConfigError(f"{len(permutations)} permutations do not fit behind {blocks} blocks")
         self.features = features
         self.context_features = context_features
+        self.bins = bins
         self.blocks = nn.ModuleList(
             AutoregressiveSpline(
                 features=features,
@@ -164,10 +167,14 @@ class MaskedAutoregressiveFlow(nn.Module):
             for _ in range(blocks)
         )
         self.permutations = nn.ModuleList(FixedPermutation(index) for index in permutations)
-        for permutation in self.permutations:
-            assert isinstance(permutation, FixedPermutation)
-            if permutation.index.numel() != features:
+        for _, permutation in self.chain():
+            if permutation is not None and permutation.index.numel() != features:
                 raise ConfigError(f"a permutation of {permutation.index.numel()} does not fit {features} features")
+
+    def chain(self) -> Iterator[tuple[AutoregressiveSpline, FixedPermutation | None]]:
+        """Blocks in the direction from data to latent, each with the permutation behind it, if there is one."""
+        permutations = cast("Iterable[FixedPermutation]", self.permutations)
+        yield from zip_longest(cast("Iterable[AutoregressiveSpline]", self.blocks), permutations)
 
     def _check(self, values: Tensor, context: Tensor | None) -> None:
         if values.ndim != 2 or values.shape[1] != self.features:
@@ -192,11 +199,11 @@ class MaskedAutoregressiveFlow(nn.Module):
         """
         self._check(x, context)
         logdet = x.new_zeros(x.shape[0])
-        for k, block in enumerate(self.blocks):
+        for block, permutation in self.chain():
             x, contribution = block(x, context)
             logdet = logdet + contribution
-            if k < len(self.permutations):
-                x = self.permutations[k](x)
+            if permutation is not None:
+                x = permutation(x)
         return x, logdet
 
     def log_prob(self, x: Tensor, context: Tensor | None = None) -> Tensor:
@@ -205,7 +212,6 @@ class MaskedAutoregressiveFlow(nn.Module):
         log_prob: Tensor = logdet - 0.5 * z.square().sum(dim=-1) - 0.5 * self.features * math.log(2 * math.pi)
         return log_prob
 
-    @torch.no_grad()
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Latent to data, exactly, at about half the arithmetic of one dense pass; without gradients and dropout.
 
@@ -220,17 +226,7 @@ class MaskedAutoregressiveFlow(nn.Module):
             UsageError: If a shape does not fit.
         """
         self._check(z, context)
-        logdet = z.new_zeros(z.shape[0])
-        for k in reversed(range(len(self.blocks))):
-            if k < len(self.permutations):
-                permutation = self.permutations[k]
-                assert isinstance(permutation, FixedPermutation)
-                z = permutation.inverse(z)
-            block = self.blocks[k]
-            assert isinstance(block, AutoregressiveSpline)
-            z, contribution = invert_block(block, z, context)
-            logdet = logdet + contribution
-        return z, logdet
+        return invert_flow(self, z, context)
 
     def inverse_reference(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Latent to data by D full passes through every block; slow, for tests and comparisons.
@@ -247,13 +243,9 @@ class MaskedAutoregressiveFlow(nn.Module):
         """
         self._check(z, context)
         logdet = z.new_zeros(z.shape[0])
-        for k in reversed(range(len(self.blocks))):
-            if k < len(self.permutations):
-                permutation = self.permutations[k]
-                assert isinstance(permutation, FixedPermutation)
+        for block, permutation in reversed(list(self.chain())):
+            if permutation is not None:
                 z = permutation.inverse(z)
-            block = self.blocks[k]
-            assert isinstance(block, AutoregressiveSpline)
             z, contribution = block.inverse_reference(z, context)
             logdet = logdet + contribution
         return z, logdet

@@ -12,8 +12,9 @@ by a mask in a forward pass.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from itertools import pairwise
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
@@ -223,6 +224,10 @@ class MADE(nn.Module):
         self.hidden = nn.ModuleList(StaircaseLinear(hidden, hidden, strict=False) for _ in range(hidden_layers))
         outputs = inputs.repeat_interleave(parameters_per_feature)
         self.output_layer = StaircaseLinear(hidden, outputs, strict=True)
+
+    def layers(self) -> list[StaircaseLinear]:
+        """The masked layers that lead into hidden units: the input layer, then the hidden-to-hidden ones."""
+        return [self.input_layer, *cast("Iterable[StaircaseLinear]", self.hidden)]
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """Parameters of all features in one pass.

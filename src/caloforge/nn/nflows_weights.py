@@ -29,8 +29,7 @@ def _cyclic_degrees(conditioner: MADE) -> Tensor:
 def _layers(conditioner: MADE) -> Iterator[tuple[str, StaircaseLinear, bool, bool]]:
     """Peer's name, layer, whether its rows and whether its columns are hidden units."""
     yield "initial_layer", conditioner.input_layer, True, False
-    for k, layer in enumerate(conditioner.hidden):
-        assert isinstance(layer, StaircaseLinear)
+    for k, layer in enumerate(conditioner.layers()[1:]):
         yield f"blocks.{k}.linear", layer, True, True
     yield "final_layer", conditioner.output_layer, False, True
 
@@ -40,15 +39,12 @@ def _parts(
 ) -> Iterator[tuple[str, AutoregressiveSpline | FixedPermutation]]:
     """Peer's name and part, in the order of the chain."""
     position = 0
-    for k, block in enumerate(flow.blocks):
-        assert isinstance(block, AutoregressiveSpline)
+    for block, permutation in flow.chain():
         if block.conditioner.masks != "published":
             raise ConfigError("weights can be exchanged with nflows only for published masks, this flow has even ones")
         yield f"{prefix}{position}.", block
         position += 1
-        if k < len(flow.permutations):
-            permutation = flow.permutations[k]
-            assert isinstance(permutation, FixedPermutation)
+        if permutation is not None:
             yield f"{prefix}{position}.", permutation
             position += 1
 

@@ -6,6 +6,7 @@ derivatives; the derivative at both ends is 1.
 
 Nothing here indexes with a boolean mask or synchronises with the host: inputs are clamped before the maths and the
 tails are selected afterwards. So the functions export, run under CUDA graphs, and give finite gradients everywhere.
+On a CPU, outside of tracing, the compiled kernels do the same arithmetic in one sweep over memory.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from caloforge.errors import ConfigError
+from caloforge.nn.compiled_splines import can_compile, compiled_rqs
 
-__all__ = ["check_spline_minima", "raw_parameter_count", "rqs"]
+__all__ = ["check_spline_minima", "plain_rqs", "raw_parameter_count", "rqs"]
 
 
 def raw_parameter_count(bins: int) -> int:
@@ -92,10 +94,32 @@ def rqs(
     check_spline_minima(bins, bound, min_bin_width, min_bin_height, min_derivative)
 
     dtype = torch.promote_types(torch.promote_types(inputs.dtype, raw_parameters.dtype), torch.float32)
-    x = inputs.to(dtype)
-    raw = raw_parameters.to(dtype)
-    clamped = x.clamp(-bound, bound)
+    x, raw = inputs.to(dtype), raw_parameters.to(dtype)
+    evaluate = compiled_rqs if can_compile(x, raw) else plain_rqs
+    return evaluate(
+        x,
+        raw,
+        bound=bound,
+        min_bin_width=min_bin_width,
+        min_bin_height=min_bin_height,
+        min_derivative=min_derivative,
+        inverse=inverse,
+    )
 
+
+def plain_rqs(
+    x: Tensor,
+    raw: Tensor,
+    *,
+    bound: float,
+    min_bin_width: float,
+    min_bin_height: float,
+    min_derivative: float,
+    inverse: bool,
+) -> tuple[Tensor, Tensor]:
+    """As :func:`rqs`, in PyTorch operations only: any device, exportable, differentiable any number of times."""
+    bins = (raw.shape[-1] + 1) // 3
+    clamped = x.clamp(-bound, bound)
     knots_x = _knots(raw[..., :bins], bound, min_bin_width)
     knots_y = _knots(raw[..., bins : 2 * bins], bound, min_bin_height)
     # softplus(shift) = 1 - min_derivative, hence exactly 1 at both ends.
@@ -111,7 +135,7 @@ def rqs(
     slope_right = slopes.gather(-1, bin_index + 1)[..., 0]
 
     # Rounded knots of the flattest bins may coincide in float32 when the caller's minimum is below its resolution.
-    smallest = 2 * bound * torch.finfo(dtype).eps
+    smallest = 2 * bound * torch.finfo(x.dtype).eps
     width = width.clamp_min(smallest)
     height = height.clamp_min(smallest)
     delta = height / width

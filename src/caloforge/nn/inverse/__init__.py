@@ -8,6 +8,35 @@ else. All steps together do the arithmetic of one masked pass instead of D of th
 
 from __future__ import annotations
 
-from caloforge.nn.inverse.incremental import invert_block, ready_units
+from typing import TYPE_CHECKING
 
-__all__ = ["invert_block", "ready_units"]
+import torch
+from torch import Tensor
+
+from caloforge.nn.inverse.compiled import compiled_inverse
+from caloforge.nn.inverse.incremental import invert_incrementally
+
+if TYPE_CHECKING:
+    from caloforge.nn.autoregressive import MaskedAutoregressiveFlow
+
+__all__ = ["invert_flow", "invert_incrementally"]
+
+
+@torch.no_grad()
+def invert_flow(flow: MaskedAutoregressiveFlow, z: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Invert a whole flow by the fastest means at hand: compiled kernels on a CPU, else plain PyTorch.
+
+    Args:
+        flow: The flow; dropout is off whatever its mode.
+        z: Latents (batch, D).
+        context: Conditions (batch, C), or None.
+
+    Returns:
+        Data x (batch, D) and log |det dx/dz| (batch,), nats.
+    """
+    parameter = next(flow.parameters())
+    if z.device.type == "cpu" and z.dtype == parameter.dtype:
+        compiled = compiled_inverse(flow, z.shape[0])
+        if compiled is not None:
+            return compiled(z, context)
+    return invert_incrementally(flow, z, context)

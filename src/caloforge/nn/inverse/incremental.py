@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
-    from caloforge.nn.autoregressive import AutoregressiveSpline
+    from caloforge.nn.autoregressive import AutoregressiveSpline, MaskedAutoregressiveFlow
 
-__all__ = ["invert_block", "ready_units"]
+__all__ = ["invert_incrementally", "ready_units"]
 
 #: Features per group: long enough for efficient products, short enough that the triangle inside stays small.
 _GROUP = 16
@@ -34,31 +34,37 @@ def ready_units(degrees: Tensor, features: int) -> list[int]:
 
 
 @torch.no_grad()
-def invert_block(block: AutoregressiveSpline, z: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Invert one block, without gradients.
+def invert_incrementally(flow: MaskedAutoregressiveFlow, z: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Invert a whole flow in plain PyTorch, without gradients.
 
     Args:
-        block: The block; dropout is off whatever its mode.
-        z: Outputs of the block (batch, D).
+        flow: The flow; dropout is off whatever its mode.
+        z: Latents (batch, D).
         context: Conditions (batch, C), or None.
 
     Returns:
-        Inputs x (batch, D) and log |det dx/dz| (batch,), nats.
+        Data x (batch, D) and log |det dx/dz| (batch,), nats.
     """
-    rows = z.shape[0] if z.device.type != "cpu" else _CPU_ROWS
-    if z.shape[0] <= rows:
-        return _invert_tile(block, z, context)
-    parts = [
-        _invert_tile(block, z[k : k + rows], None if context is None else context[k : k + rows])
-        for k in range(0, z.shape[0], rows)
-    ]
-    return torch.cat([x for x, _ in parts]), torch.cat([logdet for _, logdet in parts])
+    step = max(1, z.shape[0]) if z.device.type != "cpu" else _CPU_ROWS
+    if z.shape[0] > step:
+        parts = [
+            invert_incrementally(flow, z[k : k + step], None if context is None else context[k : k + step])
+            for k in range(0, z.shape[0], step)
+        ]
+        return torch.cat([x for x, _ in parts]), torch.cat([logdet for _, logdet in parts])
+    logdet = z.new_zeros(z.shape[0])
+    for block, permutation in reversed(list(flow.chain())):
+        if permutation is not None:
+            z = permutation.inverse(z)
+        z, contribution = _invert_tile(block, z, context)
+        logdet = logdet + contribution
+    return z, logdet
 
 
 def _invert_tile(block: AutoregressiveSpline, z: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
     made = block.conditioner
     count, per_feature = made.features, made.parameters_per_feature
-    layers = [made.input_layer, *made.hidden]
+    layers = made.layers()
     ready = ready_units(made.degrees, count)
     x = torch.zeros_like(z)
     logdet = z.new_zeros(z.shape[0])

@@ -1,0 +1,181 @@
+"""The exact fast inverse through the compiled CPU kernels (``caloforge.nn.native``).
+
+Weights are packed once: grouped by feature, in the order in which the kernel reads them, without the masked corner.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import enum
+import threading
+import weakref
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from caloforge.nn.inverse.incremental import ready_units
+from caloforge.nn.native import native_library
+
+if TYPE_CHECKING:
+    from caloforge.nn.autoregressive import AutoregressiveSpline, MaskedAutoregressiveFlow
+
+__all__ = ["CompiledInverse", "Layout", "compiled_inverse"]
+
+_SUFFIXES = {torch.float32: "f32", torch.float64: "f64"}
+_MOST_BINS = 64
+#: Up to this batch size showers are inverted one by one: a tile reads all weights however few its showers are.
+_MOST_SINGLE = 2
+
+
+def _addresses(tensors: Sequence[Tensor]) -> ctypes.Array[ctypes.c_void_p]:
+    return (ctypes.c_void_p * len(tensors))(*(tensor.data_ptr() for tensor in tensors))
+
+
+class Layout(enum.IntEnum):
+    """What the weights are packed for (the numbers are those of ``packed_flow.hpp``)."""
+
+    TILE = 0  #: many showers side by side in the lanes of a vector
+    SINGLE = 1  #: one shower at a time, skipping what silent units would contribute
+
+
+class CompiledInverse:
+    """A flow packed for the compiled inverse; a snapshot of its weights.
+
+    Args:
+        flow: A flow whose parameters are float32 or float64 on the CPU.
+        library: The loaded kernels.
+        layout: Which of the two kernels is to be used.
+    """
+
+    def __init__(self, flow: MaskedAutoregressiveFlow, library: ctypes.CDLL, layout: Layout) -> None:
+        self._library = library
+        self.dtype = next(flow.parameters()).dtype
+        self._suffix = _SUFFIXES[self.dtype]
+        self._features, self._context = flow.features, flow.context_features
+        chain = list(flow.chain())
+        first = chain[0][0]
+        made = first.conditioner
+        self._handle = self._function("new")(
+            made.features, made.context_features, made.hidden_features, 1 + len(made.hidden), len(chain), first.bins,
+            first.bound, first.min_bin_width, first.min_bin_height, first.min_derivative, int(layout),
+        )  # fmt: skip
+        self._finalizer = weakref.finalize(self, self._function("free"), self._handle)
+        for position, (block, permutation) in enumerate(reversed(chain)):
+            source = torch.arange(flow.features) if permutation is None else torch.argsort(permutation.index)
+            self._pack(position, block, source)
+
+    def _function(self, name: str) -> ctypes._NamedFuncPointer:
+        return getattr(self._library, f"caloforge_flow_{name}_{self._suffix}")  # type: ignore[no-any-return]
+
+    def _pack(self, position: int, block: AutoregressiveSpline, source: Tensor) -> None:
+        made = block.conditioner
+        weights = [layer.weight.detach().contiguous() for layer in made.layers()]
+        biases = [layer.bias.detach().contiguous() for layer in made.layers()]
+        context = made.context_layer
+        rest = [] if context is None else [context.weight.detach().contiguous(), context.bias.detach().contiguous()]
+        out = [made.output_layer.weight.detach().contiguous(), made.output_layer.bias.detach().contiguous()]
+        ready = torch.tensor(ready_units(made.degrees, made.features), dtype=torch.int64)
+        self._function("pack")(
+            self._handle, position, ready.data_ptr(), source.data_ptr(), _addresses(weights), _addresses(biases),
+            *([tensor.data_ptr() for tensor in rest] or [0, 0]), *(tensor.data_ptr() for tensor in out),
+        )  # fmt: skip
+
+    def __call__(self, z: Tensor, context: Tensor | None, threads: int | None = None) -> tuple[Tensor, Tensor]:
+        """Invert the flow.
+
+        Args:
+            z: Latents (batch, D).
+            context: Conditions (batch, C); None if C is 0.
+            threads: Number of threads; PyTorch's setting if not given.
+
+        Returns:
+            Data x (batch, D) and log |det dx/dz| (batch,), nats, in the dtype of the weights.
+        """
+        z = z.detach().to(self.dtype).contiguous()
+        conditions = z[:, :0] if context is None else context.detach().to(self.dtype).contiguous()
+        x, logdet = torch.empty_like(z), z.new_empty(z.shape[0])
+        self._function("invert")(
+            self._handle, z.shape[0], z.data_ptr(), conditions.data_ptr(), x.data_ptr(), logdet.data_ptr(),
+            threads or torch.get_num_threads(),
+        )  # fmt: skip
+        return x, logdet
+
+
+class _Watch:
+    """Notices when the weights of a flow change.
+
+    Addresses and version counters tell of replaced tensors and of ordinary writes. A few samples of each tensor tell of
+    writes through ``parameter.data``, common in weight averaging, which leave the version counters alone.
+    """
+
+    def __init__(self, tensors: list[Tensor], library: ctypes.CDLL) -> None:
+        self.addresses = [tensor.data_ptr() for tensor in tensors]
+        self._pointers = (ctypes.c_void_p * len(tensors))(*self.addresses)
+        self._sizes = (ctypes.c_int64 * len(tensors))(*[tensor.nbytes for tensor in tensors])
+        self._library = library
+
+    def state(self, tensors: list[Tensor]) -> tuple[Any, ...]:
+        """Equal to an earlier state as long as the weights are unchanged."""
+        fingerprint = self._library.caloforge_fingerprint(self._pointers, self._sizes, len(tensors))
+        return fingerprint, [tensor._version for tensor in tensors]
+
+
+class _Packed:
+    """Packed copies of one flow, one per layout, with the state of the weights they were made from."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.watch: _Watch | None = None
+        self.copies: dict[Layout, tuple[Any, CompiledInverse]] = {}
+        self._parts: list[nn.Module] = []
+        self._holders: list[tuple[dict[str, Any], str]] = []
+
+    def _tensors(self, flow: MaskedAutoregressiveFlow) -> list[Tensor]:
+        # Straight from the dictionaries of the modules: attribute access would take ten times as long.
+        parts: list[Any] = [*flow.blocks._modules.values(), *flow.permutations._modules.values()]
+        if self._parts != parts:
+            self._parts = parts
+            modules = [module for part in self._parts for module in part.modules()]
+            self._holders = [(module._parameters, name) for module in modules for name in module._parameters]
+            self._holders += [(part._buffers, "index") for _, part in flow.chain() if part is not None]
+        return [holder[name] for holder, name in self._holders]
+
+    def get(self, flow: MaskedAutoregressiveFlow, library: ctypes.CDLL, layout: Layout) -> CompiledInverse:
+        """The copy for ``layout``, made anew if the weights have changed."""
+        with self.lock:
+            tensors = self._tensors(flow)
+            if self.watch is None or self.watch.addresses != [tensor.data_ptr() for tensor in tensors]:
+                self.watch, self.copies = _Watch(tensors, library), {}
+            state = self.watch.state(tensors)
+            known = self.copies.get(layout)
+            if known is None or known[0] != state:
+                known = self.copies[layout] = (state, CompiledInverse(flow, library, layout))
+            return known[1]
+
+
+_packed: weakref.WeakKeyDictionary[MaskedAutoregressiveFlow, _Packed] = weakref.WeakKeyDictionary()
+_packed_lock = threading.Lock()
+
+
+def compiled_inverse(flow: MaskedAutoregressiveFlow, batch: int) -> CompiledInverse | None:
+    """The flow packed for a batch of this size, from memory if its weights have not changed since.
+
+    Args:
+        flow: The flow to invert.
+        batch: Number of showers to be inverted at once.
+
+    Returns:
+        None if the kernels cannot serve the flow (another device or dtype, no compiler).
+    """
+    parameter = next(flow.parameters())
+    if parameter.device.type != "cpu" or parameter.dtype not in _SUFFIXES or flow.bins > _MOST_BINS:
+        return None
+    library = native_library()
+    if library is None:
+        return None
+    layout = Layout.SINGLE if batch <= _MOST_SINGLE else Layout.TILE
+    with _packed_lock:
+        packed = _packed.setdefault(flow, _Packed())
+    return packed.get(flow, library, layout)

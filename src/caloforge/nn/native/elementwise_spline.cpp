@@ -1,0 +1,184 @@
+// Splines element by element, forwards and backwards, with gradients: the training path on a CPU.
+//
+// Raw parameters arrive as PyTorch holds them, (elements, 3K - 1). A few elements at a time are turned so that the lanes
+// are elements; everything about them then stays in registers and the first cache.
+#include <thread>
+#include <vector>
+
+#include "spline.hpp"
+
+namespace caloforge {
+
+// Spread `count` elements over threads in multiples of the lanes.
+template <class S, class Body>
+void parallel(int64_t count, int threads, Body body) {
+    constexpr int64_t grain = 64 * kLanes<S>;
+    const int64_t grains = (count + grain - 1) / grain;
+    const int64_t workers = std::max<int64_t>(1, std::min<int64_t>(threads, grains));
+    auto part = [&](int64_t k) { body(grains * k / workers * grain, std::min(count, grains * (k + 1) / workers * grain)); };
+    std::vector<std::thread> helpers;
+    for (int64_t k = 1; k < workers; ++k) helpers.emplace_back(part, k);
+    part(0);
+    for (auto& helper : helpers) helper.join();
+}
+
+// Turn `count` rows into columns of lanes; lanes without a row repeat the last one.
+template <class S>
+inline void turn_in(const S* rows, int count, int columns, S* out) {
+    for (int r = 0; r < kLanes<S>; ++r) {
+        const S* row = rows + std::min(r, count - 1) * ptrdiff_t(columns);
+        for (int p = 0; p < columns; ++p) out[p * kLanes<S> + r] = row[p];
+    }
+}
+
+template <class S>
+inline void turn_out(const S* in, int count, int columns, S* rows) {
+    for (int r = 0; r < count; ++r)
+        for (int p = 0; p < columns; ++p) rows[r * ptrdiff_t(columns) + p] = in[p * kLanes<S> + r];
+}
+
+template <class S>
+inline Vec<S> load_some(const S* from, int count) {
+    Vec<S> v{};
+    std::memcpy(&v, from, sizeof(S) * count);
+    return v;
+}
+template <class S>
+inline void store_some(S* to, int count, Vec<S> v) {
+    std::memcpy(to, &v, sizeof(S) * count);
+}
+
+// What reaches the raw sizes from the gradients of the lower and upper corner of the bin, through knots and softmax.
+template <class S>
+inline void sizes_backward(const Vec<S>* weight, int bins, S scale, Vec<S> index, Vec<S> lower, Vec<S> upper, S* grad_raw) {
+    const Vec<S> both = lower + upper, zero{};
+    Vec<S> mean{};
+    for (int k = 0; k < bins; ++k) {
+        // Corner number j is the sum of all sizes below it.
+        const Vec<S> to_size = index > S(k) ? both : (index == S(k) ? upper : zero);
+        mean += weight[k] * to_size;
+    }
+    for (int k = 0; k < bins; ++k) {
+        const Vec<S> to_size = index > S(k) ? both : (index == S(k) ? upper : zero);
+        store(grad_raw + k * kLanes<S>, scale * weight[k] * (to_size - mean));
+    }
+}
+
+// Gradients by the input (returned) and by the raw parameters.
+//
+// Let y = Y(x; q) be the curve in a bin with parameters q (corners and slopes) and L = log Y'. Forwards the gradients by
+// q are g_y Y_q + g_L L_q. Backwards, x solves Y(x; q) = y and the logarithm is -L, hence with A = (g_x - g_L L_x) / Y'
+// the gradient by y is A and those by q are -A Y_q - g_L L_q: the same expression with other factors.
+template <class S, int Bins, bool Inverse>
+inline Vec<S> gradients(const S* raw, Vec<S> in, Vec<S> grad_out, Vec<S> grad_log, const SplineShape& shape, S* grad_raw) {
+    constexpr int L = kLanes<S>;
+    using V = Vec<S>;
+    const int bins = Bins ? Bins : shape.bins;
+    const V edge = splat<S>(S(shape.bound)), one = splat<S>(1), zero{};
+    const V value = clamped<S>(in, shape);
+    Sizes<S, Bins> sizes;
+    const Bin<S> bin = locate<S, Bins, Inverse>(raw, L, value, shape, sizes);
+    const Curve<S> c = Curve<S>::template at<Inverse>(bin, value, shape);
+    const V rise = c.rise(bin), over = one / c.numerator, slope = c.delta * c.delta * c.numerator * c.under * c.under;
+
+    const V middle = c.rest - c.theta;  // derivative of theta (1 - theta)
+    const V log_theta = S(2) * ((bin.slope_right * c.theta - bin.slope_left * c.rest + c.delta * middle) * over -
+                                c.curvature * middle * c.under);
+    const V log_delta = S(2) * (c.spread * over + one / c.delta - (one - S(2) * c.spread) * c.under);
+    const V log_left = c.rest * c.rest * over - S(2) * c.spread * c.under;
+    const V log_right = c.theta * c.theta * over - S(2) * c.spread * c.under;
+
+    const V per_width = one / c.width;
+    const V along = (grad_out - grad_log * log_theta * per_width) / slope;
+    const V to_value = Inverse ? -along : grad_out, to_log = Inverse ? -grad_log : grad_log;
+    const V to_rise = to_value * c.height;
+    const V grad_theta = to_value * slope * c.width + to_log * log_theta;
+    const V grad_delta = to_rise * (c.theta * c.theta - rise * (one - S(2) * c.spread)) * c.under + to_log * log_delta;
+    const V grad_slope_left = to_rise * c.spread * (one - rise) * c.under + to_log * log_left;
+    const V grad_slope_right = to_log * log_right - to_rise * rise * c.spread * c.under;
+
+    // Sizes held at their smallest value, ends of the interval and inputs outside it pass nothing on.
+    const auto inside = (in >= -edge) & (in <= edge);
+    const V keep = inside ? one : zero;
+    const V grad_height = bin.top - bin.bottom > c.least ? to_value * rise + grad_delta * per_width : zero;
+    const V grad_width =
+        bin.right - bin.left > c.least ? -(grad_delta * c.delta + grad_theta * c.theta) * per_width : zero;
+    const auto first = bin.index == S(0), last = bin.index == S(bins - 1);
+    const V left = first ? zero : -(grad_theta * per_width + grad_width) * keep, right = last ? zero : grad_width * keep;
+    const V bottom = first ? zero : (to_value - grad_height) * keep, top = last ? zero : grad_height * keep;
+    const S width_scale = S((1 - shape.min_width * bins) * 2 * shape.bound);
+    const S height_scale = S((1 - shape.min_height * bins) * 2 * shape.bound);
+    sizes_backward<S>(sizes.width, bins, width_scale, bin.index, left, right, grad_raw);
+    sizes_backward<S>(sizes.height, bins, height_scale, bin.index, bottom, top, grad_raw + bins * L);
+    for (int k = 1; k < bins; ++k) {  // interior knot k
+        const V v = load(raw + (2 * bins + k - 1) * L), decay = exp_negative<S>(v > zero ? -v : v);
+        const V sigmoid = (v > zero ? one : decay) / (one + decay);
+        const V to_slope = bin.index == S(k) ? grad_slope_left : (bin.index == S(k - 1) ? grad_slope_right : zero);
+        store(grad_raw + (2 * bins + k - 1) * L, to_slope * sigmoid * keep);
+    }
+    return inside ? (Inverse ? along : grad_theta * per_width) : grad_out;
+}
+
+template <class S, int Bins, bool Inverse>
+void forward(int64_t count, const S* in, const S* raw, const SplineShape& shape, S* out, S* logabsdet, int threads) {
+    constexpr int L = kLanes<S>;
+    const int columns = 3 * (Bins ? Bins : shape.bins) - 1;
+    parallel<S>(count, threads, [&](int64_t first, int64_t end) {
+        S turned[(3 * (Bins ? Bins : kMaxBins) - 1) * L];
+        for (int64_t at = first; at < end; at += L) {
+            const int some = int(std::min<int64_t>(L, end - at));
+            turn_in(raw + at * columns, some, columns, turned);
+            Vec<S> log{};
+            store_some(out + at, some, spline<S, Bins, Inverse>(turned, L, load_some(in + at, some), shape, log));
+            store_some(logabsdet + at, some, log);
+        }
+    });
+}
+
+template <class S, int Bins, bool Inverse>
+void backward(int64_t count, const S* in, const S* raw, const S* grad_out, const S* grad_log, const SplineShape& shape,
+              S* grad_in, S* grad_raw, int threads) {
+    constexpr int L = kLanes<S>;
+    const int columns = 3 * (Bins ? Bins : shape.bins) - 1;
+    parallel<S>(count, threads, [&](int64_t first, int64_t end) {
+        S turned[(3 * (Bins ? Bins : kMaxBins) - 1) * L], result[(3 * (Bins ? Bins : kMaxBins) - 1) * L];
+        for (int64_t at = first; at < end; at += L) {
+            const int some = int(std::min<int64_t>(L, end - at));
+            turn_in(raw + at * columns, some, columns, turned);
+            store_some(grad_in + at, some,
+                       gradients<S, Bins, Inverse>(turned, load_some(in + at, some), load_some(grad_out + at, some),
+                                                   load_some(grad_log + at, some), shape, result));
+            turn_out(result, some, columns, grad_raw + at * columns);
+        }
+    });
+}
+
+}  // namespace caloforge
+
+using caloforge::SplineShape;
+
+#define CALOFORGE_CHOOSE(S, function, ...)                                                                       \
+    do {                                                                                                         \
+        if (bins == 8)                                                                                           \
+            inverse ? caloforge::function<S, 8, true>(__VA_ARGS__) : caloforge::function<S, 8, false>(__VA_ARGS__); \
+        else                                                                                                     \
+            inverse ? caloforge::function<S, 0, true>(__VA_ARGS__) : caloforge::function<S, 0, false>(__VA_ARGS__); \
+    } while (0)
+
+#define CALOFORGE_SPLINE_INTERFACE(S, NAME)                                                                            \
+    extern "C" void caloforge_spline_forward_##NAME(int64_t count, int inverse, int bins, double bound, double min_width, \
+                                                    double min_height, double min_derivative, int threads, const S* in, \
+                                                    const S* raw, S* out, S* logabsdet) {                               \
+        const SplineShape shape{bins, bound, min_width, min_height, min_derivative};                                    \
+        CALOFORGE_CHOOSE(S, forward, count, in, raw, shape, out, logabsdet, threads);                                   \
+    }                                                                                                                   \
+    extern "C" void caloforge_spline_backward_##NAME(int64_t count, int inverse, int bins, double bound,                \
+                                                     double min_width, double min_height, double min_derivative,        \
+                                                     int threads, const S* in, const S* raw, const S* grad_out,         \
+                                                     const S* grad_log, S* grad_in, S* grad_raw) {                      \
+        const SplineShape shape{bins, bound, min_width, min_height, min_derivative};                                    \
+        CALOFORGE_CHOOSE(S, backward, count, in, raw, grad_out, grad_log, shape, grad_in, grad_raw, threads);           \
+    }
+
+CALOFORGE_SPLINE_INTERFACE(float, f32)
+CALOFORGE_SPLINE_INTERFACE(double, f64)
