@@ -260,6 +260,8 @@ class BlockWriter:
             part = Part(self._new_name(), 0, size, (Run(position, 1, rows, points),))
             self._save_part(part, lambda file, check: fill_block(file, block, self._columns, check))
             self._switch([*self._parts, part])
+        # The block is safe now. If there is no space to tidy up, the next block will say so.
+        with contextlib.suppress(OSError):
             self._merge()
 
     def _new_name(self) -> str:
