@@ -11,6 +11,7 @@ __all__ = [
     "CaloForgeError",
     "ConfigError",
     "DetectorError",
+    "Interrupted",
     "MissingDependencyError",
     "ModelFileError",
     "OutputError",
@@ -45,6 +46,12 @@ class DetectorError(CaloForgeError):
 
 class ShowerFileError(CaloForgeError):
     """A shower file is truncated, foreign, inconsistent or holds impossible values."""
+
+
+class Interrupted(CaloForgeError):  # noqa: N818 - not an error, but shown like one
+    """Ctrl-C, with what was kept (exit code 130)."""
+
+    exit_code = 130
 
 
 class OutputError(CaloForgeError):

@@ -66,8 +66,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(str(error), error.exit_code)
     except _ClickException as error:
         return _wrong_usage(error)
-    except (KeyboardInterrupt, typer.Abort) as error:
-        return _fail(str(error) or "interrupted", 130)
+    except (KeyboardInterrupt, typer.Abort):
+        return _fail("interrupted", 130)
     except BrokenPipeError:
         # The reader of a pipe (head, less) has seen enough; that is no failure of ours.
         sys.stderr.close()
@@ -76,6 +76,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail("there is not enough memory for this; a smaller --batch-size or fewer --jobs may help", 1)
     except OSError as error:
         return _fail(str(OutputError(f"{error.filename or 'input or output'}: {error.strerror or error}")), 1)
+    if result == 130:  # typer's own answer to Ctrl-C
+        return _fail("interrupted", 130)
     return result if isinstance(result, int) else 0
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from caloforge.detectors import Detector, EnergySpectrum, particle_id
+from caloforge.errors import Interrupted
 from caloforge.progress import progress
 from caloforge.showers.files import create_showers
 from caloforge.simulation.plan import SimulationPlan
@@ -92,8 +93,13 @@ def simulate_to_file(
         with writer:
             before = len(writer)
             production.skip(set(range(plan.n_blocks)) - set(writer.missing(plan.n_blocks)))
-            with progress("simulating", events, "showers", done=before) as bar:
-                for block in production:
-                    writer.write(block.showers, position=block.number)
-                    bar.advance(len(block.showers))
+            try:
+                with progress("simulating", events, "showers", done=before) as bar:
+                    for block in production:
+                        writer.write(block.showers, position=block.number)
+                        bar.advance(len(block.showers))
+            except KeyboardInterrupt:
+                raise Interrupted(
+                    f"interrupted; {out} holds {len(writer)} of {events} showers, --resume goes on from there"
+                ) from None
         return SimulationSummary(events, events - before, time.monotonic() - started, str(production.tables.kind))
