@@ -152,6 +152,17 @@ def test_simulate_is_the_same_for_any_number_of_jobs(capsys, tmp_path):
     assert np.array_equal(first.overflow, second.overflow)
 
 
+def wait_for_a_block(path: Path, process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        if path.exists():
+            with h5py.File(path) as file:
+                if "showers" in file and len(file["showers"]):
+                    return
+        time.sleep(0.05)
+    pytest.fail("the simulation did not finish a single block")
+
+
 @pytest.mark.geant4
 def test_a_killed_simulation_is_resumed_to_the_same_showers(capsys, tmp_path):
     common = [
@@ -173,13 +184,7 @@ def test_a_killed_simulation_is_resumed_to_the_same_showers(capsys, tmp_path):
         stderr=subprocess.PIPE,
         text=True,
     )
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and process.poll() is None:
-        if killed.exists() and (killed.parent / "killed.h5.parts").exists():
-            with h5py.File(killed) as file:
-                if "showers" in file and len(file["showers"]):
-                    break
-        time.sleep(0.05)
+    wait_for_a_block(killed, process)
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()
     code, out, _ = run(capsys, "info", killed)
@@ -216,9 +221,7 @@ def test_ctrl_c_says_what_was_kept(tmp_path):
         str(out),
     ]
     process = subprocess.Popen([sys.executable, "-m", "caloforge", *command], stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and process.poll() is None and not out.exists():
-        time.sleep(0.05)
+    wait_for_a_block(out, process)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130

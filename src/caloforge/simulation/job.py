@@ -90,16 +90,15 @@ def simulate_to_file(
             resume=resume,
             overwrite=overwrite,
         )
-        with writer:
-            before = len(writer)
-            production.skip(set(range(plan.n_blocks)) - set(writer.missing(plan.n_blocks)))
-            try:
-                with progress("simulating", events, "showers", done=before) as bar:
-                    for block in production:
-                        writer.write(block.showers, position=block.number)
-                        bar.advance(len(block.showers))
-            except KeyboardInterrupt:
-                raise Interrupted(
-                    f"interrupted; {out} holds {len(writer)} of {events} showers, --resume goes on from there"
-                ) from None
+        before = len(writer)
+        try:
+            with writer, progress("simulating", events, "showers", done=before) as bar:
+                production.skip(set(range(plan.n_blocks)) - set(writer.missing(plan.n_blocks)))
+                for block in production:
+                    writer.write(block.showers, position=block.number)
+                    bar.advance(len(block.showers))
+        except KeyboardInterrupt:
+            raise Interrupted(
+                f"interrupted; {out} holds {len(writer)} of {events} showers, --resume goes on from there"
+            ) from None
         return SimulationSummary(events, events - before, time.monotonic() - started, str(production.tables.kind))
