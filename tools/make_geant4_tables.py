@@ -14,7 +14,7 @@ Sources, all of them public evaluations (the README beside the tables says the s
   are read from the data files that the package ``xpecgen`` carries (after PENELOPE's tabulation). xpecgen's *code* is
   GPL-3 and none of it is used; the numbers are measured and calculated facts published by NIST.
 * ``photons.npz``: photoelectric and Rayleigh cross sections of EPDL97 (D. E. Cullen, J. H. Hubbell, L. Kissel,
-  UCRL-50400 vol. 6 rev. 5, 1997), and K to O shell edges, through ``xraylib`` (BSD-3-Clause).
+  UCRL-50400 vol. 6 rev. 5, 1997), through ``xraylib`` (BSD-3-Clause).
 * ``nuclei.npz``: atomic masses, and thermal neutron absorption (2200 m/s) and total bound scattering cross sections of
   H. Rauch and W. Waschkowski / V. F. Sears (Neutron News 3 (1992) 26), through ``periodictable`` (public domain).
 """
@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +36,7 @@ PHOTON_RANGE = (1.01e-4, 0.79)
 POINTS_PER_DECADE = 24
 #: Relative half-width of an absorption edge in the tables.
 EDGE = 1.0e-5
-#: Photoelectric cross sections are a fit sigma = sum_i a_i / E^i above this energy (MeV), the K edge of all elements
+#: Photoelectric cross sections are a fit sigma = sum_i a_i / E^i above this energy (MeV), the K edges of all elements
 #: being below it; the fit is made up to FIT_MAXIMUM and goes on as 1/E from there.
 FIT_MINIMUM, FIT_MAXIMUM = 0.25, 0.79
 
@@ -59,21 +60,23 @@ def photon_grid(edges: np.ndarray) -> np.ndarray:
     return np.sort(np.concatenate([grid, edges * (1 - EDGE), edges * (1 + EDGE)]))
 
 
-def absorption_edges(xraylib: object, z: int) -> np.ndarray:
-    """Energies (MeV) of the shells of element ``z`` inside the tabulated range, each once."""
+def absorption_edges(sigma: Callable[[float], float]) -> np.ndarray:
+    """Energies (MeV) at which a photoelectric cross section jumps up.
+
+    They are looked for in the cross section itself: published shell energies differ from its edges by up to 0.1 %.
+    """
+    scan = np.geomspace(*PHOTON_RANGE, 8000)
+    values = np.array([sigma(e) for e in scan])
     edges = []
-    for shell in range(xraylib.K_SHELL, xraylib.Q3_SHELL + 1):
-        try:
-            edges.append(xraylib.EdgeEnergy(z, shell) * KEV)
-        except ValueError:
-            continue  # the element has no such shell
-    inside = np.array([e for e in edges if PHOTON_RANGE[0] * 1.01 < e < PHOTON_RANGE[1]])
-    # Nearly degenerate shells would give crossing pairs of points: keep the first of each.
-    kept: list[float] = []
-    for edge in np.sort(inside):
-        if not kept or edge / kept[-1] - 1 > 10 * EDGE:
-            kept.append(float(edge))
-    return np.array(kept)
+    for k in np.flatnonzero(values[1:] > values[:-1]):
+        low, high = scan[k : k + 2]
+        middle_value = np.sqrt(values[k] * values[k + 1])
+        while high / low - 1 > EDGE / 10:
+            middle = np.sqrt(low * high)
+            low, high = (low, middle) if sigma(middle) > middle_value else (middle, high)
+        if sigma(high) / sigma(low) > 1.005:  # else a gentle rise
+            edges.append(np.sqrt(low * high))
+    return np.array(edges)
 
 
 def photons(xraylib: object) -> dict[str, np.ndarray]:
@@ -81,7 +84,7 @@ def photons(xraylib: object) -> dict[str, np.ndarray]:
     grids, photo, rayleigh, fits = [], [], [], []
     powers = np.arange(1, 6)
     for z in ELEMENTS:
-        grid = photon_grid(absorption_edges(xraylib, z))
+        grid = photon_grid(absorption_edges(lambda e, z=z: xraylib.CSb_Photo(z, e / KEV)))
         grids.append(grid)
         photo.append(np.array([xraylib.CSb_Photo(z, e / KEV) for e in grid]))
         rayleigh.append(np.array([xraylib.CSb_Rayl(z, e / KEV) for e in grid]))

@@ -142,6 +142,7 @@ def check_energy_balance(raw: Floats, kinetic: Floats, pdg: int, *, first: int =
     if len(wrong):
         k = int(wrong[0])
         raise SimulationError(
-            f"shower {first + k}: Geant4 deposited {format_energy(float(raw[k]))} of a {particle_name(pdg)} of "
-            f"{format_energy(float(kinetic[k]))}, more than the {format_energy(float(allowed[k]))} that there are"
+            f"shower {first + k}: Geant4 deposited {format_energy(float(raw[k]))} of a "
+            f"{format_energy(float(kinetic[k]))} {particle_name(pdg)}, more than the "
+            f"{format_energy(float(allowed[k]))} that there are"
         )
