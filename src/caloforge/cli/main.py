@@ -44,9 +44,9 @@ def _root(
 
 def _register() -> None:
     # The commands import their rooms when they run, so that help and completion stay fast.
-    from caloforge.cli import demo, detectors, files, simulate
+    from caloforge.cli import demo, detectors, files, simulate, train
 
-    for module in (detectors, simulate, files, demo):
+    for module in (detectors, simulate, files, train, demo):
         module.register(app)
 
 
