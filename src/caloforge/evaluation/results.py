@@ -16,6 +16,8 @@ __all__ = [
     "Check",
     "ClassifierResult",
     "CorrelationResult",
+    "CrossParticleResult",
+    "CrossParticleScore",
     "EvaluationResult",
     "Images",
     "LogPosteriorResult",
@@ -162,6 +164,23 @@ class LogPosteriorResult(_Result):
     on_reference: dict[str, Spread]
     on_generated: dict[str, Spread]
     settings: dict[str, float | int | str]
+
+
+class CrossParticleScore(_Result):
+    """AUC between two particles of a classifier trained on one source of showers and scored on another."""
+
+    trained_on: str
+    scored_on: str
+    auc: Spread
+
+
+class CrossParticleResult(_Result):
+    """Particle identification on Geant4 and on generated showers (``geant4`` and ``generated``)."""
+
+    particles: tuple[str, str]
+    recipe: str
+    showers: int
+    scores: tuple[CrossParticleScore, ...]
 
 
 class PrdcResult(_Result):

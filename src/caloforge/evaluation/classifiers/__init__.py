@@ -1,0 +1,18 @@
+"""Classifiers as two-sample tests, as published by CaloFlow and CaloChallenge."""
+
+from caloforge.evaluation.classifiers.cross_particle import ParticlePair, cross_particle_test
+from caloforge.evaluation.classifiers.multiclass import log_posterior_test
+from caloforge.evaluation.classifiers.recipes import RECIPES, ClassifierRecipe, recipe
+from caloforge.evaluation.classifiers.two_sample import ClassifierSettings, expected_seconds, two_sample_test
+
+__all__ = [
+    "RECIPES",
+    "ClassifierRecipe",
+    "ClassifierSettings",
+    "ParticlePair",
+    "cross_particle_test",
+    "expected_seconds",
+    "log_posterior_test",
+    "recipe",
+    "two_sample_test",
+]

@@ -1,0 +1,107 @@
+"""One classifier among several generated samples: which of them does Geant4 look like most?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.special import log_softmax
+
+from caloforge.errors import UsageError
+from caloforge.evaluation.classifiers.inputs import INPUTS
+from caloforge.evaluation.classifiers.networks import build_network
+from caloforge.evaluation.classifiers.recipes import ClassifierRecipe, batch_size, split_sizes
+from caloforge.evaluation.classifiers.training import fit, seeded
+from caloforge.evaluation.classifiers.two_sample import ClassifierSettings, class_rows, spread
+from caloforge.evaluation.results import LogPosteriorResult
+from caloforge.random import Streams
+from caloforge.showers import Showers
+
+__all__ = ["log_posterior_test"]
+
+
+def log_posterior_test(
+    recipe: ClassifierRecipe,
+    generated: Mapping[str, Showers],
+    reference: Showers,
+    *,
+    settings: ClassifierSettings,
+    streams: Streams,
+    advance: Callable[[int, str], None] = lambda epochs, note: None,
+) -> LogPosteriorResult:
+    """Train one network to tell all generated samples apart, then ask it about Geant4 showers.
+
+    CaloChallenge's "multi cls" (arXiv:2410.21611): the mean logarithm (natural) of the probability that the network
+    gives each generated sample on reference showers, which it never saw; higher is better, and equally good samples get
+    -ln(number of samples). On the samples' own test showers it gives the cross-check "CC". The challenge's training of
+    it is not public; here it is the recipe's, with one output for each sample.
+
+    Args:
+        recipe: inputs, network and training.
+        generated: at least two samples by name, of the same readout as the reference.
+        reference: Geant4 showers that no model was trained on.
+        settings: how thoroughly.
+        streams: random numbers.
+        advance: told of every epoch.
+
+    Raises:
+        UsageError: if there are fewer than two samples.
+    """
+    if len(generated) < 2:
+        raise UsageError("the multi-class test needs at least two generated samples")
+    streams = streams.child(f"multiclass/{recipe.name}")
+    names = list(generated)
+    per_class = min(*(len(s) for s in generated.values()), settings.max_showers or len(reference))
+    generator = streams.child("rows").generator(0)
+    samples = [generated[name][class_rows(len(generated[name]), per_class, generator)] for name in names]
+    sizes = split_sizes(recipe, per_class)
+    shown = reference[class_rows(len(reference), sizes[2] * len(names), generator)]
+    rows = np.concatenate([INPUTS[recipe.inputs](s) for s in (*samples, shown)])
+    labels = np.concatenate([np.repeat(np.arange(len(names)), per_class), np.zeros(len(shown), dtype=np.int64)])
+    tensor = torch.from_numpy(rows).to(device=settings.device, dtype=getattr(torch, settings.precision))
+    classes = torch.from_numpy(labels).to(settings.device)
+    on_reference: dict[str, list[float]] = {name: [] for name in names}
+    on_generated: dict[str, list[float]] = {name: [] for name in names}
+    epochs = settings.epochs or recipe.epochs
+    for number in range(settings.retrainings):
+        generator = streams.child("training").generator(number)
+        orders = [k * per_class + generator.permutation(per_class) for k in range(len(names))]
+        ends = np.cumsum((0, *sizes))
+        train, choose, test = (np.concatenate([o[ends[k] : ends[k + 1]] for o in orders]) for k in range(3))
+        geant4 = len(names) * per_class + np.arange(len(shown))
+        seed = int(generator.integers(0, 2**63))
+        network = seeded(
+            seed, lambda: build_network(recipe.network, rows.shape[1], reference.readout, outputs=len(names))
+        )
+        trained = 0
+
+        def after_epoch() -> None:
+            nonlocal trained
+            trained += 1
+            advance(1, "")
+
+        outputs = fit(
+            network,
+            tensor,
+            classes,
+            (train, choose, np.concatenate([test, geant4])),
+            epochs=epochs,
+            batch_size=batch_size(recipe, sizes[0]),
+            learning_rate=recipe.learning_rate,
+            patience=settings.patience,
+            generator=generator,
+            after_epoch=after_epoch,
+        )
+        advance(epochs - trained, "")
+        posterior: NDArray[np.float64] = log_softmax(outputs.test, axis=1)
+        for k, name in enumerate(names):
+            own = posterior[: len(test)][labels[test] == k]
+            on_generated[name].append(float(own[:, k].mean()))
+            on_reference[name].append(float(posterior[len(test) :, k].mean()))
+    return LogPosteriorResult(
+        on_reference={name: spread(values) for name, values in on_reference.items()},
+        on_generated={name: spread(values) for name, values in on_generated.items()},
+        settings={"recipe": recipe.name, "epochs": epochs, "showers of each sample": per_class},
+    )

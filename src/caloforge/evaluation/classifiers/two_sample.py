@@ -1,0 +1,353 @@
+"""The two-sample test: how well a classifier tells generated showers from reference showers, over retrainings."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.special import expit
+
+from caloforge.detectors import Readout
+from caloforge.errors import OutputError, UsageError
+from caloforge.evaluation.classifiers.inputs import INPUTS
+from caloforge.evaluation.classifiers.networks import build_network
+from caloforge.evaluation.classifiers.recipes import ClassifierRecipe, batch_size, split_sizes
+from caloforge.evaluation.classifiers.scores import (
+    IsotonicCalibration,
+    area_under_roc,
+    area_under_roc_error,
+    divergence_of_classifier,
+    roc_curve,
+)
+from caloforge.evaluation.classifiers.training import fit, seeded
+from caloforge.evaluation.results import ClassifierResult, Roc, Slice, Spread
+from caloforge.random import Streams
+from caloforge.showers import Showers
+
+__all__ = ["ClassifierSettings", "class_rows", "energy_slices", "expected_seconds", "spread", "two_sample_test"]
+
+Float64 = NDArray[np.float64]
+Indices = NDArray[np.int64]
+
+#: Fewer showers of a class than this say nothing about a slice.
+_FEWEST_IN_SLICE = 20
+
+
+@dataclass(frozen=True)
+class ClassifierSettings:
+    """How thoroughly classifiers are trained.
+
+    Attributes:
+        retrainings: independent trainings, each with its own split, initial weights and order.
+        epochs: None for the published number.
+        max_showers: at most so many of each class, None for all.
+        patience: stop after so many epochs without a better accuracy; None trains all epochs, as published.
+        precision: CaloChallenge's script uses float64.
+        device: torch device.
+        slices: number of parts of the energy range with about equally many showers.
+    """
+
+    retrainings: int = 10
+    epochs: int | None = None
+    max_showers: int | None = None
+    patience: int | None = None
+    precision: Literal["float32", "float64"] = "float32"
+    device: str = "cpu"
+    slices: int = 5
+
+    def __post_init__(self) -> None:
+        for name in ("retrainings", "epochs", "max_showers", "patience", "slices"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UsageError(f"the classifier setting '{name}' is {value}, expected 1 or more")
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """Rows of both classes, in equal numbers."""
+
+    rows: torch.Tensor
+    labels: NDArray[np.int64]
+    energy: Float64
+    per_class: int
+    fingerprint: str
+
+
+def class_rows(count: int, wanted: int, generator: np.random.Generator) -> Indices:
+    """``wanted`` of ``count`` rows, drawn without replacement and sorted; all of them if that many are wanted."""
+    if wanted >= count:
+        return np.arange(count)
+    return np.sort(generator.choice(count, wanted, replace=False))
+
+
+def _sample(
+    recipe: ClassifierRecipe, generated: Showers, reference: Showers, settings: ClassifierSettings, streams: Streams
+) -> _Sample:
+    per_class = min(len(generated), len(reference), settings.max_showers or len(reference))
+    generator = streams.child("rows").generator(0)
+    # Equal numbers: a class imbalance would shift accuracy and calibration.
+    parts = [s[class_rows(len(s), per_class, generator)] for s in (generated, reference)]
+    rows = np.concatenate([INPUTS[recipe.inputs](part) for part in parts])
+    energy = np.concatenate([part.incident_energy for part in parts])
+    # The hash is over what the network will see, so any change of threshold, preprocessing or data shows.
+    fingerprint = hashlib.blake2b(digest_size=16)
+    fingerprint.update(rows.data)
+    fingerprint.update(energy.data)
+    tensor = torch.from_numpy(rows).to(device=settings.device, dtype=getattr(torch, settings.precision))
+    return _Sample(tensor, np.repeat([0, 1], per_class), energy, per_class, fingerprint.hexdigest())
+
+
+def energy_slices(energy: Float64, slices: int) -> Float64:
+    """Edges (MeV) that cut an energy spectrum into parts with about equally many showers.
+
+    A spectrum of at most 20 discrete energies is cut between them, one energy in each part.
+
+    Returns:
+        Shape (parts + 1,), rising.
+    """
+    distinct = np.unique(energy)
+    if len(distinct) <= 20:
+        middle = np.sqrt(distinct[1:] * distinct[:-1])
+        return np.concatenate([distinct[:1], middle, distinct[-1:]])
+    return np.unique(np.quantile(energy, np.linspace(0, 1, slices + 1)))
+
+
+def _slice_numbers(edges: Float64, energy: Float64) -> Indices:
+    # Energies of the generated showers may lie a little outside the reference's.
+    return np.clip(np.searchsorted(edges, energy, side="right") - 1, 0, max(len(edges) - 2, 0))
+
+
+def _parts(sizes: tuple[int, int, int], per_class: int, generator: np.random.Generator) -> tuple[Indices, ...]:
+    orders = [generator.permutation(per_class), per_class + generator.permutation(per_class)]
+    ends = np.cumsum((0, *sizes))
+    return tuple(np.concatenate([o[a:b] for o in orders]) for a, b in itertools.pairwise(ends))
+
+
+def _retrain(
+    recipe: ClassifierRecipe,
+    sample: _Sample,
+    readout: Readout,
+    settings: ClassifierSettings,
+    streams: Streams,
+    number: int,
+    edges: Float64,
+    after_epoch: Callable[[], None],
+) -> dict[str, Any]:
+    generator = streams.child("training").generator(number)
+    sizes = split_sizes(recipe, sample.per_class)
+    train, choose, test = _parts(sizes, sample.per_class, generator)
+    seed = int(generator.integers(0, 2**63))
+    network = seeded(seed, lambda: build_network(recipe.network, sample.rows.shape[1], readout))
+    outputs = fit(
+        network,
+        sample.rows,
+        torch.from_numpy(sample.labels).to(settings.device),
+        (train, choose, test),
+        epochs=settings.epochs or recipe.epochs,
+        batch_size=batch_size(recipe, sizes[0]),
+        learning_rate=recipe.learning_rate,
+        patience=settings.patience,
+        generator=generator,
+        after_epoch=after_epoch,
+    )
+    labels, logits = sample.labels[test], outputs.test[:, 0]
+    chosen, probability = expit(outputs.chosen[:, 0]), expit(logits)
+    calibrated = IsotonicCalibration(chosen, sample.labels[choose])(probability)
+    smoothed = IsotonicCalibration(chosen, sample.labels[choose], prior=0.5)(probability)
+    false, true = roc_curve(logits, labels)
+    numbers = _slice_numbers(edges, sample.energy[test])
+    sliced: list[float | None] = []
+    for part in range(len(edges) - 1):
+        inside = numbers == part
+        enough = all((labels[inside] == c).sum() >= _FEWEST_IN_SLICE for c in (0, 1))
+        sliced.append(area_under_roc(logits[inside], labels[inside]) if enough else None)
+    return {
+        "auc": area_under_roc(logits, labels),
+        "calibrated_auc": area_under_roc(calibrated, labels),
+        "jsd": divergence_of_classifier(smoothed, labels),
+        "error": area_under_roc_error(logits, labels),
+        "best_epoch": outputs.best_epoch,
+        "slices": sliced,
+        "slice_showers": [int((numbers == part).sum()) for part in range(len(edges) - 1)],
+        "roc": [false.tolist(), true.tolist()],
+        "parameters": sum(p.numel() for p in network.parameters()),
+    }
+
+
+def spread(values: list[float]) -> Spread:
+    """Mean, standard deviation (0 for a single value) and the values themselves."""
+    deviation = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+    return Spread(mean=float(np.mean(values)), std=deviation, values=tuple(values))
+
+
+def _kept(path: Path, fingerprint: str) -> dict[str, Any] | None:
+    """A retraining that an earlier run finished, if it was the same one."""
+    try:
+        stored: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, json.JSONDecodeError):
+        return None
+    return stored["result"] if stored.get("fingerprint") == fingerprint else None
+
+
+def _keep(path: Path, fingerprint: str, result: dict[str, Any]) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text(json.dumps({"fingerprint": fingerprint, "result": result}), encoding="utf-8")
+        temporary.replace(path)
+    except OSError as error:
+        raise OutputError(f"a finished retraining cannot be kept in '{path}' ({error.strerror})") from None
+
+
+def two_sample_test(
+    recipe: ClassifierRecipe,
+    generated: Showers,
+    reference: Showers,
+    *,
+    settings: ClassifierSettings,
+    streams: Streams,
+    keep: Path | None = None,
+    advance: Callable[[int, str], None] = lambda epochs, note: None,
+) -> ClassifierResult:
+    """Train classifiers between generated (label 0) and reference showers (label 1), and score them.
+
+    Each retraining draws its own split, so the spread holds the scatter of the test sample as well as that of the
+    training. The epoch with the best accuracy on the second part of the split counts; AUC, calibrated AUC (isotonic, as
+    published) and JSD are those of the third part.
+
+    Args:
+        recipe: what is trained.
+        generated: thresholded like the reference.
+        reference: Geant4 showers that no model was trained on.
+        settings: how thoroughly.
+        streams: random numbers; everything is a function of them and of the showers.
+        keep: folder in which finished retrainings are kept, so that an interrupted test goes on where it was.
+        advance: told of every epoch (1) or kept retraining (all of its epochs).
+
+    Raises:
+        UsageError: if there are too few showers, or the network cannot take this readout.
+    """
+    streams = streams.child(recipe.name)
+    sample = _sample(recipe, generated, reference, settings, streams)
+    sizes = split_sizes(recipe, sample.per_class)
+    edges = energy_slices(reference.incident_energy, settings.slices)
+    epochs = settings.epochs or recipe.epochs
+    identity = {
+        "recipe": asdict(recipe),
+        "rows": sample.fingerprint,
+        "seed": streams.seed,
+        "purpose": streams.purpose,
+        # How many retrainings there are and where they run does not change any one of them.
+        "settings": {k: v for k, v in asdict(settings).items() if k not in ("retrainings", "device")},
+        "edges": edges.tolist(),
+    }
+    results = []
+    for number in range(settings.retrainings):
+        fingerprint = hashlib.sha256(json.dumps([identity, number], sort_keys=True).encode()).hexdigest()
+        path = None if keep is None else keep / f"{recipe.name}-{number:02d}.json"
+        result = None if path is None else _kept(path, fingerprint)
+        if result is None:
+            trained = 0
+
+            def after_epoch() -> None:
+                nonlocal trained
+                trained += 1
+                advance(1, "")
+
+            result = _retrain(recipe, sample, reference.readout, settings, streams, number, edges, after_epoch)
+            # An early end must not leave the progress display short.
+            advance(epochs - trained, f"AUC {result['auc']:.3f}")
+            if path is not None:
+                _keep(path, fingerprint, result)
+        else:
+            advance(epochs, f"AUC {result['auc']:.3f} (kept)")
+        results.append(result)
+    return _gather(recipe, settings, sizes, results, edges)
+
+
+def _gather(
+    recipe: ClassifierRecipe,
+    settings: ClassifierSettings,
+    sizes: tuple[int, int, int],
+    results: list[dict[str, Any]],
+    edges: Float64,
+) -> ClassifierResult:
+    slices = []
+    for part in range(len(edges) - 1):
+        values = [r["slices"][part] for r in results if r["slices"][part] is not None]
+        if values:
+            slices.append(
+                Slice(
+                    energy_min=edges[part],
+                    energy_max=edges[part + 1],
+                    showers=round(np.mean([r["slice_showers"][part] for r in results])),
+                    auc=spread(values),
+                )
+            )
+    return ClassifierResult(
+        name=recipe.name,
+        title=recipe.title,
+        source=recipe.source,
+        settings={
+            "training showers of each class": sizes[0],
+            "selection showers of each class": sizes[1],
+            "test showers of each class": sizes[2],
+            "epochs": settings.epochs or recipe.epochs,
+            "patience": settings.patience or "none",
+            "batch size": batch_size(recipe, sizes[0]),
+            "learning rate": recipe.learning_rate,
+            "precision": settings.precision,
+            "retrainings": settings.retrainings,
+        },
+        parameters=results[0]["parameters"],
+        auc=spread([r["auc"] for r in results]),
+        calibrated_auc=spread([r["calibrated_auc"] for r in results]),
+        jsd=spread([r["jsd"] for r in results]),
+        statistical_error=float(np.mean([r["error"] for r in results])),
+        best_epochs=tuple(r["best_epoch"] for r in results),
+        slices=tuple(slices),
+        roc=Roc(generated=tuple(results[0]["roc"][0]), reference=tuple(results[0]["roc"][1])),
+    )
+
+
+def expected_seconds(recipe: ClassifierRecipe, showers: Showers, count: int, settings: ClassifierSettings) -> float:
+    """Time that a two-sample test will take on this machine, from a few training steps on part of a batch.
+
+    Args:
+        recipe: what would be trained.
+        showers: a few showers of the right readout (two are enough).
+        count: showers of each class.
+        settings: how thoroughly.
+    """
+    per_class = min(count, settings.max_showers or count)
+    sizes = split_sizes(recipe, per_class)
+    inputs = INPUTS[recipe.inputs](showers[:2]).shape[1]
+    batch = batch_size(recipe, sizes[0])
+    tried = min(batch, 128)
+    rows = torch.randn(
+        tried * 4, inputs, generator=torch.Generator().manual_seed(0), dtype=getattr(torch, settings.precision)
+    ).to(settings.device)
+    labels = torch.arange(len(rows), device=settings.device) % 2
+    network = seeded(0, lambda: build_network(recipe.network, inputs, showers.readout))
+    every, few = np.arange(len(rows)), np.arange(2)
+    times = []
+    for _ in range(2):  # the first one warms up
+        started = time.monotonic()
+        fit(
+            network, rows, labels, (every, few, few), epochs=1, batch_size=tried, learning_rate=1e-4, patience=None,
+            generator=np.random.default_rng(0), after_epoch=lambda: None,
+        )  # fmt: skip
+        times.append(time.monotonic() - started)
+    per_row = times[-1] / len(rows)
+    # Looking at a row costs about a third of learning from it; the test rows are looked at in few epochs only.
+    rows_per_epoch = 2 * (sizes[0] + 0.4 * sizes[1])
+    return per_row * rows_per_epoch * (settings.epochs or recipe.epochs) * settings.retrainings
