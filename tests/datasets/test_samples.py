@@ -1,0 +1,55 @@
+"""The packaged sample: what it promises, and that it is what the fact sheet says real photons are."""
+
+import numpy as np
+import pytest
+
+from caloforge import datasets
+from caloforge.errors import UsageError
+from caloforge.showers.hashes import row_hashes
+
+NAME = "calogan-gamma-sample"
+
+
+def test_splits_are_disjoint_and_complete():
+    hashes = {split: set(row_hashes(datasets.load(NAME, split=split)).tolist()) for split in ("train", "test", "floor")}
+    assert {split: len(h) for split, h in hashes.items()} == {"train": 6000, "test": 3000, "floor": 3000}
+    assert len(set.union(*hashes.values())) == 12_000
+
+
+@pytest.mark.parametrize("split", ["train", "test", "floor"])
+def test_showers_are_photons_in_the_calogan_calorimeter(split):
+    showers = datasets.load(NAME, split=split)
+    assert showers.deposits.dtype == np.float32
+    assert showers.particle == 22
+    assert showers.overflow.shape == (len(showers), 3)
+    assert 1000 <= showers.incident_energy.min() < showers.incident_energy.max() <= 100_000
+    containment = showers.total_energy() / showers.incident_energy
+    error = containment.std() / np.sqrt(len(showers))
+    # Reference figures over the 14,000 photons that the sample was taken from.
+    assert abs(containment.mean() - 0.9947) < 4 * error
+    fractions = (showers.layer_energies() / showers.total_energy()[:, None]).mean(axis=0)
+    assert np.allclose(fractions, [0.144, 0.854, 0.0021], atol=[0.008, 0.008, 0.0004])
+    assert (containment <= 1 + 1e-6).all()
+
+
+def test_path_opens_in_plain_h5py():
+    import h5py
+
+    with h5py.File(datasets.path(NAME, split="test")) as file:
+        assert file["showers"].shape == (3000, 504)
+        assert file["incident_energies"].shape == (3000, 1)
+        assert "Geant4" in file.attrs["provenance"]
+
+
+def test_only_train_is_trainable():
+    rows = {row["split"]: row for row in datasets.describe()}
+    assert [split for split, row in rows.items() if row["trainable"]] == ["train"]
+    assert rows["floor"]["detector"] == "calogan"
+    assert datasets.names() == [NAME]
+
+
+def test_unknown_names_are_refused():
+    with pytest.raises(UsageError, match="not known"):
+        datasets.load("nonsense")
+    with pytest.raises(UsageError, match="no split 'tset'"):
+        datasets.path(NAME, split="tset")
