@@ -11,6 +11,7 @@ __all__ = [
     "CaloForgeError",
     "ConfigError",
     "DetectorError",
+    "GenerationError",
     "Interrupted",
     "MissingDependencyError",
     "ModelFileError",
@@ -64,6 +65,10 @@ class ModelFileError(CaloForgeError):
 
 class SimulationError(CaloForgeError):
     """Geant4 could not be run as asked."""
+
+
+class GenerationError(CaloForgeError):
+    """A model cannot make the showers that it was asked for."""
 
 
 class TrainingError(CaloForgeError):

@@ -1,6 +1,7 @@
 """The data: showers in memory, in files, and on their way between the two."""
 
 from caloforge.showers.files import Reader, Writer, create_showers, energy_balance, open_showers
+from caloforge.showers.hashes import row_hashes
 from caloforge.showers.showers import ShowerPoints, Showers
 from caloforge.showers.voxelise import sum_in_voxels, voxelise
 
@@ -12,6 +13,7 @@ __all__ = [
     "create_showers",
     "energy_balance",
     "open_showers",
+    "row_hashes",
     "sum_in_voxels",
     "voxelise",
 ]

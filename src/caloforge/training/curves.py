@@ -40,8 +40,10 @@ def draw_curves(
     """
     names = list(dict.fromkeys(name for row in rows for part in _COLOURS for name in row.get(part, {})))
     panels = len(names) + 1
-    figure = Figure(figsize=(7.5, 2.7 * len(names) + 1.8), layout="constrained")
+    height = 2.7 * len(names) + 1.8
+    figure = Figure(figsize=(7.5, height))
     FigureCanvasAgg(figure)
+    figure.subplots_adjust(left=0.12, right=0.97, bottom=0.55 / height, top=1 - 0.4 / height, hspace=0.12)
     grid = figure.subplots(panels, 1, sharex=True, squeeze=False, height_ratios=[*[2.0] * len(names), 1.0])
     axes: list[Axes] = list(grid[:, 0])
     for axis, name in zip(axes, names, strict=False):

@@ -24,8 +24,7 @@ from caloforge.detectors import Detector
 from caloforge.errors import ShowerFileError, UsageError
 from caloforge.progress import Progress
 from caloforge.random import Streams
-from caloforge.showers import ShowerPoints, Showers
-from caloforge.showers.hashes import row_hashes
+from caloforge.showers import ShowerPoints, Showers, row_hashes
 from caloforge.stage import StageTraining, TrainingBatch
 from caloforge.training.order import DataOrder, split_rows
 from caloforge.training.table import Table, joined

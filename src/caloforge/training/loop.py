@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from caloforge.errors import TrainingError
+from caloforge.errors import Interrupted, TrainingError
 from caloforge.progress import Progress, progress
 from caloforge.random import Streams
 from caloforge.stage import FitStage, GradientStage, Player, TrainingBatch
@@ -31,16 +31,12 @@ from caloforge.training.optimisers import apply_schedule, make_optimiser, schedu
 from caloforge.training.processes import Processes
 from caloforge.training.state import StageState, finish_fit, last_state_file
 
-__all__ = ["Interrupted", "Run", "StageResult", "run_fit_stage", "train_stage"]
+__all__ = ["Run", "StageResult", "run_fit_stage", "train_stage"]
 
 #: On a GPU, batches between two looks at what it has computed; looking makes it wait.
 _GPU_CHECK = 25
 #: Seconds between two notes on the progress display, between two drawings of unfinished curves.
 _NOTE, _DRAWING = 0.5, 60.0
-
-
-class Interrupted(KeyboardInterrupt):
-    """Training was stopped by the user; the message says what was kept."""
 
 
 @dataclass(frozen=True)

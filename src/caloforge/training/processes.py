@@ -68,7 +68,7 @@ class Processes:
         if device.type == "cuda":
             if not torch.cuda.is_available():
                 raise UsageError(f"the device '{name}' was asked for, but torch finds no GPU here")
-            if device.index is None:
+            if ":" not in name:
                 device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
             torch.cuda.set_device(device)
         return device
@@ -92,7 +92,7 @@ class Processes:
             same = [g for g in gradients if g.dtype == dtype]
             flat = torch.cat([g.reshape(-1) for g in same]) * weight
             distributed.all_reduce(flat)
-            for gradient, part in zip(same, flat.split([g.numel() for g in same]), strict=True):
+            for gradient, part in zip(same, torch.split(flat, [g.numel() for g in same]), strict=True):
                 gradient.copy_(part.view_as(gradient))
 
     def sum_values(self, values: Mapping[str, Tensor], weight: float) -> dict[str, Tensor]:

@@ -1,0 +1,26 @@
+"""Generation: from conditions to showers, the same ones for any batch size and number of workers."""
+
+from caloforge.generation.conditions import (
+    ConditionSource,
+    ListedConditions,
+    SpectrumConditions,
+    conditions_of_file,
+)
+from caloforge.generation.generate import GenerationResult, generate
+from caloforge.generation.likelihood import LikelihoodResult, likelihood
+from caloforge.generation.sampling import Sample, Timing, generation_streams, sample_showers
+
+__all__ = [
+    "ConditionSource",
+    "GenerationResult",
+    "LikelihoodResult",
+    "ListedConditions",
+    "Sample",
+    "SpectrumConditions",
+    "Timing",
+    "conditions_of_file",
+    "generate",
+    "generation_streams",
+    "likelihood",
+    "sample_showers",
+]

@@ -1,0 +1,281 @@
+"""Showers from a trained model into a file, in any number of processes, resumable at any moment."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from caloforge import __version__
+from caloforge.detectors import Detector, particle_name
+from caloforge.errors import Interrupted, UsageError
+from caloforge.generation.conditions import ConditionSource
+from caloforge.generation.sampling import MAX_ATTEMPTS, Sample, Timing, generation_streams, sample_showers
+from caloforge.generation.workers import Task, Workers, WorkerSettings
+from caloforge.models import ShowerModel, load_model
+from caloforge.progress import progress
+from caloforge.showers import Writer, create_showers
+from caloforge.showers.files import open_any
+from caloforge.training.processes import Processes
+
+__all__ = ["GenerationResult", "block_rows", "generate"]
+
+#: Showers in a block of the file. Blocks are what is resumed, so their size depends on the detector alone.
+_BLOCK_ROWS, _LEAST_ROWS, _BLOCK_BYTES, _POINTS_ROWS = 500, 50, 4_000_000, 200
+
+
+@dataclass(frozen=True)
+class GenerationResult:
+    """What a call of ``generate`` did.
+
+    Attributes:
+        path: the file.
+        showers: showers in it.
+        made: showers made by this call.
+        redrawn: how many of all showers were rejected and drawn again, counting every attempt.
+        extrapolated: whether conditions outside the model's range were allowed.
+        seconds: wall time of this call.
+        timing: seconds spent on ``latents``, ``decode``, ``assembly`` (summed over all workers), ``writing`` and
+            ``loading`` (model and workers until the first showers come, at most one block).
+    """
+
+    path: Path
+    showers: int
+    made: int
+    redrawn: int
+    extrapolated: bool
+    seconds: float
+    timing: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def milliseconds_per_shower(self) -> float:
+        """Wall time of this call per shower that it made; 0 if there was nothing to do."""
+        return 1000 * self.seconds / self.made if self.made else 0.0
+
+
+def block_rows(detector: Detector) -> int:
+    """Showers in a block of a generated file: about 4 MB, but 50 to 500 showers."""
+    readout = detector.readout
+    if not readout.has_voxels:
+        return _POINTS_ROWS
+    return max(_LEAST_ROWS, min(_BLOCK_ROWS, _BLOCK_BYTES // (4 * readout.n_voxels)))
+
+
+def generate(
+    model: str | Path | ShowerModel,
+    conditions: ConditionSource,
+    out: str | Path,
+    *,
+    seed: int = 0,
+    batch_size: int = 1000,
+    workers: int = 1,
+    threads: int | None = None,
+    device: str = "cpu",
+    extrapolate: bool = False,
+    max_attempts: int = MAX_ATTEMPTS,
+    format: str = "native",  # noqa: A002 - the word that everyone uses
+    resume: bool = False,
+    overwrite: bool = False,
+    show: bool = True,
+    command: str | None = None,
+) -> GenerationResult:
+    """Generate showers into a file.
+
+    The showers depend on the model, the conditions and the seed; batch size, workers and device change nothing but
+    rounding.
+
+    Args:
+        model: model directory, name of a model that ships with the package, or a model in eval mode.
+        conditions: what is asked for.
+        out: shower file.
+        seed: of the showers' random numbers.
+        batch_size: showers in a batch.
+        workers: processes; with more than one, a script needs the usual ``if __name__ == "__main__"``.
+        threads: CPU threads of each worker; None gives each its share of the cores.
+        device: ``cpu``, ``cuda`` or ``cuda:N``.
+        extrapolate: allow conditions outside the range that the model was trained for; the file says so.
+        max_attempts: how often a shower may be drawn.
+        format: of the file.
+        resume: go on with what is there.
+        overwrite: replace what is there.
+        show: whether to show progress.
+        command: what the user typed, for the record.
+
+    Raises:
+        UsageError: if something was asked for that makes no sense, or conditions lie outside the model's range.
+        ModelFileError: if the model is missing, damaged or not finished.
+        GenerationError: if the model rejects a shower too often, or a worker dies.
+        OutputError: if the file cannot be written; finished blocks are kept.
+        Interrupted: if the user stopped it; the message says what was kept.
+    """
+    if workers < 1 or batch_size < 1:
+        raise UsageError(f"{workers} workers and batches of {batch_size} were asked for, expected 1 or more of each")
+    began = time.perf_counter()
+    out = Path(out)
+    Processes.local_device(device)  # a wrong name is noticed here rather than in a worker
+    loaded = model if isinstance(model, ShowerModel) else load_model(model)
+    valid = None if loaded.record is None else loaded.record.valid
+    if valid is not None and not extrapolate:
+        conditions.check(valid)
+    settings = WorkerSettings(
+        model=model if workers > 1 else loaded,
+        conditions=conditions,
+        streams=generation_streams(seed),
+        batch_size=batch_size,
+        max_attempts=max_attempts,
+        device=device,
+        threads=threads or max(1, _cores() // workers),
+    )
+    identity = _identity(loaded)
+    rows = block_rows(loaded.detector)
+    provenance = {
+        "program": "caloforge generate",
+        "caloforge": __version__,
+        "torch": torch.__version__,
+        "model": {"kind": loaded.kind, "sha256": identity},
+        "seed": seed,
+        "particle": particle_name(conditions.particle),
+        "extrapolated": extrapolate,
+        "command": command,
+    } | conditions.request()
+    writer = create_showers(
+        out,
+        format,
+        detector=loaded.detector,
+        particle=conditions.particle,
+        kind="voxels" if loaded.detector.readout.has_voxels else "points",
+        provenance=provenance | {"redrawn": 0},
+        request={"model": identity, "seed": seed, "block": rows, "extrapolate": extrapolate} | conditions.request(),
+        expected=len(conditions),
+        resume=resume,
+        overwrite=overwrite,
+    )
+    job = _Job(writer, conditions, rows, provenance, _redrawn_before(out))
+    before = len(writer)
+    try:
+        with writer:
+            job.run(loaded, settings, workers, show=show)
+    except KeyboardInterrupt:
+        kept = f"{out} holds {len(writer)} of {len(conditions)} showers, --resume goes on from there"
+        raise Interrupted(f"interrupted; {kept if len(writer) else 'no block was finished'}") from None
+    closed = time.perf_counter()
+    return GenerationResult(
+        path=out,
+        showers=len(conditions),
+        made=len(conditions) - before,
+        redrawn=job.redrawn,
+        extrapolated=extrapolate,
+        seconds=closed - began,
+        timing=vars(job.timing) | {"writing": job.writing, "loading": job.loading},
+    )
+
+
+class _Job:
+    """One generation into one file."""
+
+    def __init__(
+        self,
+        writer: Writer,
+        conditions: ConditionSource,
+        rows: int,
+        provenance: Mapping[str, Any],
+        redrawn: int,
+    ) -> None:
+        self._writer, self._conditions, self._rows, self._provenance = writer, conditions, rows, dict(provenance)
+        self.redrawn = redrawn
+        writer.set_provenance(self._provenance | {"redrawn": redrawn})
+        self.timing = Timing()
+        self.writing = self.loading = 0.0
+
+    def run(self, model: ShowerModel, settings: WorkerSettings, workers: int, *, show: bool) -> None:
+        """Make all missing blocks."""
+        tasks = self._tasks(settings.batch_size, workers)
+        if not tasks:
+            return
+        began = time.perf_counter()
+        shown = progress("generating", len(self._conditions), "showers", done=len(self._writer))
+        with shown if show else nullcontext() as display:
+            for task, sample in self._samples(tasks, model, settings, min(workers, len(tasks))):
+                if not self.loading:
+                    self.loading = time.perf_counter() - began - sample.timing.latents - sample.timing.decode
+                self._write(task, sample)
+                if display is not None:
+                    display.advance(task.stop - task.start)
+
+    def _tasks(self, batch_size: int, workers: int) -> list[Task]:
+        """Missing blocks, neighbours together where a batch can hold them and every worker still has something."""
+        total = len(self._conditions)
+        missing = self._writer.missing(-(-total // self._rows))
+        together = max(1, min(batch_size // self._rows, -(-len(missing) // workers)))
+        tasks: list[list[int]] = []
+        for block in missing:
+            if tasks and tasks[-1][1] == block and block - tasks[-1][0] < together:
+                tasks[-1][1] = block + 1
+            else:
+                tasks.append([block, block + 1])
+        return [Task(first * self._rows, min(end * self._rows, total)) for first, end in tasks]
+
+    def _samples(
+        self, tasks: Sequence[Task], model: ShowerModel, settings: WorkerSettings, workers: int
+    ) -> Iterator[tuple[Task, Sample]]:
+        if workers > 1:
+            with Workers(workers, settings, model.detector.readout) as pool:
+                yield from pool.run(tasks)
+            return
+        former = torch.get_num_threads()
+        torch.set_num_threads(settings.threads)
+        try:
+            ready = model.to(settings.device).eval()
+            for task in tasks:
+                wanted = self._conditions.block(task.start, task.stop)
+                yield (
+                    task,
+                    sample_showers(
+                        ready,
+                        wanted,
+                        settings.streams,
+                        batch_size=settings.batch_size,
+                        max_attempts=settings.max_attempts,
+                    ),
+                )
+        finally:
+            torch.set_num_threads(former)
+
+    def _write(self, task: Task, sample: Sample) -> None:
+        began = time.perf_counter()
+        self.timing.add(sample.timing)
+        self.redrawn += sample.redrawn
+        if sample.redrawn:
+            self._writer.set_provenance(self._provenance | {"redrawn": self.redrawn})
+        for start in range(task.start, task.stop, self._rows):
+            piece = sample.showers[start - task.start : start - task.start + self._rows]
+            self._writer.write(piece, position=start // self._rows)
+        self.writing += time.perf_counter() - began
+
+
+def _redrawn_before(path: Path) -> int:
+    """How many redrawn showers the file tells of that is being resumed (or was just begun)."""
+    with open_any(path, None, None) as reader:
+        return int(reader.provenance.get("redrawn", 0))
+
+
+def _identity(model: ShowerModel) -> str:
+    """Hash of the weights, as in ``model.json`` if the model was loaded from a directory."""
+    if model.record is not None:
+        return model.record.weights_sha256
+    digest = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,159 @@
+"""From conditions to showers in memory: batches, and rejected showers drawn again.
+
+What a shower looks like depends on the seed, its number and how often it was rejected, never on its neighbours.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from caloforge.errors import GenerationError, UsageError
+from caloforge.models import Conditions, ShowerModel
+from caloforge.random import Streams
+from caloforge.showers import ShowerPoints, Showers
+from caloforge.units import format_energy
+
+__all__ = ["Sample", "Timing", "generation_streams", "sample_showers"]
+
+#: How often a shower may be rejected before the model is given up.
+MAX_ATTEMPTS = 100
+
+
+def generation_streams(seed: int) -> Streams:
+    """The random streams of a generation.
+
+    Raises:
+        UsageError: if the seed is out of range.
+    """
+    return Streams(seed, "generation")
+
+
+@dataclass
+class Timing:
+    """Where the time went, seconds.
+
+    Attributes:
+        latents: drawing random numbers.
+        decode: the model itself: networks, inverse transforms, thresholds.
+        assembly: putting batches and redrawn showers together.
+    """
+
+    latents: float = 0.0
+    decode: float = 0.0
+    assembly: float = 0.0
+
+    def add(self, other: Timing) -> None:
+        """Take in the times of other showers."""
+        self.latents += other.latents
+        self.decode += other.decode
+        self.assembly += other.assembly
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Generated showers.
+
+    Attributes:
+        showers: in the order of the conditions.
+        redrawn: how many showers were rejected and drawn again, counting every attempt.
+        timing: where the time went.
+    """
+
+    showers: Showers | ShowerPoints
+    redrawn: int
+    timing: Timing = field(default_factory=Timing)
+
+
+def sample_showers(
+    model: ShowerModel,
+    conditions: Conditions,
+    streams: Streams,
+    *,
+    batch_size: int = 1000,
+    max_attempts: int = MAX_ATTEMPTS,
+) -> Sample:
+    """Generate showers in memory.
+
+    Args:
+        model: a trained model in eval mode.
+        conditions: what is asked for, first attempts.
+        streams: random streams, see ``generation_streams``.
+        batch_size: showers in a batch; changes speed and memory, not the showers.
+        max_attempts: how often a shower may be drawn.
+
+    Raises:
+        GenerationError: if the model rejects a shower ``max_attempts`` times.
+        UsageError: if the batch size is below 1 or no showers are asked for.
+    """
+    if batch_size < 1:
+        raise UsageError(f"the batch size is {batch_size}, expected 1 or more")
+    if not len(conditions):
+        raise UsageError("no showers were asked for")
+    timing = Timing()
+    places: list[NDArray[np.int64]] = []
+    parts: list[Showers | ShowerPoints] = []
+    waiting, wanted, redrawn = np.arange(len(conditions)), conditions, 0
+    while len(waiting):
+        rejected = np.zeros(len(waiting), dtype=np.bool_)
+        for start in range(0, len(waiting), batch_size):
+            rows = slice(start, start + batch_size)
+            began = time.perf_counter()
+            latents = model.latents(wanted[rows], streams)
+            drawn = time.perf_counter()
+            made, valid = model.decode(wanted[rows], latents)
+            done = time.perf_counter()
+            rejected[rows] = ~valid
+            if valid.any():
+                places.append(waiting[rows][valid])
+                parts.append(made if valid.all() else _chosen(made, np.flatnonzero(valid)))
+            timing.latents += drawn - began
+            timing.decode += done - drawn
+            timing.assembly += time.perf_counter() - done
+        redrawn += int(rejected.sum())
+        waiting, wanted = waiting[rejected], wanted[rejected].again()
+        if len(waiting) and int(wanted.attempt.max()) >= max_attempts:
+            raise GenerationError(
+                f"the model rejected shower {int(wanted.index[0])} ({format_energy(float(wanted.incident_energy[0]))}) "
+                f"{max_attempts} times, so it cannot make showers under these conditions"
+            )
+    began = time.perf_counter()
+    showers = _in_order(parts, np.concatenate(places))
+    timing.assembly += time.perf_counter() - began
+    return Sample(showers, redrawn, timing)
+
+
+def _in_order(parts: Sequence[Showers | ShowerPoints], places: NDArray[np.int64]) -> Showers | ShowerPoints:
+    """The parts as one, shower k at ``places[k]``."""
+    joined: Showers | ShowerPoints
+    if len(parts) == 1:
+        joined = parts[0]
+    else:
+        voxels = [part for part in parts if isinstance(part, Showers)]
+        points = [part for part in parts if isinstance(part, ShowerPoints)]
+        joined = Showers.concatenate(voxels) if voxels else ShowerPoints.concatenate(points)
+    if (np.diff(places) > 0).all():
+        return joined
+    return _chosen(joined, np.argsort(places))
+
+
+def _chosen(showers: Showers | ShowerPoints, rows: NDArray[np.int64]) -> Showers | ShowerPoints:
+    """Some showers in any order."""
+    if isinstance(showers, Showers):
+        return showers[rows]
+    counts = np.diff(showers.offsets)[rows]
+    offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+    index = np.repeat(showers.offsets[rows] - offsets[:-1], counts) + np.arange(offsets[-1])
+    direction = None if showers.direction is None else showers.direction[rows]
+    return ShowerPoints(
+        offsets,
+        showers.points[index],
+        showers.incident_energy[rows],
+        showers.particle,
+        showers.readout,
+        direction,
+    )
