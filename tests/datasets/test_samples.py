@@ -29,7 +29,8 @@ def test_showers_are_photons_in_the_calogan_calorimeter(split):
     assert abs(containment.mean() - 0.9947) < 4 * error
     fractions = (showers.layer_energies() / showers.total_energy()[:, None]).mean(axis=0)
     assert np.allclose(fractions, [0.144, 0.854, 0.0021], atol=[0.008, 0.008, 0.0004])
-    assert (containment <= 1 + 1e-6).all()
+    # The mantissas are rounded to 12 bits, so the sum may exceed what came in by as much.
+    assert (containment <= 1 + 2e-4).all()
 
 
 def test_path_opens_in_plain_h5py():
@@ -38,7 +39,7 @@ def test_path_opens_in_plain_h5py():
     with h5py.File(datasets.path(NAME, split="test")) as file:
         assert file["showers"].shape == (3000, 504)
         assert file["incident_energies"].shape == (3000, 1)
-        assert "Geant4" in file.attrs["provenance"]
+        assert b"Geant4" in file.attrs["provenance"]
 
 
 def test_only_train_is_trainable():
