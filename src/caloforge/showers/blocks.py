@@ -264,6 +264,10 @@ class BlockWriter:
         with contextlib.suppress(OSError):
             self._merge()
 
+    def set_attribute(self, name: str, value: Any) -> None:
+        """Change an attribute of the root group; it reaches the file with the next block, or when the file is closed."""
+        self._attributes[name] = value
+
     def _new_name(self) -> str:
         name = Part.name_of(self._next)
         self._next += 1

@@ -143,6 +143,10 @@ class Writer:
         self._check(block)
         self.blocks.write(self._encode(block), position)
 
+    def set_provenance(self, provenance: Mapping[str, Any]) -> None:
+        """Change what is said about where the showers come from; it reaches the file with the next block."""
+        self.blocks.set_attribute("provenance", json.dumps(dict(provenance)))
+
     def _check(self, block: Block) -> None:
         if isinstance(block, Showers) != (self.kind == "voxels"):
             raise OutputError(f"{self.path}: was begun for {self.kind}, so it cannot take the other kind")
