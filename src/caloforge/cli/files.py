@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -210,7 +211,35 @@ def convert(
             )
 
 
+def datasets(json_: Annotated[bool, typer.Option("--json", help="Machine-readable output.")] = False) -> None:
+    r"""List the real showers that come with the package.
+
+    \b
+    Example: caloforge datasets
+    """
+    from caloforge.datasets import describe
+    from caloforge.detectors import particle_name
+    from caloforge.units import format_energy
+
+    found = describe()
+    if json_:
+        typer.echo(json.dumps(found, indent=2, default=str))
+        return
+    rows = [
+        [
+            d["name"], d["split"], str(d["showers"]), particle_name(d["particle"]), d["detector"],
+            " to ".join(format_energy(round(e, -3)) for e in d["energy_range"]),
+            "train on it" if d["trainable"] else "reference, never trained on", d["path"],
+        ]
+        for d in found
+    ]  # fmt: skip
+    print_table("", ["sample", "split", "showers", "particle", "detector", "energy", "use"], [row[:-1] for row in rows])
+    for row in rows:
+        console.print(f"{row[1]}: {row[-1]}")
+
+
 def register(app: typer.Typer) -> None:
     """Add the commands of this module."""
     app.command()(info)
     app.command()(convert)
+    app.command()(datasets)
