@@ -1,0 +1,141 @@
+"""``caloforge generate`` and ``caloforge likelihood``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from caloforge.cli.common import OverwriteOption, ResumeOption, SeedOption, command_line, console, print_table
+from caloforge.errors import UsageError
+
+__all__ = ["register"]
+
+ModelArgument = Annotated[
+    str, typer.Argument(help="Model directory, or the name of a model that ships with the package.")
+]
+
+
+def generate(
+    model: ModelArgument,
+    out: Annotated[Path, typer.Option("--out", "-o", help="File to write.")],
+    energy: Annotated[str | None, typer.Option(help="GeV: 50 | 5,10,20 | 1:100 | 1:100:log.")] = None,
+    events: Annotated[
+        int | None, typer.Option(min=1, help="Number of showers (default: 1000, or all of --conditions-from).")
+    ] = None,
+    conditions_from: Annotated[
+        Path | None, typer.Option(help="Take energies and directions from this shower file.")
+    ] = None,
+    random_directions: Annotated[
+        bool, typer.Option("--random-directions", help="Within the range of the detector's gun.")
+    ] = False,
+    seed: SeedOption = 0,
+    batch_size: Annotated[
+        int, typer.Option(min=1, help="Showers at a time; changes speed and memory, not the showers.")
+    ] = 1000,
+    workers: Annotated[int, typer.Option(min=1, help="Number of processes.")] = 1,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="CPU threads of each process (default: its share).")
+    ] = None,
+    device: Annotated[str, typer.Option(help="cpu | cuda | cuda:N")] = "cpu",
+    to: Annotated[str, typer.Option(help="Format: native | calogan | calochallenge | showerdata | ild.")] = "native",
+    extrapolate: Annotated[
+        bool, typer.Option("--extrapolate", help="Allow energies outside the trained range; the file says so.")
+    ] = False,
+    resume: ResumeOption = False,
+    overwrite: OverwriteOption = False,
+) -> None:
+    r"""Generate showers with a trained model.
+
+    \b
+    Example: caloforge generate runs/photons --energy 1:100 --events 1000 --out generated.h5
+
+    Same seed, same showers, for any batch size and number of processes.
+    """
+    from caloforge.detectors import EnergySpectrum
+    from caloforge.generation import ConditionSource, SpectrumConditions, conditions_of_file
+    from caloforge.generation import generate as run
+    from caloforge.models import load_model
+
+    if (energy is None) == (conditions_from is None):
+        raise UsageError("expected either --energy or --conditions-from")
+    loaded = load_model(model)
+    conditions: ConditionSource
+    if conditions_from is not None:
+        conditions = conditions_of_file(conditions_from, showers=events)
+    else:
+        assert loaded.record is not None  # loaded from a directory
+        conditions = SpectrumConditions(
+            EnergySpectrum.parse(energy or ""),
+            events or 1000,
+            seed,
+            loaded.record.valid.particle,
+            loaded.detector.gun,
+            "random" if random_directions else "straight",
+        )
+    result = run(
+        model if workers > 1 else loaded,
+        conditions,
+        out,
+        seed=seed,
+        batch_size=batch_size,
+        workers=workers,
+        threads=threads,
+        device=device,
+        extrapolate=extrapolate,
+        format=to,
+        resume=resume,
+        overwrite=overwrite,
+        command=command_line(),
+    )
+    speed = f"{result.milliseconds_per_shower:.3g} ms per shower" if result.made else "nothing left to do"
+    spent = ", ".join(f"{name} {seconds:.2f} s" for name, seconds in result.timing.items())
+    rows = [
+        ["showers", f"{result.showers}" + (f", {result.made} of them now" if result.made < result.showers else "")],
+        ["time", f"{result.seconds:.1f} s, {speed}"],
+        ["spent on", spent],
+        ["drawn again", str(result.redrawn)],
+        ["file", f"{out} ({out.stat().st_size / 1e6:.1f} MB)"],
+    ]
+    if result.extrapolated:
+        rows.append(["note", "energies outside the trained range were allowed"])
+    print_table("", ["", ""], rows)
+
+
+def likelihood(
+    model: ModelArgument,
+    data: Annotated[Path, typer.Argument(help="Shower file.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Table to write (CSV).")],
+    noise_draws: Annotated[
+        int, typer.Option(min=1, help="Draws of the training noise to average the density over.")
+    ] = 1,
+    seed: SeedOption = 0,
+    batch_size: Annotated[int, typer.Option(min=1, help="Showers at a time.")] = 500,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads (default: all cores).")] = None,
+    device: Annotated[str, typer.Option(help="cpu | cuda | cuda:N")] = "cpu",
+    overwrite: OverwriteOption = False,
+) -> None:
+    r"""Write the log-likelihood of every shower under a model, in nats.
+
+    \b
+    Example: caloforge likelihood runs/photons showers.h5 --out logp.csv
+    """
+    from caloforge.generation import likelihood as run
+
+    result = run(
+        model, data, out, noise_draws=noise_draws, seed=seed, batch_size=batch_size, threads=threads, device=device,
+        overwrite=overwrite,
+    )  # fmt: skip
+    console.print(
+        f"{out}: {result.showers} showers, mean log-likelihood {result.mean:.2f} +- {result.error:.2f} nats "
+        f"({result.seconds:.1f} s)"
+    )
+    if result.impossible:
+        console.print(f"note: the model holds {result.impossible} of them for impossible")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module."""
+    app.command()(generate)
+    app.command()(likelihood)
