@@ -202,7 +202,7 @@ class Images(_Result):
 
 
 class Neighbour(_Result):
-    """One reference shower and the generated shower nearest to it (deposits in MeV)."""
+    """One reference shower and the generated shower nearest to it (MeV; distance over the former's deposited energy)."""
 
     energy: float
     neighbour_energy: float
@@ -220,7 +220,8 @@ class NeighbourGroup(_Result):
         targets: number of reference showers.
         candidates: number of generated showers.
         median_distance: median distance from a reference shower to the nearest generated one, over its total energy.
-        reference_distance: the same to the nearest other reference shower, among as many, or None if there are too few.
+        matched_distance: the same with only as many generated showers as there are other reference showers.
+        reference_distance: the same from each reference shower to the nearest of the others; None if they are too few.
         repeated: largest number of reference showers that share one nearest neighbour.
         example: one shower with its neighbour.
     """
@@ -230,6 +231,7 @@ class NeighbourGroup(_Result):
     targets: int
     candidates: int
     median_distance: float
+    matched_distance: float | None
     reference_distance: float | None
     repeated: int
     example: Neighbour
