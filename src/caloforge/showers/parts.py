@@ -135,9 +135,14 @@ def _pieces(parts: Sequence[Part]) -> list[_Piece]:
 
 
 def set_attributes(file: h5py.File, attributes: Mapping[str, Any]) -> None:
-    """Write attributes of the root group."""
+    """Write attributes of the root group, text as UTF-8 of fixed length."""
     for name, value in attributes.items():
-        file.attrs[name] = value
+        if isinstance(value, str):
+            # Text of variable length would lie in the global heap, the only place in the file without a checksum.
+            text = value.encode() or b"\0"
+            file.attrs.create(name, text, dtype=h5py.string_dtype("utf-8", len(text)))
+        else:
+            file.attrs[name] = value
 
 
 def fill_master(

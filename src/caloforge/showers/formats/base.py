@@ -178,6 +178,12 @@ class Reader(ABC):
             raise self.error(f"the direction of shower {start + bad[0]} has the length {length[bad[0]]:g}, expected 1")
         return directions
 
+    def overflow(self, name: str, start: int, stop: int) -> NDArray[np.float32]:
+        """Overflow; files that hold it as a difference of sums are forgiven -1 eV for rounding."""
+        overflow = self.float32(name, start, stop)
+        rounding = (overflow < 0) & (overflow > -1e-6)
+        return np.where(rounding, np.float32(0), overflow) if rounding.any() else overflow
+
     def _own_detector(self) -> Detector | None:
         text = attribute(self, "detector", None)
         if text is None:

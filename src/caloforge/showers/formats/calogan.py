@@ -60,7 +60,7 @@ class CaloGANReader(Reader):
             self.particle,
             readout,
             self.directions("directions", start, stop) if self.has("directions") else None,
-            self.float32("overflow", start, stop) if self.has("overflow") else None,
+            self.overflow("overflow", start, stop) if self.has("overflow") else None,
         )
 
     def content(self) -> dict[str, Any]:

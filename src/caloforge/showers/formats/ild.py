@@ -66,7 +66,7 @@ class ILDReader(Reader):
             self.particle,
             readout,
             self.directions(directions, start, stop) if self.has(directions) else None,
-            self.float32(overflow, start, stop) if self.has(overflow) else None,
+            self.overflow(overflow, start, stop) if self.has(overflow) else None,
         )
 
     def content(self) -> dict[str, Any]:

@@ -159,7 +159,7 @@ class NativeReader(Reader):
             readout = None if self.detector is None else self.readout
             return ShowerPoints(offsets - offsets[0], points, energies, self.particle, readout, directions)
         deposits = self.float32("showers", start, stop)
-        overflow = self.float32("overflow", start, stop) if self.has("overflow") else None
+        overflow = self.overflow("overflow", start, stop) if self.has("overflow") else None
         return Showers(deposits, energies, self.particle, self.readout, directions, overflow)
 
     def content(self) -> dict[str, Any]:

@@ -104,12 +104,9 @@ class ShowerDataReader(Reader):
         clouds = [np.empty((0, self._shape[2]), dtype=np.float32)]
         counts: list[NDArray[np.int64]] = []
         for first in range(start, stop, batch):
+            counts.append(self._counts(first, min(first + batch, stop)))
             with guarded(self.path):
-                showers = self._library_file[first : min(first + batch, stop)]
-            counts.append(self.rows("num_points", first, min(first + batch, stop)).astype(np.int64))
-            bad = np.flatnonzero((counts[-1] < 0) | (counts[-1] > self._shape[1]))
-            if len(bad):
-                raise self.error(f"shower {first + bad[0]} has {counts[-1][bad[0]]} points according to 'num_points'")
+                showers = self._library_file[first : first + len(counts[-1])]
             used = np.arange(self._shape[1]) < counts[-1][:, None]
             clouds.append(showers.points[used])
         points = np.concatenate(clouds)
@@ -123,6 +120,27 @@ class ShowerDataReader(Reader):
             None if self.detector is None else self.readout,
             self.directions("directions", start, stop) if attribute(self, "directions_known", True) else None,
         )
+
+    def _counts(self, start: int, stop: int) -> NDArray[np.int64]:
+        """Numbers of points, int64 (stop - start,), compared with the lengths of the clouds where these can be seen."""
+        counts = self.rows("num_points", start, stop).astype(np.int64)
+        bad = (counts < 0) | (counts > self._shape[1])
+        with guarded(self.path):
+            offset = self.file["showers"].id.get_offset()
+        if offset is not None:
+            # HDF5 trusts a damaged length and may spend minutes on gigabytes, so the lengths are looked at first:
+            # variable-length data are stored as length, address and index of each cloud.
+            entry = np.dtype([("length", "<u4"), ("address", "<u8"), ("index", "<u4")])
+            with self.path.open("rb") as raw:
+                raw.seek(offset + start * entry.itemsize)
+                entries = np.frombuffer(raw.read((stop - start) * entry.itemsize), dtype=entry)
+            bad |= entries["length"] != counts * self._shape[2]
+        if bad.any():
+            shower = int(np.flatnonzero(bad)[0])
+            raise self.error(
+                f"shower {start + shower} has {counts[shower]} points according to 'num_points', which cannot be right"
+            )
+        return counts
 
     def _steps(self, start: int, stop: int) -> NDArray[np.int8] | None:
         if self._offsets is None:
