@@ -154,9 +154,7 @@ def test_nothing_is_overwritten_unasked(data, whole, tmp_path):
 def test_a_loss_that_is_no_number_stops_and_keeps_the_best(data, tmp_path):
     out = tmp_path / "run"
     preset = toy_preset(epochs=5, explode_after=2)
-    message = (
-        r"the loss of stage 'gauss' is (inf|-inf|nan) in epoch 3, batch 1; the last good weights are kept in .*last'.*best"
-    )
+    message = r"the loss of stage 'gauss' is (inf|-inf|nan) in epoch 3, batch 1; the last good weights are kept in .*last'.*best"
     with pytest.raises(TrainingError, match=message):
         train(preset, data, out, show=False)
     good = train(toy_preset(epochs=2), data, tmp_path / "good", stages=["scale", "gauss"], show=False)

@@ -220,6 +220,9 @@ def _new_model(
         raise UsageError(
             f"the model '{model.kind}' learns from another model, so it needs {missing[0]}=<model directory>"
         )
+    unknown = [name for name in inputs if name not in model.inputs]
+    if unknown:
+        raise UsageError(f"the model '{model.kind}' takes no other model as '{unknown[0]}'")
     used = {}
     for name, path in inputs.items():
         other = load_model(path)
