@@ -100,7 +100,7 @@ def test_any_order_with_a_stop(tmp_path: Path, order: list[int], stop: int) -> N
     assert_holds(path, list(range(len(order))))
     with h5py.File(path) as file:
         assert file.attrs["complete"]
-        assert file.attrs["name"] == "x"
+        assert file.attrs["name"] == b"x"
         assert not any(file[c.path].is_virtual for c in (WIDE, ENERGY, COUNT, POINTS))
     assert not (tmp_path / f"{path.name}.parts").exists()
 

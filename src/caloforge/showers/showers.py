@@ -27,18 +27,28 @@ def _directions_ok(direction: Float32 | None, n: int) -> None:
         raise ShowerFileError(f"the directions have shape {direction.shape}, expected ({n}, 3)")
 
 
-def _first_bad(name: str, values: NDArray[np.floating], *, negative_ok: bool = False) -> None:
-    """Refuse NaN, infinite and negative values, naming the first one."""
+def _first_bad(values: NDArray[np.floating], *, negative_ok: bool = False) -> tuple[tuple[int, ...], str] | None:
+    """Where the first NaN, infinite or negative value is, and which of these; None if there is none."""
     # Sums are several times faster than masks, and any NaN or infinity reaches them.
     if np.isfinite(values.sum(dtype=np.float64)) and (negative_ok or not values.size or values.min() >= 0):
-        return
+        return None
     bad = ~np.isfinite(values) if negative_ok else ~(np.isfinite(values) & (values >= 0))
     if not bad.any():
-        return
+        return None
     where = tuple(int(i) for i in np.argwhere(bad)[0])
     value = values[where]
-    kind = "NaN" if np.isnan(value) else "infinite" if np.isinf(value) else f"negative ({value:g})"
-    raise ShowerFileError(f"{name}{list(where)} is {kind}")
+    return where, "NaN" if np.isnan(value) else "infinite" if np.isinf(value) else f"negative ({value:g})"
+
+
+def _refuse_bad(
+    name: str, values: NDArray[np.floating], column: str = "", *, first_row: int, negative_ok: bool = False
+) -> None:
+    """Refuse NaN, infinite and negative values, naming the first one by its shower."""
+    bad = _first_bad(values, negative_ok=negative_ok)
+    if bad is not None:
+        (row, *rest), problem = bad
+        place = f", {column} {rest[0]}" if column else ""
+        raise ShowerFileError(f"the {name} of shower {first_row + row}{place} is {problem}")
 
 
 @dataclass(frozen=True)
@@ -99,16 +109,12 @@ class Showers:
         Raises:
             ShowerFileError: on a NaN, infinite or negative energy, naming the row.
         """
-        try:
-            _first_bad("incident energy", self.incident_energy)
-            _first_bad("deposit", self.deposits)
-            if self.overflow is not None:
-                _first_bad("overflow", self.overflow)
-            if self.direction is not None:
-                _first_bad("direction", self.direction, negative_ok=True)
-        except ShowerFileError as error:
-            offset = f" (rows count from shower {first_row})" if first_row else ""
-            raise ShowerFileError(f"{error}{offset}") from None
+        _refuse_bad("incident energy", self.incident_energy, first_row=first_row)
+        _refuse_bad("deposit", self.deposits, "voxel", first_row=first_row)
+        if self.overflow is not None:
+            _refuse_bad("overflow", self.overflow, "layer", first_row=first_row)
+        if self.direction is not None:
+            _refuse_bad("direction", self.direction, "component", first_row=first_row, negative_ok=True)
         return self
 
     @staticmethod
@@ -207,23 +213,29 @@ class ShowerPoints:
         Raises:
             ShowerFileError: on NaN, infinite values, negative energies or impossible layer numbers.
         """
-        offset = f" (rows count from shower {first_row})" if first_row else ""
-        try:
-            _first_bad("incident energy", self.incident_energy)
-            _first_bad("points", self.points, negative_ok=True)
-            _first_bad("point energy", self.points[:, 3])
-        except ShowerFileError as error:
-            raise ShowerFileError(f"{error}{offset}") from None
+        _refuse_bad("incident energy", self.incident_energy, first_row=first_row)
+        if self.direction is not None:
+            _refuse_bad("direction", self.direction, "component", first_row=first_row, negative_ok=True)
+        bad = _first_bad(self.points, negative_ok=True)
+        if bad is not None:
+            raise ShowerFileError(f"{self._point(bad[0][0], first_row)} has a coordinate or energy that is {bad[1]}")
+        bad = _first_bad(self.points[:, 3])
+        if bad is not None:
+            raise ShowerFileError(f"the energy of {self._point(bad[0][0], first_row)} is {bad[1]}")
         layer = self.points[:, 2]
         limit = np.inf if self.readout is None else self.readout.n_layers
-        bad = np.flatnonzero((layer < 0) | (layer >= limit) | (layer != np.floor(layer)))
-        if len(bad):
+        odd = np.flatnonzero((layer < 0) | (layer >= limit) | (layer != np.floor(layer)))
+        if len(odd):
             raise ShowerFileError(
-                f"point {bad[0]} has the layer number {layer[bad[0]]:g}, expected a whole number from 0"
-                + (f" to {limit - 1}" if np.isfinite(limit) else "")
-                + offset
+                f"{self._point(int(odd[0]), first_row)} has the layer number {layer[odd[0]]:g}, "
+                "expected a whole number from 0" + (f" to {limit - 1}" if np.isfinite(limit) else "")
             )
         return self
+
+    def _point(self, number: int, first_row: int) -> str:
+        """A point by the number of its shower."""
+        shower = int(np.searchsorted(self.offsets, number, side="right")) - 1
+        return f"point {number - self.offsets[shower]} of shower {first_row + shower}"
 
     @staticmethod
     def concatenate(parts: Sequence[ShowerPoints]) -> ShowerPoints:

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from caloforge.detectors import Detector, Readout, catalogue, detector_from_toml, load_detector, particle_id
-from caloforge.errors import ShowerFileError, UsageError
+from caloforge.errors import DetectorError, ShowerFileError, UsageError
 from caloforge.showers.hdf5 import Array, Column, closed_quietly, guarded, read_rows
 from caloforge.showers.parts import Part
 from caloforge.showers.showers import ShowerPoints, Showers
@@ -188,7 +188,10 @@ class Reader(ABC):
         text = attribute(self, "detector", None)
         if text is None:
             return None
-        return detector_from_toml(str(text), where=f"{self.path}: its detector")
+        try:
+            return detector_from_toml(str(text), where=f"{self.path}: its detector")
+        except DetectorError as error:
+            raise ShowerFileError(str(error)) from None
 
     def _own_particle(self) -> int:
         value = attribute(self, "particle", 0)
