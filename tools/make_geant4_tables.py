@@ -15,8 +15,8 @@ Sources, all of them public evaluations (the README beside the tables says the s
   GPL-3 and none of it is used; the numbers are measured and calculated facts published by NIST.
 * ``photons.npz``: photoelectric and Rayleigh cross sections of EPDL97 (D. E. Cullen, J. H. Hubbell, L. Kissel,
   UCRL-50400 vol. 6 rev. 5, 1997), through ``xraylib`` (BSD-3-Clause).
-* ``nuclei.npz``: atomic masses, and thermal neutron absorption (2200 m/s) and total bound scattering cross sections of
-  H. Rauch and W. Waschkowski / V. F. Sears (Neutron News 3 (1992) 26), through ``periodictable`` (public domain).
+* ``nuclei.npz``: atomic masses, and thermal neutron absorption (2200 m/s) after V. F. Sears, Neutron News 3 (1992) 26, and
+  later compilations, through ``periodictable`` (public domain).
 """
 
 from __future__ import annotations
@@ -108,20 +108,10 @@ def photons(xraylib: object) -> dict[str, np.ndarray]:
 
 
 def nuclei(periodictable: object) -> dict[str, np.ndarray]:
-    """Atomic mass (u), thermal absorption and bound scattering cross sections (barn; NaN where not measured)."""
-    rows = []
-    for z in ELEMENTS:
-        element = periodictable.elements[z]
-        neutron = element.neutron
-        rows.append(
-            (
-                element.mass,
-                np.nan if neutron.absorption is None else neutron.absorption,
-                np.nan if neutron.total is None else neutron.total,
-            )
-        )
-    mass, absorption, scattering = np.array(rows, dtype=float).T
-    return {"mass": mass, "absorption": absorption, "scattering": scattering}
+    """Atomic mass (u) and thermal neutron absorption (barn at 2200 m/s; NaN where not measured)."""
+    elements = [periodictable.elements[z] for z in ELEMENTS]
+    absorption = [np.nan if e.neutron.absorption is None else e.neutron.absorption for e in elements]
+    return {"mass": np.array([e.mass for e in elements]), "absorption": np.array(absorption, dtype=float)}
 
 
 def main() -> None:

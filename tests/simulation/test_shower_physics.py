@@ -37,23 +37,24 @@ def agrees(values: np.ndarray, expected: float, *, sigmas: float = 4.0, rounding
     return abs(values.mean() - expected) < sigmas * error + rounding
 
 
-# Mean deposited fraction; mean layer fractions; filled fraction (> 10 keV) per layer; overflow over incident energy.
+# Mean deposited fraction and its spread; mean layer fractions; filled fraction (> 10 keV) per layer; overflow over incident energy.
 CALOGAN = {
-    "gamma": (0.9947, (0.144, 0.854, 0.0021), (0.379, 0.776, 0.294), 9.2e-4),
-    "e+": (0.9952, (0.195, 0.803, 0.0016), (0.420, 0.774, 0.269), 9.1e-4),
-    "pi+": (0.2836, (0.098, 0.765, 0.137), (0.158, 0.545, 0.346), 3.75e-3),
+    "gamma": (0.9947, 0.0154, (0.144, 0.854, 0.0021), (0.379, 0.776, 0.294), 9.2e-4),
+    "e+": (0.9952, 0.0086, (0.195, 0.803, 0.0016), (0.420, 0.774, 0.269), 9.1e-4),
+    "pi+": (0.2836, 0.2565, (0.098, 0.765, 0.137), (0.158, 0.545, 0.346), 3.75e-3),
 }
 
 
-@pytest.mark.parametrize(("particle", "events"), [("gamma", 50), ("e+", 50), ("pi+", 100)])
+@pytest.mark.parametrize(("particle", "events"), [("gamma", 40), ("e+", 40), ("pi+", 100)])
 def test_calogan_showers_look_like_the_reference_sample(particle, events):
     showers = made("calogan", particle, "1:100", events)
-    deposited, fractions, filled, beside = CALOGAN[particle]
+    deposited, spread, fractions, filled, beside = CALOGAN[particle]
     energy = showers.incident_energy
     total = showers.total_energy()
     raw = total + showers.overflow.sum(axis=1)
     assert np.all(raw <= energy + released_energy(particle_id(particle)) + 1.0)
-    assert agrees(total / energy, deposited, rounding=5e-5)
+    # The spread is that of the reference sample: rare photonuclear losses make tails that a small sample may lack.
+    assert (total / energy).mean() == pytest.approx(deposited, abs=4 * spread / math.sqrt(events))
     if particle != "pi+":
         assert 0.98 < np.mean(raw / energy) < 1.0
     share = showers.layer_energies() / total[:, None]

@@ -236,16 +236,14 @@ def test_neutrons_on_lead():
     assert inelastic[0] < 0.1  # below the first level almost nothing
     assert inelastic[1] == pytest.approx(2.5, rel=0.1)  # non-elastic at 14 MeV
     assert inelastic[2] == pytest.approx(1.7, rel=0.1)
-    total = inelastic + elastic(energy, 82, 207.2, 11.118)
-    assert total[1] == pytest.approx(5.4, rel=0.2)
-    assert elastic(np.array([1e-7]), 82, 207.2, 11.118)[0] == pytest.approx(11.0, rel=0.02)
+    # As large as the inelastic one with all channels open.
+    assert elastic(energy, 82, 207.2)[1:] == pytest.approx(inelastic[1:])
+    assert elastic(energy, 82, 207.2)[0] > 1.0
 
 
 def test_neutrons_on_protons():
     measured = {1.0: 4.25, 10.0: 0.94, 20.0: 0.483}
-    assert elastic(np.array(list(measured)), 1, 1.008, 82.02).tolist() == pytest.approx(
-        list(measured.values()), rel=0.03
-    )
+    assert elastic(np.array(list(measured)), 1, 1.008).tolist() == pytest.approx(list(measured.values()), rel=0.03)
 
 
 def test_coulomb_barrier_and_capture():

@@ -332,7 +332,7 @@ def _hadron(z: int, projectile: str, kind: str) -> str:
     if kind == "cap":
         sigma = nucleons.capture(energy, float(nuclei["absorption"][z - 1]))
     elif kind == "el":
-        sigma = nucleons.elastic(energy, z, mass, float(nuclei["scattering"][z - 1]))
+        sigma = nucleons.elastic(energy, z, mass)
     elif projectile in nucleons.PROJECTILES:
         sigma = nucleons.ion_inelastic(energy, z, mass, projectile)
     else:
