@@ -37,7 +37,8 @@ def agrees(values: np.ndarray, expected: float, *, sigmas: float = 4.0, rounding
     return abs(values.mean() - expected) < sigmas * error + rounding
 
 
-# Mean deposited fraction and its spread; mean layer fractions; filled fraction (> 10 keV) per layer; overflow over incident energy.
+# Mean deposited fraction and its spread; mean layer fractions; filled fraction (> 10 keV) per layer; overflow over
+# incident energy.
 CALOGAN = {
     "gamma": (0.9947, 0.0154, (0.144, 0.854, 0.0021), (0.379, 0.776, 0.294), 9.2e-4),
     "e+": (0.9952, 0.0086, (0.195, 0.803, 0.0016), (0.420, 0.774, 0.269), 9.1e-4),
