@@ -265,3 +265,5 @@ def test_expected_time_follows_the_amount_of_work(monkeypatch: pytest.MonkeyPatc
     assert once == pytest.approx(60 * 2 * (3000 + 0.4 * 1000) / 400)
     assert expected_seconds(DNN, showers, 5000, ClassifierSettings(retrainings=5)) == pytest.approx(5 * once)
     assert expected_seconds(DNN, showers, 5000, ClassifierSettings(retrainings=1, epochs=6)) == pytest.approx(once / 10)
+    patient = ClassifierSettings(retrainings=1, patience=10)
+    assert expected_seconds(DNN, showers, 5000, patient) == pytest.approx(once / 3)

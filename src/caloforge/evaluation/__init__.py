@@ -1,1 +1,15 @@
-"""How good generated showers are: observables, distances, classifiers, and suites of all of them."""
+"""How good generated showers are: observables, distances, classifiers, and suites of all of them.
+
+Example:
+    >>> from caloforge import datasets
+    >>> from caloforge.detectors import load_detector
+    >>> test, floor = (datasets.load("calogan-gamma-sample", split=s) for s in ("test", "floor"))
+    >>> result = evaluate(floor, test, detector=load_detector("calogan"), only=["fpd"])
+    >>> result.generated.fpd.value < 0.01
+    True
+"""
+
+from caloforge.evaluation.results import EvaluationResult, Scores
+from caloforge.evaluation.suites import SUITES, Plan, evaluate, plan_evaluation
+
+__all__ = ["SUITES", "EvaluationResult", "Plan", "Scores", "evaluate", "plan_evaluation"]

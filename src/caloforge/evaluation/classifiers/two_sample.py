@@ -322,6 +322,8 @@ def _gather(
 def expected_seconds(recipe: ClassifierRecipe, showers: Showers, count: int, settings: ClassifierSettings) -> float:
     """Time that a two-sample test will take on this machine, from a few training steps on part of a batch.
 
+    With patience it is a typical time, else that of all epochs.
+
     Args:
         recipe: what would be trained.
         showers: a few showers of the right readout (two are enough).
@@ -350,4 +352,8 @@ def expected_seconds(recipe: ClassifierRecipe, showers: Showers, count: int, set
     per_row = times[-1] / len(rows)
     # Looking at a row costs about a third of learning from it; the test rows are looked at in few epochs only.
     rows_per_epoch = 2 * (sizes[0] + 0.4 * sizes[1])
-    return per_row * rows_per_epoch * (settings.epochs or recipe.epochs) * settings.retrainings
+    epochs = float(settings.epochs or recipe.epochs)
+    if settings.patience is not None:
+        # The best epoch of a small sample comes early; this is what trainings with patience took on average.
+        epochs = min(epochs, 2 * settings.patience)
+    return per_row * rows_per_epoch * epochs * settings.retrainings

@@ -1,0 +1,313 @@
+"""The measures that suites are made of: each compares one sample with the reference and fills one part of the scores."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from caloforge.detectors import Detector, PolarGrid
+from caloforge.errors import UsageError
+from caloforge.evaluation.checks import AnyShowers
+from caloforge.evaluation.classifiers import (
+    RECIPES,
+    ClassifierSettings,
+    log_posterior_test,
+    recipe,
+    two_sample_test,
+)
+from caloforge.evaluation.collapse import Sampler, average_images, lit_voxels, neighbour_groups
+from caloforge.evaluation.distances import compare_correlations, compare_observable, compare_spectrum
+from caloforge.evaluation.fpd import fpd, kpd
+from caloforge.evaluation.histograms import (
+    Binning,
+    calochallenge_binning,
+    caloclouds_binning,
+    caloflow_binning,
+    fill_spectrum,
+    radial_edges,
+    response_binning,
+    voxel_energy_binning,
+)
+from caloforge.evaluation.observables import (
+    Observable,
+    calochallenge_observables,
+    caloclouds,
+    caloclouds_observables,
+    caloflow_observables,
+    cells_as_points,
+    high_level_features,
+)
+from caloforge.evaluation.prdc import prdc, prdc_features
+from caloforge.evaluation.results import (
+    ClassifierResult,
+    LogPosteriorResult,
+    ObservableResult,
+    PrdcResult,
+    Scores,
+    Value,
+)
+from caloforge.random import Streams
+from caloforge.showers import ShowerPoints, Showers
+from caloforge.units import format_energy
+
+__all__ = ["MEASURES", "Comparison", "Measure", "cut", "measure_names", "run_measures"]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two thresholded samples and how to compare them.
+
+    Attributes:
+        generated: the sample that is judged; for the floor, the second reference.
+        reference: what it is judged by.
+        detector: of both.
+        settings: of the classifiers.
+        streams: random numbers.
+        keep: folder for finished retrainings.
+        sampler: draws showers of the model at one energy.
+        others: further generated samples by name, for the multi-class test; empty for the floor.
+        advance: told of the work done.
+    """
+
+    generated: AnyShowers
+    reference: AnyShowers
+    detector: Detector
+    settings: ClassifierSettings
+    streams: Streams
+    keep: Path | None = None
+    sampler: Sampler | None = None
+    others: Mapping[str, Showers] = field(default_factory=dict)
+    advance: Callable[[int, str], None] = lambda amount, note: None
+
+    @property
+    def voxels(self) -> tuple[Showers, Showers]:
+        """Both samples on voxels.
+
+        Raises:
+            UsageError: if they are points.
+        """
+        if isinstance(self.generated, Showers) and isinstance(self.reference, Showers):
+            return self.generated, self.reference
+        raise UsageError("this measure needs showers on voxels, and these are points; 'convert' puts them on a readout")
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One measure.
+
+    Attributes:
+        name: unique name.
+        title: for people.
+        field: the field of ``Scores`` that it fills.
+        run: gives the value of that field; observables, classifiers and neighbours are gathered from several measures.
+        voxels: whether it needs voxels.
+    """
+
+    name: str
+    title: str
+    field: str
+    run: Callable[[Comparison], Any]
+    voxels: bool = True
+
+
+def cut(showers: AnyShowers, threshold: float) -> AnyShowers:
+    """The showers without deposits (or points) below a threshold (MeV)."""
+    if isinstance(showers, Showers):
+        return showers.above(threshold)
+    kept = showers.points[:, 3] >= threshold
+    ends = np.concatenate([[0], np.cumsum(kept)])[showers.offsets].astype(np.int64)
+    return ShowerPoints(
+        ends, showers.points[kept], showers.incident_energy, showers.particle, showers.readout, showers.direction
+    )
+
+
+def _compare_all(
+    one: list[Observable],
+    two: list[Observable],
+    binning: Callable[[Observable, NDArray[np.float64]], Binning],
+    streams: Streams,
+    prefix: str,
+) -> list[ObservableResult]:
+    return [
+        compare_observable(a, b, binning(b, b.values), streams, prefix=prefix) for a, b in zip(one, two, strict=True)
+    ]
+
+
+def _caloflow(job: Comparison) -> list[ObservableResult]:
+    one, two = (caloflow_observables(s) for s in job.voxels)
+    return _compare_all(one, two, caloflow_binning, job.streams, "caloflow")
+
+
+def _voxel_spectrum(job: Comparison) -> ObservableResult:
+    one, two = job.voxels
+    binning = voxel_energy_binning(two, job.detector.analysis_threshold)
+    return compare_spectrum(
+        fill_spectrum(binning, one),
+        fill_spectrum(binning, two),
+        binning,
+        job.streams,
+        key="voxels/voxel-energy",
+        label="voxel energy",
+    )
+
+
+def _calochallenge(job: Comparison) -> list[ObservableResult]:
+    one, two = job.voxels
+    layers = two.readout.layers
+
+    def binning(observable: Observable, values: NDArray[np.float64]) -> Binning:
+        layer = None if observable.layer is None else layers[observable.layer]
+        return calochallenge_binning(observable, layer, job.detector.analysis_threshold, values)
+
+    found = _compare_all(
+        calochallenge_observables(one), calochallenge_observables(two), binning, job.streams, "calochallenge"
+    )
+    energies = np.unique(two.incident_energy)
+    if len(energies) > 20:
+        return found
+    for number, energy in enumerate(energies):
+        # Dataset 1's discrete energies: the response at each of them, too.
+        one_response, two_response = (
+            Observable(
+                f"response-at/{energy:g}", "response-at", None,
+                rf"$E_\mathrm{{tot}} / E_\mathrm{{inc}}$ at {format_energy(float(energy))}", "",
+                (s.total_energy() / s.incident_energy)[s.incident_energy == energy],
+            )
+            for s in (one, two)
+        )  # fmt: skip
+        if len(one_response.values):
+            binned = response_binning(number, two.particle)
+            found.append(compare_observable(one_response, two_response, binned, job.streams, prefix="calochallenge"))
+    return found
+
+
+def _caloclouds(job: Comparison) -> list[ObservableResult]:
+    samples = [cells_as_points(s) if isinstance(s, Showers) else s for s in (job.generated, job.reference)]
+    readout = job.detector.readout
+    cell, radius = 10.0, 300.0  # points without cells: rings of a centimetre over a shower's core and halo
+    if readout.has_voxels:
+        grid = readout.layers[0].grid
+        assert grid is not None
+        inner = np.asarray(grid.edges[1])
+        cell = float(np.median(np.diff(inner)))
+        # A square grid's corners are reached by fewer cells; rings end where they are no longer whole.
+        radius = grid.radius if isinstance(grid, PolarGrid) else float(inner[-1])
+    edges = radial_edges(cell, radius)
+    one, two = (caloclouds_observables(s, readout.n_layers, edges) for s in samples)
+    found = _compare_all(one, two, caloclouds_binning, job.streams, "caloclouds")
+    spectrum = Binning(np.geomspace(0.01, 1100, 101), log=True, source="arXiv:2511.01460")
+    rows_one, rows_two = (_point_spectrum(spectrum, s) for s in samples)
+    found.append(
+        compare_spectrum(rows_one, rows_two, spectrum, job.streams, key="caloclouds/cell-energy", label="cell energy")
+    )
+    return found
+
+
+def _point_spectrum(binning: Binning, points: ShowerPoints) -> NDArray[np.int64]:
+    """Histogram of the cells of each shower, shape (N, bins + 2)."""
+    width = binning.bins + 2
+    numbers = np.searchsorted(binning.edges, caloclouds.cell_energies(points), side="right")
+    total = np.bincount(points.shower_index * width + numbers, minlength=len(points) * width)
+    return total.reshape(len(points), width)
+
+
+def _correlations(job: Comparison) -> Any:
+    one, two = job.voxels
+    labels = tuple(layer.label for layer in two.readout.layers)
+    return compare_correlations(one.layer_energies(), two.layer_energies(), labels, job.streams)
+
+
+def _classifier(name: str) -> Callable[[Comparison], ClassifierResult]:
+    def run(job: Comparison) -> ClassifierResult:
+        one, two = job.voxels
+        return two_sample_test(
+            recipe(name), one, two, settings=job.settings, streams=job.streams, keep=job.keep, advance=job.advance
+        )
+
+    return run
+
+
+def _log_posterior(job: Comparison) -> LogPosteriorResult | None:
+    if not job.others:
+        return None
+    one, two = job.voxels
+    chosen = recipe("calochallenge-low")
+    samples = {"generated": one, **job.others}
+    return log_posterior_test(chosen, samples, two, settings=job.settings, streams=job.streams, advance=job.advance)
+
+
+def _fpd(job: Comparison) -> Value:
+    one, two = job.voxels
+    return fpd(high_level_features(two), high_level_features(one))
+
+
+def _kpd(job: Comparison) -> Value:
+    one, two = job.voxels
+    return kpd(high_level_features(two), high_level_features(one))
+
+
+def _prdc(job: Comparison) -> PrdcResult:
+    one, two = job.voxels
+    return prdc(prdc_features(two), prdc_features(one))
+
+
+def _neighbours(job: Comparison) -> Any:
+    one, two = job.voxels
+    return neighbour_groups(one, two, sampler=job.sampler, streams=job.streams)
+
+
+MEASURES: dict[str, Measure] = {
+    m.name: m
+    for m in (
+        Measure("caloflow-observables", "CaloFlow observables", "observables", _caloflow),
+        Measure("calochallenge-observables", "CaloChallenge observables", "observables", _calochallenge),
+        Measure("caloclouds-observables", "CaloClouds observables", "observables", _caloclouds, voxels=False),
+        Measure("voxel-energy", "voxel energy spectrum", "observables", lambda job: [_voxel_spectrum(job)]),
+        Measure("correlations", "correlations of layer energies", "correlations", _correlations),
+        *(Measure(name, r.title, "classifiers", _classifier(name)) for name, r in RECIPES.items()),
+        Measure("log-posterior", "multi-class log-posterior", "log_posterior", _log_posterior),
+        Measure("fpd", "Fréchet physics distance", "fpd", _fpd),
+        Measure("kpd", "kernel physics distance", "kpd", _kpd),
+        Measure("prdc", "precision, recall, density, coverage", "prdc", _prdc),
+        Measure("images", "average images", "images", lambda job: average_images(*job.voxels)),
+        Measure("neighbours", "nearest neighbours", "neighbours", _neighbours),
+        Measure("voxels", "voxels lit never or too often", "voxels", lambda job: lit_voxels(*job.voxels)),
+    )
+}
+
+
+def measure_names() -> list[str]:
+    """Names of all measures."""
+    return list(MEASURES)
+
+
+def run_measures(
+    names: tuple[str, ...], job: Comparison, *, after: Callable[[str, float], None], clock: Callable[[], float]
+) -> Scores:
+    """Run measures one after the other and gather their results.
+
+    Args:
+        names: of the measures.
+        job: the samples.
+        after: told the name of each measure and the seconds it took.
+        clock: seconds of a running clock.
+    """
+    gathered: dict[str, Any] = {"observables": [], "classifiers": {}}
+    for name in names:
+        started = clock()
+        measure = MEASURES[name]
+        result = measure.run(job)
+        if measure.field == "observables":
+            gathered["observables"] += result
+        elif measure.field == "classifiers":
+            gathered["classifiers"][name] = result
+        elif result is not None:
+            gathered[measure.field] = result
+        after(name, clock() - started)
+    gathered["observables"] = tuple(gathered["observables"])
+    return Scores(**gathered)
