@@ -44,9 +44,9 @@ def _root(
 
 def _register() -> None:
     # The commands import their rooms when they run, so that help and completion stay fast.
-    from caloforge.cli import demo, detectors, files, generate, simulate, train
+    from caloforge.cli import bench, demo, detectors, files, generate, simulate, train
 
-    for module in (detectors, simulate, train, generate, files, demo):
+    for module in (detectors, simulate, train, generate, files, bench, demo):
         module.register(app)
 
 

@@ -1,0 +1,128 @@
+"""What scoring and writing add to Geant4 itself."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from caloforge.detectors import load_detector
+from caloforge.showers.files import create_showers
+from caloforge.simulation.overhead import Overhead, measure_overhead
+from caloforge.simulation.plan import BLOCK_SIZE, SimulationPlan
+
+__all__ = ["DEFAULT_CASES", "Case", "SimulationRow", "bench_simulation"]
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One production to measure."""
+
+    detector: str
+    particle: str
+    energy: str
+    events: int
+    points: bool = False
+
+
+DEFAULT_CASES = (
+    Case("calogan", "gamma", "1:100", 20),
+    Case("calogan", "pi+", "1:100", 20),
+    Case("par04-ds2", "e-", "1:100:log", 20),
+    Case("par04-ds3", "e-", "1:100:log", 20),
+    Case("ild-ecal", "gamma", "10:127", 20),
+    Case("ild-ecal", "gamma", "10:127", 20, points=True),
+)
+
+
+@dataclass(frozen=True)
+class SimulationRow:
+    """CPU time (user and system) of the same showers in one process.
+
+    Attributes:
+        case: what was simulated.
+        bare_ms: calzone alone with ``sample_deposits="brief"``, per shower.
+        scored_ms: with every deposit recorded, scored and handed over as showers, per shower.
+        written_ms: writing them block by block into a kill-safe file, per shower.
+        overhead: (scored + written) / bare - 1.
+    """
+
+    case: Case
+    bare_ms: float
+    scored_ms: float
+    written_ms: float
+
+    @property
+    def overhead(self) -> float:
+        """What scoring and writing add, as a fraction of the bare run."""
+        return (self.scored_ms + self.written_ms) / self.bare_ms - 1
+
+
+def bench_simulation(
+    cases: Sequence[Case] = DEFAULT_CASES, *, tables: str = "auto", say: Say = print
+) -> list[SimulationRow]:
+    """Measure productions, each in a process of its own.
+
+    Args:
+        cases: what to simulate.
+        tables: Geant4's tables.
+        say: where progress goes.
+    """
+    rows = []
+    for case in cases:
+        say(
+            f"{case.detector}, {case.events} {case.particle} of {case.energy} GeV" + (", points" if case.points else "")
+        )
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
+            overhead, writing = pool.apply(_measure, (case, tables))
+        n = case.events
+        rows.append(
+            SimulationRow(
+                case,
+                1000 * (overhead.bare + overhead.bare_system) / n,
+                1000 * (overhead.full + overhead.full_system) / n,
+                1000 * writing / n,
+            )
+        )
+    return rows
+
+
+def _measure(case: Case, tables: str) -> tuple[Overhead, float]:
+    # Geant4 writes to the terminal; nothing else of this process is to be seen there.
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    os.dup2(nowhere, 2)
+    detector = load_detector(case.detector)
+    overhead = measure_overhead(detector, case.particle, case.energy, case.events, points=case.points, tables=tables)
+    return overhead, _writing(case, tables)
+
+
+def _writing(case: Case, tables: str) -> float:
+    """CPU seconds of writing the showers of a case, one block of ten after the other."""
+    from caloforge.detectors import EnergySpectrum, particle_id
+    from caloforge.simulation.runner import BlockRunner
+
+    detector = load_detector(case.detector)
+    pdg = particle_id(case.particle)
+    plan = SimulationPlan(
+        detector, pdg, EnergySpectrum.parse(case.energy), case.events, 1, points=case.points, tables=tables
+    )
+    runner = BlockRunner(plan)
+    blocks = [runner.run(number) for number in plan.blocks()]
+    with tempfile.TemporaryDirectory() as folder:
+        kind: Any = "points" if case.points else "voxels"
+        writer = create_showers(
+            Path(folder) / "w.h5", detector=detector, particle=pdg, kind=kind, expected=len(blocks) * BLOCK_SIZE
+        )
+        before = time.process_time()
+        with writer:
+            for block in blocks:
+                writer.write(block.showers, position=block.number)
+        return time.process_time() - before

@@ -1,0 +1,150 @@
+"""``caloforge bench``: side-by-side measurements against peers and Geant4."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from caloforge.cli.common import console, print_table
+from caloforge.errors import OutputError, UsageError
+
+__all__ = ["register"]
+
+app = typer.Typer(help="Measure speed and memory, side by side with a peer, as ratios.", no_args_is_help=True)
+
+JsonOption = Annotated[Path | None, typer.Option("--json", help="Write the numbers here.")]
+
+
+def _numbers(text: str, option: str) -> list[int]:
+    try:
+        values = [int(part) for part in text.split(",")]
+    except ValueError:
+        values = []
+    if not values or min(values) < 1:
+        raise UsageError(f"{option} is '{text}', expected whole numbers such as 1,100,10000")
+    return values
+
+
+def _save(path: Path | None, data: Any) -> None:
+    if path is None:
+        return
+    try:
+        path.write_text(json.dumps(data, indent=2) + "\n")
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written ({error.strerror})") from None
+    console.print(f"written: {path}")
+
+
+@app.command()
+def sampling(
+    model: Annotated[
+        str | None, typer.Option(help="A trained model (default: the published CaloFlow Flow II with random weights).")
+    ] = None,
+    batch: Annotated[str, typer.Option(help="Batch sizes.")] = "1,100,10000",
+    threads: Annotated[str, typer.Option(help="CPU threads.")] = "1,2",
+    device: Annotated[str, typer.Option(help="cpu | cuda | cuda:N")] = "cpu",
+    against: Annotated[str | None, typer.Option(help="Peer to measure in the same run: nflows.")] = None,
+    passes: Annotated[int, typer.Option(min=1, help="How many of nflows's identical passes are timed.")] = 20,
+    geant4: Annotated[int, typer.Option(min=0, help="Geant4 showers to time in the same run; 0 for none.")] = 10,
+    json_: JsonOption = None,
+) -> None:
+    r"""Time exact autoregressive sampling.
+
+    \b
+    Example: caloforge bench sampling --batch 1,100,10000 --threads 1,2 --against nflows --json sampling.json
+    """
+    from caloforge.bench.sampling import bench_sampling
+
+    if against not in (None, "nflows"):
+        raise UsageError(f"--against is '{against}', expected nflows")
+    result = bench_sampling(
+        model=model,
+        batches=_numbers(batch, "--batch"),
+        threads=_numbers(threads, "--threads"),
+        device=device,
+        against_nflows=against == "nflows",
+        nflows_passes=passes,
+        geant4_showers=geant4,
+        say=lambda text: console.print(f"... {text}"),
+    )
+    machine = result["machine"]
+    console.print(", ".join(str(value) for value in machine.values()))
+    columns = [
+        "batch",
+        "threads",
+        "ms/shower",
+        "lowest",
+        "highest",
+        "vs nflows",
+        "max |diff|",
+        "vs Geant4",
+        "peak MB",
+        "of matrix rate",
+    ]
+    for name, title in (
+        ("rows", "published masks" if model is None else str(model)),
+        ("rows_even_masks", "even masks"),
+    ):
+        if name not in result:
+            continue
+        rows = [
+            [
+                str(r["batch"]), str(r["threads"]), f"{r['ms_per_shower']:.4g}", f"{r['ms_lowest']:.4g}",
+                f"{r['ms_highest']:.4g}", "–" if r["ratio_nflows"] is None else f"{r['ratio_nflows']:.0f}x",
+                f"{r['max_abs_diff']:.2g}", "–" if r["ratio_geant4"] is None else f"{r['ratio_geant4']:.0f}x",
+                f"{r['peak_memory_mb']:.0f}", f"{r['fraction_of_matrix_rate']:.0%}",
+            ]
+            for r in result[name]
+        ]  # fmt: skip
+        print_table(
+            f"{title}: {result['multiply_adds'][name] / 1e6:.1f} million multiply-adds per shower", columns, rows
+        )
+    for note in result["notes"]:
+        console.print(f"note: {note}")
+    _save(json_, result)
+
+
+@app.command()
+def simulation(
+    detector: Annotated[str | None, typer.Option(help="Only this detector (default: all cases).")] = None,
+    events: Annotated[int | None, typer.Option(min=1, help="Showers of each case (default: 20).")] = None,
+    geant4_data: Annotated[
+        str, typer.Option(help="Geant4's tables: auto | builtin | official | a directory.")
+    ] = "auto",
+    json_: JsonOption = None,
+) -> None:
+    r"""Measure what scoring and writing add to Geant4 itself.
+
+    \b
+    Example: caloforge bench simulation --detector calogan
+    """
+    from dataclasses import asdict, replace
+
+    from caloforge.bench.machine import describe_machine
+    from caloforge.bench.simulation import DEFAULT_CASES, bench_simulation
+
+    cases = [case for case in DEFAULT_CASES if detector in (None, case.detector)]
+    if not cases:
+        known = ", ".join(dict.fromkeys(case.detector for case in DEFAULT_CASES))
+        raise UsageError(f"--detector is '{detector}', expected one of {known}")
+    if events:
+        cases = [replace(case, events=events) for case in cases]
+    measured = bench_simulation(cases, tables=geant4_data, say=lambda text: console.print(f"... {text}"))
+    rows = [
+        [
+            r.case.detector + (" points" if r.case.points else ""), f"{r.case.particle}, {r.case.energy} GeV",
+            str(r.case.events), f"{r.bare_ms:.0f}", f"{r.scored_ms:.0f}", f"{r.written_ms:.1f}", f"{r.overhead:+.1%}",
+        ]
+        for r in measured
+    ]  # fmt: skip
+    columns = ["detector", "showers", "number", "Geant4 alone [ms]", "with scoring [ms]", "writing [ms]", "added"]
+    print_table("CPU time per shower, one process", columns, rows)
+    _save(json_, {"machine": describe_machine(), "rows": [asdict(r) | {"overhead": r.overhead} for r in measured]})
+
+
+def register(root: typer.Typer) -> None:
+    """Add the commands of this module."""
+    root.add_typer(app, name="bench")
