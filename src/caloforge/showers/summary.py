@@ -22,7 +22,7 @@ def layer_table(showers: Showers, threshold: float) -> tuple[list[str], list[lis
     """
     energies = showers.layer_energies()
     total = energies.sum(axis=1)
-    lit = showers.deposits >= max(threshold, np.finfo(np.float32).tiny)
+    lit = showers.deposits >= max(threshold, float(np.finfo(np.float32).tiny))
     columns = ["layer", "mean energy [GeV]", "share of deposits", "lit voxels", "empty"]
     rows = []
     for number, where in enumerate(showers.readout.layer_slices):
