@@ -112,6 +112,8 @@ def train_stage(stage: GradientStage, run: Run) -> StageResult:
     with ExitStack() as on_exit:
         on_exit.enter_context(_only_trainable(run.model, players))
         run.model.to(torch.float64 if settings.precision == "float64" else torch.float32)
+        if not last_state_file(run.directory, stage.name).is_file():
+            _prepare(stage, run)
         optimisers = {player.name: make_optimiser(player.optimiser, player.parameters) for player in players}
         weights = [parameter for player in players for parameter in player.parameters]
         average = None if settings.ema is None else MovingAverage(weights, settings.ema)
@@ -383,6 +385,14 @@ def run_fit_stage(stage: FitStage, run: Run) -> StageResult:
         finish_fit(run.directory, stage, seconds)
     run.processes.wait()
     return StageResult(stage.name, 0, None, 0, seconds, 0.0)
+
+
+@torch.no_grad()
+def _prepare(stage: GradientStage, run: Run) -> None:
+    """Initial weights that depend on the data; the first process finds them for all."""
+    if run.processes.first:
+        stage.prepare(run.data.for_fit(), run.streams(stage.name).child("prepare"))
+    run.processes.share(stage.state())
 
 
 @contextmanager
