@@ -93,7 +93,8 @@ def convert(
     named = detector if detector is None or isinstance(detector, Detector) else load_detector(detector)
     with open_showers(source, named, particle=particle) as reader:
         wanted = kind or _default_kind(reader, form.kinds, named)
-        if wanted == "voxels" and (reader.detector is None or not reader.detector.readout.has_voxels):
+        known = reader.detector is not None and reader.detector.readout.has_voxels
+        if wanted == "voxels" and reader.kind == "points" and not known:
             raise UsageError(f"{source}: holds points, so a detector with voxels must be named to convert it into {to}")
         size, n = _block_size(reader), len(reader)
         writer = create_showers(
@@ -109,7 +110,8 @@ def convert(
             resume=resume,
             overwrite=overwrite,
         )
-        energy = overflow = left_out = 0.0
+        energy = overflow = 0.0
+        left_out = -_outside(reader)  # opening the file has read some showers already
         with writer:
             for position in writer.missing(-(-n // size)):
                 block = reader.read(position * size, (position + 1) * size)
@@ -121,9 +123,12 @@ def convert(
                 writer.write(block, position)
                 if progress is not None:
                     progress(len(writer), n)
-        if isinstance(reader, HitsReader):
-            left_out += reader.outside
-        return Conversion(n, reader.format, to, wanted, reader.complete, energy, overflow, left_out)
+        return Conversion(n, reader.format, to, wanted, reader.complete, energy, overflow, left_out + _outside(reader))
+
+
+def _outside(reader: Reader) -> float:
+    """Energy of the hits read so far that lie in no layer, MeV."""
+    return reader.outside if isinstance(reader, HitsReader) else 0.0
 
 
 def _default_kind(reader: Reader, kinds: tuple[Kind, ...], named: Detector | None) -> Kind:
