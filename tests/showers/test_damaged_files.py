@@ -270,6 +270,7 @@ with open_showers(sys.argv[1]) as reader:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["voxels", "points"])
 def test_reading_a_little_takes_little_memory(tmp_path: Path, kind: str) -> None:
     """Slices of a file of 160 MB (voxels) or 200 MB (points) need less than 20 MB."""

@@ -42,6 +42,18 @@ _MERGE = 16
 _LARGEST = 2**30
 _LOCK = "lock"
 
+#: Descriptors of the locks that this process holds. A child made by fork shares them, and would keep the file locked
+#: after its parent was killed, so it lets go of them at once.
+_HELD: set[int] = set()
+
+
+def _let_go() -> None:
+    while _HELD:
+        os.close(_HELD.pop())
+
+
+os.register_at_fork(after_in_child=_let_go)
+
 Finish = Callable[[Path, Path], None]
 
 
@@ -81,13 +93,13 @@ class BlockWriter:
         overwrite: bool = False,
         finish: Finish | None = None,
     ) -> None:
-        self.path = path
+        self.path = path.resolve() if path.is_symlink() else path  # a link is to stay one
         self.expected = expected
         self._columns: dict[Column, Chunking] = {}
         self._attributes = dict(attributes)
         self._request: dict[str, Any] = json.loads(json.dumps(dict(request)))
         self._finish = finish
-        self._folder = parts_directory(path)
+        self._folder = parts_directory(self.path)
         self._parts: list[Part] = []
         self._runs: tuple[Run, ...] = ()
         self._superseded: list[str] = []
@@ -173,13 +185,15 @@ class BlockWriter:
             with contextlib.suppress(FileNotFoundError):
                 if os.path.samestat(os.fstat(lock), os.stat(self._folder / _LOCK)):
                     self._lock = lock
+                    _HELD.add(lock)
                     return
             os.close(lock)
 
     def _release(self) -> None:
-        if self._lock is not None:
+        if self._lock in _HELD:  # not so in a child
+            _HELD.remove(self._lock)
             os.close(self._lock)
-            self._lock = None
+        self._lock = None
 
     def _clean(self) -> None:
         """Remove what a killed writer left that is not part of the file."""

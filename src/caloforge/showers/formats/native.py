@@ -94,10 +94,9 @@ def optional_columns(block: Block, prefix: str = "") -> dict[Column, Array]:
 def point_columns(block: ShowerPoints) -> dict[Column, Array]:
     """Points and their numbers."""
     width = block.points.shape[1]
-    # Grouping bytes by significance makes points a quarter smaller; voxels, mostly zeros, would grow by it.
     return {
         _COUNTS: np.diff(block.offsets),
-        Column("points", (width,), np.dtype(np.float32), counted_by=_COUNTS.path, shuffle=True): block.points,
+        Column("points", (width,), np.dtype(np.float32), counted_by=_COUNTS.path, split=True): block.points,
     }
 
 
