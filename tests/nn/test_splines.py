@@ -11,7 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from caloforge.errors import ConfigError
-from caloforge.nn.splines import raw_parameter_count, rqs
+from caloforge.nn.compiled_splines import compiled_rqs
+from caloforge.nn.native import native_library
+from caloforge.nn.splines import plain_rqs, raw_parameter_count, rqs
 
 BOUND, MINIMUM = 14.0, 1e-6
 
@@ -177,3 +179,71 @@ def test_impossible_settings_are_refused(count, settings_):
         rqs(torch.zeros(3), torch.zeros(3, count), bound=BOUND, **settings_)
     with pytest.raises(ConfigError):
         rqs(torch.zeros(3), torch.zeros(3, 23), bound=0.0)
+
+
+@pytest.mark.parametrize("inverse", [False, True])
+@pytest.mark.parametrize("bins", [1, 2, 8, 11])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_compiled_kernels_equal_plain_pytorch(inverse, bins, dtype):
+    if native_library() is None:
+        pytest.skip("no C++ compiler here")
+    x, raw = random_case(1037, bins, 0.7, seed=bins, dtype=dtype)
+    x[:3] = torch.tensor([-BOUND, BOUND, 0.0])
+    results = []
+    for evaluate in (compiled_rqs, plain_rqs):
+        a, b = x.clone().requires_grad_(), raw.clone().requires_grad_()
+        y, logs = evaluate(
+            a, b, bound=BOUND, min_bin_width=1e-5, min_bin_height=2e-5, min_derivative=3e-6, inverse=inverse
+        )
+        weights = torch.linspace(-1, 1, len(x), dtype=dtype)
+        grads = torch.autograd.grad((weights * y + weights.flip(0) * logs).sum(), (a, b))
+        results.append((y, logs, *grads))
+    relative, absolute = (1e-11, 1e-12) if dtype == torch.float64 else (1e-3, 1e-3)
+    for found, expected in zip(*results, strict=True):
+        torch.testing.assert_close(found, expected, rtol=relative, atol=absolute)
+
+
+def test_compiled_kernels_for_any_thread_count_and_layout():
+    if native_library() is None:
+        pytest.skip("no C++ compiler here")
+    x, raw = random_case(6000, 8, 1.0, seed=1, dtype=torch.float32)
+    expected = rqs(x, raw, bound=BOUND)
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        for found, wanted in zip(rqs(x, raw, bound=BOUND), expected, strict=True):
+            assert torch.equal(found, wanted)
+    finally:
+        torch.set_num_threads(threads)
+    turned = rqs(x.view(60, 100).t(), raw.view(60, 100, 23).transpose(0, 1), bound=BOUND)
+    for found, wanted in zip(turned, expected, strict=True):
+        assert torch.equal(found, wanted.view(60, 100).t())
+    empty, _ = rqs(x[:0], raw[:0], bound=BOUND)
+    assert empty.shape == (0,)
+
+
+def test_tracing_and_function_transforms_use_plain_pytorch():
+    x, raw = random_case(5, 8, 1.0, seed=2)
+
+    class Spline(torch.nn.Module):
+        def forward(self, a, b):
+            return rqs(a, b, bound=BOUND)
+
+    program = torch.export.export(Spline(), (x, raw))
+    for found, expected in zip(program.module()(x, raw), rqs(x, raw, bound=BOUND), strict=True):
+        torch.testing.assert_close(found, expected)
+    jacobian = torch.func.jacrev(lambda a: rqs(a, raw, bound=BOUND)[0])(x)
+    torch.testing.assert_close(jacobian.diagonal().log(), rqs(x, raw, bound=BOUND)[1])
+
+
+@pytest.mark.parametrize("inverse", [False, True])
+def test_broken_parameters_stay_broken(inverse):
+    x, raw = random_case(23, 8, 1.0, seed=3)
+    x = x.clamp(-13, 13)
+    for index in range(16):
+        raw[index, index] = torch.nan
+    y, logs = rqs(x, raw, bound=BOUND, inverse=inverse)
+    assert torch.isnan(y[:16]).all()
+    assert torch.isnan(logs[:16]).all()
+    assert torch.isfinite(y[16:]).all()
+    assert torch.isnan(rqs(torch.tensor([torch.nan]), torch.zeros(1, 23), bound=BOUND, inverse=inverse)[0]).all()

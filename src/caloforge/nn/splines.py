@@ -48,10 +48,15 @@ def check_spline_minima(bins: int, bound: float, *minima: float) -> None:
         raise ConfigError(f"the minimal spline derivative must lie between 0 and 1, not {min_derivative}")
 
 
-def _knots(raw: Tensor, bound: float, minimum: float) -> Tensor:
-    """Bin edges (..., K + 1) from raw sizes (..., K), exact at both ends."""
-    bins = raw.shape[-1]
-    sizes = minimum + (1 - minimum * bins) * torch.softmax(raw, dim=-1)
+def _knots(raw: Tensor, bound: float, minima: tuple[float, float]) -> Tensor:
+    """Bin edges along x and y (..., 2, K + 1) from raw sizes (..., 2K), exact at both ends."""
+    bins = raw.shape[-1] // 2
+    shares = torch.softmax(raw.reshape(*raw.shape[:-1], 2, bins), dim=-1)
+    if minima[0] == minima[1]:
+        sizes = minima[0] + (1 - minima[0] * bins) * shares
+    else:
+        pieces = zip(minima, shares.unbind(dim=-2), strict=True)
+        sizes = torch.stack([minimum + (1 - minimum * bins) * share for minimum, share in pieces], dim=-2)
     inner = 2 * bound * torch.cumsum(sizes[..., :-1], dim=-1) - bound
     return nn.functional.pad(nn.functional.pad(inner, (1, 0), value=-bound), (0, 1), value=bound)
 
@@ -120,19 +125,16 @@ def plain_rqs(
     """As :func:`rqs`, in PyTorch operations only: any device, exportable, differentiable any number of times."""
     bins = (raw.shape[-1] + 1) // 3
     clamped = x.clamp(-bound, bound)
-    knots_x = _knots(raw[..., :bins], bound, min_bin_width)
-    knots_y = _knots(raw[..., bins : 2 * bins], bound, min_bin_height)
-    # softplus(shift) = 1 - min_derivative, hence exactly 1 at both ends.
+    knots = _knots(raw[..., : 2 * bins], bound, (min_bin_width, min_bin_height))
     slopes = nn.functional.pad(min_derivative + nn.functional.softplus(raw[..., 2 * bins :]), (1, 1), value=1.0)
 
-    searched = knots_y if inverse else knots_x
-    bin_index = (clamped[..., None] >= searched[..., 1:-1]).sum(dim=-1, keepdim=True)
-    left = knots_x.gather(-1, bin_index)[..., 0]
-    width = knots_x.gather(-1, bin_index + 1)[..., 0] - left
-    bottom = knots_y.gather(-1, bin_index)[..., 0]
-    height = knots_y.gather(-1, bin_index + 1)[..., 0] - bottom
-    slope_left = slopes.gather(-1, bin_index)[..., 0]
-    slope_right = slopes.gather(-1, bin_index + 1)[..., 0]
+    searched = knots[..., 1 if inverse else 0, 1:-1]
+    bin_index = (clamped[..., None] >= searched).sum(dim=-1)[..., None, None].expand(*x.shape, 3, 1)
+    # One table of x, y and slope at every knot: two look-ups instead of six.
+    table = torch.cat([knots, slopes[..., None, :]], dim=-2)
+    left, bottom, slope_left = table.gather(-1, bin_index)[..., 0].unbind(dim=-1)
+    right, top, slope_right = table.gather(-1, bin_index + 1)[..., 0].unbind(dim=-1)
+    width, height = right - left, top - bottom
 
     # Rounded knots of the flattest bins may coincide in float32 when the caller's minimum is below its resolution.
     smallest = 2 * bound * torch.finfo(x.dtype).eps

@@ -8,16 +8,17 @@ namespace caloforge {
 // Registers: rows x columns accumulators, `columns` vectors of activations, one broadcast weight.
 constexpr int kColumns = 2;
 #if defined(__AVX512F__) || defined(__aarch64__)
-constexpr int most_rows(int columns) { return 24 / columns; }
+constexpr bool kManyRegisters = true;  // 32
 #else
-constexpr int most_rows(int columns) { return 12 / columns; }
+constexpr bool kManyRegisters = false;  // 16
 #endif
 
 // out[r] = start[r] + sum over k < depth of w[k][r] * in[k], for Rows rows and Columns vectors of showers.
-// `start` is a column of biases if `start_stride` is 0 and a matrix of activations otherwise.
+// `start` is a column of biases if `start_stride` is 0 and a matrix of activations otherwise. Meanwhile the same amount of
+// memory is asked for from `ahead` on: with few showers in a tile, waiting for weights takes most of the time.
 template <class S, int Rows, int Columns>
-inline __attribute__((always_inline)) void product(const S* w, ptrdiff_t w_stride, int depth, const S* in, ptrdiff_t in_stride,
-                                                   const S* start, ptrdiff_t start_stride, S* out, ptrdiff_t out_stride) {
+inline void product(const S* w, ptrdiff_t w_stride, int depth, const S* in, ptrdiff_t in_stride, const S* start,
+                    ptrdiff_t start_stride, S* out, ptrdiff_t out_stride, const S* ahead) {
     constexpr int L = kLanes<S>;
     Vec<S> sum[Rows][Columns];
     CALOFORGE_UNROLL
@@ -25,6 +26,8 @@ inline __attribute__((always_inline)) void product(const S* w, ptrdiff_t w_strid
         for (int c = 0; c < Columns; ++c)
             sum[r][c] = start_stride ? load(start + r * start_stride + c * L) : splat<S>(start[r]);
     for (int k = 0; k < depth; ++k) {
+        __builtin_prefetch(ahead + k * w_stride, 0, 2);
+        __builtin_prefetch(ahead + k * w_stride + w_stride / 2, 0, 2);
         Vec<S> x[Columns];
         for (int c = 0; c < Columns; ++c) x[c] = load(in + k * in_stride + c * L);
         CALOFORGE_UNROLL
@@ -38,178 +41,195 @@ inline __attribute__((always_inline)) void product(const S* w, ptrdiff_t w_strid
         for (int c = 0; c < Columns; ++c) store(out + r * out_stride + c * L, sum[r][c]);
 }
 
-template <class S, int Columns, int Rows = most_rows(Columns)>
-inline void product_rows(int rows, const S* w, ptrdiff_t w_stride, int depth, const S* in, ptrdiff_t in_stride,
-                         const S* start, ptrdiff_t start_stride, S* out, ptrdiff_t out_stride) {
-    if constexpr (Rows > 0) {
-        if (rows == Rows)
-            product<S, Rows, Columns>(w, w_stride, depth, in, in_stride, start, start_stride, out, out_stride);
-        else
-            product_rows<S, Columns, Rows - 1>(rows, w, w_stride, depth, in, in_stride, start, start_stride, out, out_stride);
+// Any number of rows, taken in the largest portions for which there is code: the first of `First`, `Others`... that fits.
+template <class S, int Columns, int First, int... Others>
+inline void product_in_portions(int rows, const S* w, ptrdiff_t w_stride, int depth, const S* in, ptrdiff_t in_stride,
+                                const S* start, ptrdiff_t start_stride, S* out, ptrdiff_t out_stride, const S* ahead) {
+    for (; rows >= First; rows -= First) {
+        product<S, First, Columns>(w, w_stride, depth, in, in_stride, start, start_stride, out, out_stride, ahead);
+        w += First;
+        start += First * (start_stride ? start_stride : 1);
+        out += First * out_stride;
     }
+    if constexpr (sizeof...(Others) > 0)
+        product_in_portions<S, Columns, Others...>(rows, w, w_stride, depth, in, in_stride, start, start_stride, out, out_stride,
+                                                   ahead);
 }
 
-// Any number of rows, `columns` vectors of showers.
+// 23 rows, the parameters of a spline with 8 bins, go in one or two portions.
 template <class S, int Columns>
 __attribute__((noinline)) void product_all_rows(int rows, const S* w, ptrdiff_t w_stride, int depth, const S* in,
                                                 ptrdiff_t in_stride, const S* start, ptrdiff_t start_stride, S* out,
-                                                ptrdiff_t out_stride) {
-    for (int r = 0; r < rows;) {
-        const int step = std::min(rows - r, most_rows(Columns));
-        product_rows<S, Columns>(step, w + r, w_stride, depth, in, in_stride, start + r * (start_stride ? start_stride : 1),
-                                 start_stride, out + r * out_stride, out_stride);
-        r += step;
-    }
+                                                ptrdiff_t out_stride, const S* ahead) {
+    if constexpr (kManyRegisters && Columns == 1)
+        product_in_portions<S, Columns, 24, 23, 12, 8, 4, 2, 1>(rows, w, w_stride, depth, in, in_stride, start, start_stride,
+                                                               out, out_stride, ahead);
+    else if constexpr (kManyRegisters || Columns == 1)
+        product_in_portions<S, Columns, 12, 11, 8, 4, 2, 1>(rows, w, w_stride, depth, in, in_stride, start, start_stride, out,
+                                                           out_stride, ahead);
+    else
+        product_in_portions<S, Columns, 6, 5, 4, 2, 1>(rows, w, w_stride, depth, in, in_stride, start, start_stride, out,
+                                                      out_stride, ahead);
 }
 
+// A tile is a number of strips of kColumns vectors (the last one may be narrower), each with all its activations in one
+// piece of memory: a product then reads its inputs front to back, and the strips together fit into the second cache.
 template <class S>
 class TileInverse {
 public:
     TileInverse(const PackedFlow<S>& flow, int most_vectors) : flow_(flow) {
         const FlowShape& s = flow.shape;
-        const size_t width = size_t(most_vectors) * kLanes<S>;
         int units = 0;
         for (const auto& block : flow.blocks)
-            for (const auto& g : block.groups) units = std::max(units, g.unit_stride);
-        memory_.allocate(width * (2 * size_t(s.features) + s.context + size_t(s.layers) * (s.hidden + units) + 1));
-        raw_.allocate(size_t(s.per_feature()) * kColumns * kLanes<S>);
-        pre_rows_ = units;
+            for (const auto& g : block.groups) units = std::max(units, g.stop - g.begin);
+        int rows = 0;
+        auto take = [&rows](int count) {
+            const int start = rows;
+            rows += count;
+            return start;
+        };
+        values_[0] = take(s.features);
+        values_[1] = take(s.features);
+        context_ = take(s.context);
+        logdet_ = take(1);
+        raw_ = take(s.per_feature());
+        for (int l = 0; l < s.layers; ++l) hidden_.push_back(take(s.hidden));
+        for (int l = 0; l < s.layers; ++l) pre_.push_back(take(units));
+        rows_ = rows;
+        memory_.allocate(size_t(rows) * most_vectors * kLanes<S>);
     }
 
     // z, context, x are row-major (count, features) and (count, context); logdet (count).
     void run(int count, const S* z, const S* context, S* x, S* logdet) {
         const FlowShape& s = flow_.shape;
-        constexpr int L = kLanes<S>;
-        vectors_ = (count + L - 1) / L;
-        width_ = ptrdiff_t(vectors_) * L;
-        S* next = memory_.data();
-        auto take = [&](size_t rows) {
-            S* start = next;
-            next += rows * width_;
-            return start;
-        };
-        S* from = take(s.features);
-        S* to = take(s.features);
-        context_ = take(s.context);
-        logdet_ = take(1);
-        hidden_.clear();
-        pre_.clear();
-        for (int l = 0; l < s.layers; ++l) hidden_.push_back(take(s.hidden));
-        for (int l = 0; l < s.layers; ++l) pre_.push_back(take(pre_rows_));
-
-        transpose_in(z, count, s.features, from);
-        if (s.context) transpose_in(context, count, s.context, context_);
-        std::fill(logdet_, logdet_ + width_, S(0));
+        vectors_ = (count + kLanes<S> - 1) / kLanes<S>;
+        over_strips([&](auto strip) {
+            const int some = std::min<int>(strip.width, count - strip.first);
+            strip.transpose_in(z + strip.first * ptrdiff_t(s.features), some, s.features, values_[0]);
+            if (s.context) strip.transpose_in(context + strip.first * ptrdiff_t(s.context), some, s.context, context_);
+            std::fill(strip.row(logdet_), strip.row(logdet_ + 1), S(0));
+        });
         for (const Block<S>& block : flow_.blocks) {
-            invert_block(block, from, to);
-            std::swap(from, to);
+            invert_block(block);
+            std::swap(values_[0], values_[1]);
         }
-        for (int r = 0; r < count; ++r)
-            for (int i = 0; i < s.features; ++i) x[size_t(r) * s.features + i] = from[i * width_ + r];
-        std::copy(logdet_, logdet_ + count, logdet);
+        over_strips([&](auto strip) {
+            const int some = std::min<int>(strip.width, count - strip.first);
+            for (int r = 0; r < some; ++r)
+                for (int i = 0; i < s.features; ++i)
+                    x[(strip.first + r) * ptrdiff_t(s.features) + i] = strip.row(values_[0] + i)[r];
+            std::copy(strip.row(logdet_), strip.row(logdet_) + some, logdet + strip.first);
+        });
     }
 
 private:
-    // Lanes beyond the last shower repeat it, so that they stay harmless numbers.
-    void transpose_in(const S* rows, int count, int columns, S* out) const {
-        for (ptrdiff_t r = 0; r < width_; ++r) {
-            const S* row = rows + std::min<ptrdiff_t>(r, count - 1) * columns;
-            for (int i = 0; i < columns; ++i) out[i * width_ + r] = row[i];
+    template <int Columns>
+    struct Strip {
+        static constexpr int columns = Columns, width = Columns * kLanes<S>;
+        S* memory;
+        int first;  // shower in its first lane
+
+        S* row(int number) const { return memory + ptrdiff_t(number) * width; }
+
+        // Lanes beyond the last shower repeat it, so that they stay harmless numbers.
+        void transpose_in(const S* from, int count, int length, int to) const {
+            for (int r = 0; r < width; ++r) {
+                const S* source = from + std::min(r, count - 1) * ptrdiff_t(length);
+                for (int i = 0; i < length; ++i) row(to + i)[r] = source[i];
+            }
         }
-    }
+
+        // rows `to` ... = start + weights . rows `from` ...; start is a column of biases or rows of activations.
+        void multiply(int rows, const S* w, ptrdiff_t stride, int depth, int from, const S* bias, int to,
+                      const S* ahead) const {
+            product_all_rows<S, Columns>(rows, w, stride, depth, row(from), width, bias, 0, row(to), width, ahead);
+        }
+        void multiply_add(int rows, const S* w, ptrdiff_t stride, int depth, int from, int start, int to) const {
+            product_all_rows<S, Columns>(rows, w, stride, depth, row(from), width, row(start), width, row(to), width, w);
+        }
+        template <class Function>
+        void apply(int rows, int to, Function function) const {
+            for (int r = 0; r < rows; ++r)
+                for (int c = 0; c < Columns; ++c) {
+                    S* p = row(to + r) + c * kLanes<S>;
+                    store(p, function(load(p), r));
+                }
+        }
+    };
 
     template <class Body>
-    void over_columns(Body&& body) const {
+    void over_strips(Body&& body) const {
         int v = 0;
-        for (; v + kColumns <= vectors_; v += kColumns) body(std::integral_constant<int, kColumns>{}, v * kLanes<S>);
-        for (; v < vectors_; ++v) body(std::integral_constant<int, 1>{}, v * kLanes<S>);
+        for (; v + kColumns <= vectors_; v += kColumns) body(Strip<kColumns>{strip_memory(v), v * kLanes<S>});
+        for (; v < vectors_; ++v) body(Strip<1>{strip_memory(v), v * kLanes<S>});
     }
+    S* strip_memory(int vector) const { return memory_.data() + ptrdiff_t(vector) * rows_ * kLanes<S>; }
 
-    void invert_block(const Block<S>& block, const S* z, S* x) {
+    void invert_block(const Block<S>& block) {
         for (const Group<S>& g : block.groups) {
-            begin_group(g, x);
-            if (g.begin < block.ready[g.first]) complete(g, x, g.begin, block.ready[g.first], g.first);
+            if (g.begin < g.stop) begin_group(g);
+            if (g.begin < block.ready[g.first]) complete(g, g.begin, block.ready[g.first], g.first);
             for (int i = g.first; i < g.end; ++i) {
-                invert_feature(block, g, i, z + ptrdiff_t(block.source[i]) * width_, x + i * width_);
-                if (block.ready[i] < block.ready[i + 1]) complete(g, x, block.ready[i], block.ready[i + 1], i + 1);
+                invert_feature(block, g, i);
+                if (block.ready[i] < block.ready[i + 1]) complete(g, block.ready[i], block.ready[i + 1], i + 1);
             }
         }
     }
 
     // What the units of this group receive from everything known before it.
-    void begin_group(const Group<S>& g, const S* x) {
+    void begin_group(const Group<S>& g) {
         const FlowShape& s = flow_.shape;
         const int units = g.stop - g.begin;
-        if (!units) return;
-        over_columns([&](auto columns, ptrdiff_t at) {
-            constexpr int C = decltype(columns)::value;
-            const S* start = g.hidden_bias[0];
-            ptrdiff_t start_stride = 0;
+        over_strips([&](auto strip) {
             if (s.context) {
-                product_all_rows<S, C>(units, g.context, g.unit_stride, s.context, context_ + at, width_, g.context_bias, 0,
-                                       pre_[0] + at, width_);
-                for (int u = 0; u < units; ++u)
-                    for (int c = 0; c < C; ++c) {
-                        S* p = pre_[0] + u * width_ + at + c * kLanes<S>;
-                        store(p, at_least(load(p), Vec<S>{}) + g.hidden_bias[0][u]);
-                    }
-                start = pre_[0] + at;
-                start_stride = width_;
+                strip.multiply(units, g.context, g.unit_stride, s.context, context_, g.context_bias, pre_[0], g.context);
+                strip.apply(units, pre_[0], [&](Vec<S> v, int u) { return at_least(v, Vec<S>{}) + g.hidden_bias[0][u]; });
+                strip.multiply_add(units, g.hidden[0], g.unit_stride, g.first, values_[1], pre_[0], pre_[0]);
+            } else {
+                strip.multiply(units, g.hidden[0], g.unit_stride, g.first, values_[1], g.hidden_bias[0], pre_[0], g.hidden[0]);
             }
-            product_all_rows<S, C>(units, g.hidden[0], g.unit_stride, g.first, x + at, width_, start, start_stride,
-                                   pre_[0] + at, width_);
             for (int l = 1; l < s.layers; ++l)
-                product_all_rows<S, C>(units, g.hidden[l], g.unit_stride, g.begin, hidden_[l - 1] + at, width_,
-                                       g.hidden_bias[l], 0, pre_[l] + at, width_);
+                strip.multiply(units, g.hidden[l], g.unit_stride, g.begin, hidden_[l - 1], g.hidden_bias[l], pre_[l],
+                               g.hidden[l]);
         });
     }
 
     // Finish units first .. end of every layer once `known` features are known: add what lies inside the group.
-    void complete(const Group<S>& g, const S* x, int first, int end, int known) {
+    void complete(const Group<S>& g, int first, int end, int known) {
         const int row = first - g.begin, units = end - first;
-        over_columns([&](auto columns, ptrdiff_t at) {
-            constexpr int C = decltype(columns)::value;
+        over_strips([&](auto strip) {
             for (int l = 0; l < flow_.shape.layers; ++l) {
-                const S* in = l ? hidden_[l - 1] + g.begin * width_ : x + g.first * width_;
-                const int skipped = l ? g.begin : g.first, depth = l ? end - g.begin : known - g.first;
-                S* out = hidden_[l] + first * width_ + at;
-                product_all_rows<S, C>(units, g.hidden[l] + size_t(skipped) * g.unit_stride + row, g.unit_stride, depth,
-                                       in + at, width_, pre_[l] + row * width_ + at, width_, out, width_);
-                for (int u = 0; u < units; ++u)
-                    for (int c = 0; c < C; ++c) {
-                        S* p = out + u * width_ + c * kLanes<S>;
-                        store(p, at_least(load(p), Vec<S>{}));
-                    }
+                const int skipped = l ? g.begin : g.first, depth = (l ? end : known) - skipped;
+                const int from = (l ? hidden_[l - 1] : values_[1]) + skipped, to = hidden_[l] + first;
+                const S* w = g.hidden[l] + size_t(skipped) * g.unit_stride + row;
+                strip.multiply_add(units, w, g.unit_stride, depth, from, pre_[l] + row, to);
+                strip.apply(units, to, [](Vec<S> v, int) { return at_least(v, Vec<S>{}); });
             }
         });
     }
 
-    void invert_feature(const Block<S>& block, const Group<S>& g, int i, const S* z, S* x) {
+    void invert_feature(const Block<S>& block, const Group<S>& g, int i) {
         const FlowShape& s = flow_.shape;
-        const int P = s.per_feature(), row = i - g.first;
-        const S* hidden = hidden_[s.layers - 1];
-        over_columns([&](auto columns, ptrdiff_t at) {
-            constexpr int C = decltype(columns)::value;
-            constexpr ptrdiff_t stride = C * kLanes<S>;
-            product_all_rows<S, C>(P, g.raw[row], P, block.ready[i], hidden + at, width_, g.raw_bias[row], 0, raw_.data(),
-                                   stride);
-            for (int c = 0; c < C; ++c) {
-                const ptrdiff_t lane = at + c * kLanes<S>;
-                Vec<S> logdet = load(logdet_ + lane);
-                const S* raw = raw_.data() + c * kLanes<S>;
-                const Vec<S> value = any_spline<S, true>(raw, stride, load(z + lane), s.spline, logdet);
-                store(x + lane, value);
-                store(logdet_ + lane, logdet);
+        const int P = s.per_feature(), k = i - g.first;
+        over_strips([&](auto strip) {
+            const S* ahead = strip.first == 0 ? g.raw_bias[k] + P : g.raw[k];
+            strip.multiply(P, g.raw[k], P, block.ready[i], hidden_[s.layers - 1], g.raw_bias[k], raw_, ahead);
+            const S* z = strip.row(values_[0] + block.source[i]);
+            for (int at = 0; at < strip.width; at += kLanes<S>) {
+                Vec<S> logdet = load(strip.row(logdet_) + at);
+                store(strip.row(values_[1] + i) + at,
+                      any_spline<S, true>(strip.row(raw_) + at, strip.width, load(z + at), s.spline, logdet));
+                store(strip.row(logdet_) + at, logdet);
             }
         });
     }
 
     const PackedFlow<S>& flow_;
-    Arena<S> memory_, raw_;
-    int vectors_ = 0, pre_rows_ = 0;
-    ptrdiff_t width_ = 0;
-    S *context_ = nullptr, *logdet_ = nullptr;
-    std::vector<S*> hidden_, pre_;
+    Arena<S> memory_;
+    int vectors_ = 0, rows_ = 0;
+    // Rows of a strip: incoming and outgoing values, context, log-determinant, spline parameters, activations.
+    int values_[2], context_, logdet_, raw_;
+    std::vector<int> hidden_, pre_;
 };
 
 }  // namespace caloforge
