@@ -164,6 +164,9 @@ def fill_master(
             file.create_dataset(column.path, shape=(0, *column.shape), dtype=column.dtype)
             continue
         # h5py's VirtualLayout does the same at seven times the cost, and this runs after every block.
+        totals: dict[str, int] = {}
+        for piece in pieces:
+            totals[piece.part.file] = totals.get(piece.part.file, 0) + piece.extent(column)[1]
         properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
         properties.set_fill_value(column.fill)
         space = h5py.h5s.create_simple((rows, *column.shape))
@@ -174,7 +177,7 @@ def fill_master(
             if length == 0:
                 continue
             space.select_hyperslab((done, *origin), (length, *column.shape))
-            total = sum(_Piece(piece.part, run, 0, 0).extent(column)[1] for run in piece.part.runs)
+            total = totals[piece.part.file]
             source = h5py.h5s.create_simple((total, *column.shape))
             source.select_hyperslab((first, *origin), (length, *column.shape))
             properties.set_virtual(space, f"{folder}/{piece.part.file}".encode(), f"/{column.path}".encode(), source)
