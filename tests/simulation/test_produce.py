@@ -185,7 +185,8 @@ def test_a_dying_worker_ends_the_production_with_one_sentence():
 
 
 SCRIPT = """
-import sys
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # test runners in the background have it ignored
 from caloforge.detectors import load_detector
 from caloforge.simulation import simulate
 production = simulate(load_detector("calogan"), "e+", "2", 10_000, 1, jobs=2, tables="builtin")
@@ -210,10 +211,14 @@ def test_no_worker_outlives_its_production(how):
     ) as process:
         process.stdin.write(SCRIPT)
         process.stdin.close()
+        process.stdin = None
         pids = [int(pid) for pid in process.stdout.readline().split()]
         assert len(pids) == 2
         os.kill(process.pid, how)
-        errors = process.stderr.read()
+        try:
+            _, errors = process.communicate(timeout=60)
+        finally:
+            process.kill()
     assert ("KeyboardInterrupt" in errors) == (how == signal.SIGINT)
     deadline = time.monotonic() + 20
     while any(_running(pid) for pid in pids) and time.monotonic() < deadline:
