@@ -28,6 +28,7 @@ __all__ = [
     "ConstantSchedule",
     "CosineSchedule",
     "CyclicSchedule",
+    "ExponentialSchedule",
     "FitStage",
     "GradientStage",
     "MilestoneSchedule",
@@ -131,8 +132,19 @@ class CyclicSchedule(_Settings):
     steps_up: Annotated[int, Field(ge=1)]
 
 
+class ExponentialSchedule(_Settings):
+    """The learning rate is multiplied by ``factor`` after every epoch.
+
+    Attributes:
+        factor: what to multiply by.
+    """
+
+    kind: Literal["exponential"] = "exponential"
+    factor: Annotated[float, Field(gt=0, le=1)]
+
+
 ScheduleConfig = Annotated[
-    ConstantSchedule | MilestoneSchedule | CosineSchedule | OneCycleSchedule | CyclicSchedule,
+    ConstantSchedule | MilestoneSchedule | ExponentialSchedule | CosineSchedule | OneCycleSchedule | CyclicSchedule,
     Field(discriminator="kind"),
 ]
 
@@ -316,9 +328,9 @@ class Stage:
 class GradientStage(Stage, ABC):
     """A stage trained by gradient descent.
 
-    For every batch the training loop calls, for each player in turn and ``steps_per_batch`` times: ``loss``, backward
-    on ``"loss"``, the player's optimiser and schedule, ``after_step``. The parts are in train mode then, and in eval
-    mode under ``torch.no_grad`` for ``validate``.
+    The training loop calls ``prepare`` once. Then, for every batch, for each player in turn and ``steps_per_batch``
+    times: ``loss``, backward on ``"loss"``, the player's optimiser and schedule, ``after_step``. The parts are in train
+    mode then, and in eval mode under ``torch.no_grad`` for ``validate``.
 
     Args:
         name: see :class:`Stage`.
@@ -360,6 +372,17 @@ class GradientStage(Stage, ABC):
         """The players, in the order of their turns; one player ``main`` with all parameters unless overridden."""
         parameters = tuple(p for part in self.parts.values() for p in part.parameters() if p.requires_grad)
         return (Player("main", parameters, self.training.optimiser, self.training.schedule),)
+
+    def prepare(self, data: TrainingData, streams: Streams) -> None:
+        """Set initial weights that depend on the data; nothing by default.
+
+        Called once, without gradients, before the first step of a new training; a resumed one goes on from its
+        checkpoint. With several processes the first one calls it and shares the result.
+
+        Args:
+            data: the training rows; may be iterated more than once.
+            streams: random streams of this stage.
+        """
 
     @abstractmethod
     def loss(self, player: str, batch: TrainingBatch, streams: Streams) -> dict[str, Tensor]:

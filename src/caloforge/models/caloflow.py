@@ -21,6 +21,7 @@ from caloforge.detectors import Detector, Readout
 from caloforge.errors import ConfigError, UsageError
 from caloforge.models.base import Latents, ModelConfig, ShowerModel
 from caloforge.models.conditions import Conditions
+from caloforge.models.marginals import collect_rows, start_from_marginals
 from caloforge.models.registry import register
 from caloforge.nn import MaskedAutoregressiveFlow
 from caloforge.nn.permutations import alternating_within_layers, random_after_every_block
@@ -42,6 +43,8 @@ __all__ = ["CaloFlow", "CaloFlowConfig", "FlowSize"]
 
 #: No deposit is smaller than this (MeV): the threshold where neither detector nor noise gives one.
 _LEAST_DEPOSIT = 1e-6
+#: Training rows from which the initial weights are taken: enough for quantiles.
+_START_ROWS = 4000
 #: Rows per evaluation of the likelihood; limits the memory, changes no result.
 _LIKELIHOOD_ROWS = 500
 
@@ -93,6 +96,7 @@ class CaloFlowConfig(ModelConfig):
         postprocessing: ``exact`` takes the noise away, keeps layer energies through the threshold and leaves layers
             below it empty; ``published`` does what the publication did.
         drop_voxel: leave out one voxel per layer, which makes the likelihood one of the deposits themselves.
+        start: initial weights: ``marginals`` from the distribution of each variable, or ``random`` as published.
     """
 
     energies: FlowSize = FlowSize(blocks=6, hidden_features=64, hidden_layers=2)
@@ -112,6 +116,7 @@ class CaloFlowConfig(ModelConfig):
     cut_first: bool = True
     postprocessing: Literal["exact", "published"] = "exact"
     drop_voxel: bool = False
+    start: Literal["marginals", "random"] = "marginals"
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -403,14 +408,22 @@ class _EnergyStage(GradientStage):
         super().__init__("energies", {"energies": model.energies}, training, needs=("scale",))
         self.model = model
 
+    def prepare(self, data: TrainingData, streams: Streams) -> None:
+        if self.model.config.start == "marginals":
+            logits = collect_rows(data, _START_ROWS, lambda batch: self._logits(batch, streams))
+            start_from_marginals(self.model.energies, logits)
+
     def loss(self, player: str, batch: TrainingBatch, streams: Streams) -> dict[str, Tensor]:
-        model, dtype = self.model, self.model.dtype
+        model = self.model
+        context = model.energy_context(batch.incident_energy).to(model.dtype)
+        return {"loss": -model.energies.log_prob(self._logits(batch, streams), context).mean()}
+
+    def _logits(self, batch: TrainingBatch, streams: Streams) -> Tensor:
+        model = self.model
         uniform = model.energy_noise.draw(streams, batch.row, batch.epoch)
         energies = model.noisy_energies(model.deposits_behind_cut(batch.deposits), uniform)
         u, _ = model.fractions(energies, model.scale(batch.incident_energy))
-        logits = model.logit.transform(u.clamp(0, 1)).to(dtype)
-        context = model.energy_context(batch.incident_energy).to(dtype)
-        return {"loss": -model.energies.log_prob(logits, context).mean()}
+        return model.logit.transform(u.clamp(0, 1)).to(model.dtype)
 
 
 class _ShapeStage(GradientStage):
@@ -420,19 +433,33 @@ class _ShapeStage(GradientStage):
         super().__init__("shapes", {"shapes": model.shapes}, training)
         self.model = model
 
+    def prepare(self, data: TrainingData, streams: Streams) -> None:
+        if self.model.config.start == "marginals":
+            logits = collect_rows(data, _START_ROWS, lambda batch: self._logits(*self._noisy(batch, streams)))
+            start_from_marginals(self.model.shapes, logits)
+
     def loss(self, player: str, batch: TrainingBatch, streams: Streams) -> dict[str, Tensor]:
-        model, dtype = self.model, self.model.dtype
-        deposits = model.deposits_behind_cut(batch.deposits).to(dtype)
-        noisy, _ = model.voxel_noise(deposits, model.voxel_noise.draw(streams.child("voxels"), batch.row, batch.epoch))
-        energies = model.sums(noisy)
-        shares = model.normalisation.transform(noisy, energies)
+        model = self.model
+        noisy, energies = self._noisy(batch, streams)
+        logits = self._logits(noisy, energies)
         if model.config.energy_noise_per == "layer":
             # Flow II is later told the energies that Flow I makes, so it learns with the same noise on them.
             uniform = model.energy_noise.draw(streams.child("layers"), batch.row, batch.epoch)
-            energies = model.noisy_energies(deposits, uniform)
-        logits = model.logit.transform(shares.index_select(1, model.shape_index))
-        context = model.shape_context(batch.incident_energy, energies).to(dtype)
+            energies = model.noisy_energies(model.deposits_behind_cut(batch.deposits), uniform)
+        context = model.shape_context(batch.incident_energy, energies).to(model.dtype)
         return {"loss": -model.shapes.log_prob(logits, context).mean()}
+
+    def _noisy(self, batch: TrainingBatch, streams: Streams) -> tuple[Tensor, Tensor]:
+        """Voxels with noise and their sums over layers."""
+        model = self.model
+        deposits = model.deposits_behind_cut(batch.deposits).to(model.dtype)
+        noisy, _ = model.voxel_noise(deposits, model.voxel_noise.draw(streams.child("voxels"), batch.row, batch.epoch))
+        return noisy, model.sums(noisy)
+
+    def _logits(self, noisy: Tensor, energies: Tensor) -> Tensor:
+        model = self.model
+        shares = model.normalisation.transform(noisy, energies)
+        return model.logit.transform(shares.index_select(1, model.shape_index))
 
 
 def _flow(

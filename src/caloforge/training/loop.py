@@ -118,7 +118,10 @@ def train_stage(stage: GradientStage, run: Run) -> StageResult:
         weights = [parameter for player in players for parameter in player.parameters]
         average = None if settings.ema is None else MovingAverage(weights, settings.ema)
         state = StageState(run.directory, stage, players, optimisers, average, writes=run.processes.first)
-        state.load()
+        if not state.load():
+            _prepare(stage, run)
+            if average is not None:
+                average.restart()
         counters = state.counters
         if counters.finished:
             return StageResult(stage.name, counters.epoch, counters.best, counters.best_epoch, counters.seconds, 0.0)
@@ -356,6 +359,16 @@ class _Trainer:
         draw_curves(
             self.log.rows, path, title=f"Stage {self.stage.name}", selection=selection, lower=self.stage.lower_is_better
         )
+
+
+@torch.no_grad()
+def _prepare(stage: GradientStage, run: Run) -> None:
+    """Let a stage set initial weights that depend on the data; all processes begin with those of the first."""
+    streams = run.streams(stage.name).child("prepare")
+    torch.manual_seed(streams.child("torch").integer(0))
+    if run.processes.first:
+        stage.prepare(run.data.for_fit(), streams)
+    run.processes.share(stage.state())
 
 
 def run_fit_stage(stage: FitStage, run: Run) -> StageResult:

@@ -11,7 +11,6 @@ from caloforge.transforms.energies import EnergyFractions, EnergyScale, LogEnerg
 from caloforge.transforms.layers import DroppedVoxelNormalisation, LayerNormalisation, LayerSums
 from caloforge.transforms.logit import Logit
 from caloforge.transforms.noise import DequantisationNoise
-from caloforge.transforms.symmetry import SymmetryAugmentation
 
 __all__ = [
     "DequantisationNoise",
@@ -22,6 +21,5 @@ __all__ = [
     "LayerSums",
     "LogEnergy",
     "Logit",
-    "SymmetryAugmentation",
     "cut_layers",
 ]

@@ -1,0 +1,97 @@
+"""Initial weights of an autoregressive spline flow from the marginal distributions of its training data.
+
+With weights drawn at random a flow first has to learn, voxel by voxel, where its data lie at all: most voxels sit in a
+spike at the lower end of the logit, 14 standard deviations from the base distribution. That is known from quantiles.
+So the first block starts as the spline that makes each variable standard normal by itself, the others start as the
+identity with their knots where normal variables are, and training begins with the correlations.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from caloforge.nn import MaskedAutoregressiveFlow
+from caloforge.nn.autoregressive import AutoregressiveSpline
+from caloforge.stage import TrainingBatch, TrainingData
+
+__all__ = ["collect_rows", "start_from_marginals"]
+
+#: Outermost interior knots, standard deviations: 3 % of a normal variable lie beyond.
+_OUTER_KNOT = 2.2
+#: The output weights that make parameters depend on other variables are scaled by this, so that biases dominate first.
+_DEPENDENCE = 0.01
+#: Narrowest bin, as a share of the interval, and limits of slopes: a spike must not start as a wall.
+_NARROWEST, _FLATTEST, _STEEPEST = 3e-5, 0.02, 50.0
+
+
+def collect_rows(data: TrainingData, most: int, values: Callable[[TrainingBatch], Tensor]) -> Tensor:
+    """What ``values`` gives for about ``most`` rows, evenly spread over the training data, (rows, D).
+
+    Args:
+        data: the training rows.
+        most: about how many rows.
+        values: function of a batch, (B, D).
+    """
+    stride = max(1, math.ceil(len(data) / most))
+    parts, seen = [], 0
+    for batch in data:
+        chosen = torch.arange((-seen) % stride, len(batch), stride)
+        seen += len(batch)
+        parts.append(values(batch).index_select(0, chosen.to(batch.deposits.device)))
+    return torch.cat(parts)
+
+
+@torch.no_grad()
+def start_from_marginals(flow: MaskedAutoregressiveFlow, values: Tensor) -> None:
+    """Set initial weights as described above.
+
+    Args:
+        flow: the flow, with random weights; its biases are overwritten and its output weights made smaller.
+        values: training data as the flow sees them, (rows, D).
+    """
+    for number, block in enumerate(flow.blocks):
+        assert isinstance(block, AutoregressiveSpline)
+        normal = torch.linspace(-_OUTER_KNOT, _OUTER_KNOT, block.bins - 1, dtype=torch.float64, device=values.device)
+        normal = normal if block.bins > 2 else torch.zeros_like(normal)
+        targets = normal.expand(flow.features, -1)
+        knots = targets
+        if number == 0:
+            ordered = values.double().sort(dim=0).values
+            probability = torch.special.ndtr(normal)
+            place = (probability * (len(ordered) - 1)).round().long()
+            knots = ordered.index_select(0, place).t().clamp(-block.bound, block.bound)
+        output = block.conditioner.output_layer
+        output.weight.mul_(_DEPENDENCE)
+        output.bias.copy_(_raw_parameters(block, knots, targets).flatten())
+
+
+def _raw_parameters(block: AutoregressiveSpline, knots: Tensor, targets: Tensor) -> Tensor:
+    """Raw parameters (D, 3K - 1) of splines through interior knots (D, K - 1) with the given values (D, K - 1)."""
+    widths, heights = (
+        torch.diff(torch.nn.functional.pad(inner, (1, 1)) + _ends(inner, block.bound)) / (2 * block.bound)
+        for inner in (knots, targets)
+    )
+    widths = widths.clamp_min(max(_NARROWEST, 2 * block.min_bin_width))
+    widths = widths / widths.sum(dim=1, keepdim=True)
+    slopes = heights / widths
+    # The geometric mean of the slopes on both sides belongs to a monotonic curve without overshoot.
+    derivatives = (slopes[:, 1:] * slopes[:, :-1]).sqrt().clamp(_FLATTEST, _STEEPEST)
+    return torch.cat(
+        [
+            torch.log(widths - block.min_bin_width),
+            torch.log(heights - block.min_bin_height),
+            torch.log(torch.expm1(derivatives - block.min_derivative)),
+        ],
+        dim=1,
+    )
+
+
+def _ends(inner: Tensor, bound: float) -> Tensor:
+    """Zeros (D, K + 1) with the ends of the interval in the outer columns."""
+    ends = inner.new_zeros(inner.shape[0], inner.shape[1] + 2)
+    ends[:, 0], ends[:, -1] = -bound, bound
+    return ends
