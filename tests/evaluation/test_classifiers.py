@@ -128,7 +128,7 @@ def test_splits_and_batches_are_the_published_ones() -> None:
     assert split_sizes(challenge, 121_000) == (80_000, 20_000, 21_000)
     assert split_sizes(challenge, 120_800) == (80_000, 20_000, 20_800)
     assert batch_size(DNN, 60_000) == 1000
-    assert batch_size(DNN, 1_800) == 60
+    assert batch_size(DNN, 1_800) == 120
     with pytest.raises(UsageError, match="at least 50"):
         split_sizes(DNN, 49)
 

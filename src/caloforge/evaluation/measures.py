@@ -25,6 +25,7 @@ from caloforge.evaluation.distances import compare_correlations, compare_observa
 from caloforge.evaluation.fpd import fpd, kpd
 from caloforge.evaluation.histograms import (
     Binning,
+    adapted_binning,
     calochallenge_binning,
     caloclouds_binning,
     caloflow_binning,
@@ -143,6 +144,17 @@ def _caloflow(job: Comparison) -> list[ObservableResult]:
     return _compare_all(one, two, caloflow_binning, job.streams, "caloflow")
 
 
+def _response(job: Comparison) -> list[ObservableResult]:
+    """E_tot / E_inc in bins as fine as the resolution; the published ones were made for other detectors."""
+    one, two = (
+        Observable(
+            "response", "response", None, r"$E_\mathrm{tot} / E_\mathrm{inc}$", "", s.total_energy() / s.incident_energy
+        )
+        for s in (job.generated, job.reference)
+    )  # fmt: skip
+    return [compare_observable(one, two, adapted_binning(two.values), job.streams, prefix="shower")]
+
+
 def _voxel_spectrum(job: Comparison) -> ObservableResult:
     one, two = job.voxels
     binning = voxel_energy_binning(two, job.detector.analysis_threshold)
@@ -151,7 +163,7 @@ def _voxel_spectrum(job: Comparison) -> ObservableResult:
         fill_spectrum(binning, two),
         binning,
         job.streams,
-        key="voxels/voxel-energy",
+        key="shower/voxel-energy",
         label="voxel energy",
     )
 
@@ -264,6 +276,7 @@ def _neighbours(job: Comparison) -> Any:
 MEASURES: dict[str, Measure] = {
     m.name: m
     for m in (
+        Measure("response", "response", "observables", _response, voxels=False),
         Measure("caloflow-observables", "CaloFlow observables", "observables", _caloflow),
         Measure("calochallenge-observables", "CaloChallenge observables", "observables", _calochallenge),
         Measure("caloclouds-observables", "CaloClouds observables", "observables", _caloclouds, voxels=False),

@@ -30,6 +30,8 @@ __all__ = [
     "Scores",
     "Slice",
     "Spread",
+    "TimingResult",
+    "TimingRow",
     "Value",
     "VoxelResult",
 ]
@@ -268,6 +270,40 @@ class Scores(_Result):
     voxels: VoxelResult | None = None
 
 
+class TimingRow(_Result):
+    """Time to generate one shower.
+
+    Attributes:
+        program: what generates.
+        device: processor or GPU, with the number of threads.
+        batch: showers at a time.
+        milliseconds: per shower.
+        std: over repetitions, or None for a single one.
+    """
+
+    program: str
+    device: str
+    batch: int
+    milliseconds: float
+    std: float | None = None
+
+
+class TimingResult(_Result):
+    """How fast a model is and how large; filled from a benchmark.
+
+    Attributes:
+        rows: generation times.
+        parameters: trainable parameters used for generation.
+        training_seconds: wall-clock time of the training.
+        training_device: where it was trained.
+    """
+
+    rows: tuple[TimingRow, ...] = ()
+    parameters: int | None = None
+    training_seconds: float | None = None
+    training_device: str = ""
+
+
 class EvaluationResult(_Result):
     """The result of one ``evaluate``.
 
@@ -282,6 +318,8 @@ class EvaluationResult(_Result):
         floor: scores of a second reference: what a perfect generator would get at this sample size.
         notes: what a reader must know to read the numbers.
         seconds: time that each measure took.
+        timing: speed and size of the model, if it was measured.
+        cross_particle: particle identification with generated showers, if it was tested.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -296,3 +334,5 @@ class EvaluationResult(_Result):
     floor: Scores | None
     notes: tuple[str, ...]
     seconds: dict[str, float]
+    timing: TimingResult | None = None
+    cross_particle: tuple[CrossParticleResult, ...] = ()

@@ -56,15 +56,15 @@ SUITES: dict[str, Suite] = {
         Suite(
             "quick",
             "a first look in minutes",
-            ("caloflow-observables", "voxel-energy", "correlations", "fpd", "kpd", "prdc", *_COLLAPSE,
-             "high-level-512", "caloflow-dnn-unnormalised"),
+            ("response", "caloflow-observables", "voxel-energy", "correlations", "fpd", "kpd", "prdc", *_COLLAPSE,
+             "high-level", "caloflow-dnn-unnormalised"),
             retrainings=3,
             patience=10,
         ),
         Suite(
             "calogan",
             "everything in the CaloFlow paper, and FPD, KPD and PRDC",
-            ("caloflow-observables", "voxel-energy", "correlations", "fpd", "kpd", "prdc", *_COLLAPSE,
+            ("response", "caloflow-observables", "voxel-energy", "correlations", "fpd", "kpd", "prdc", *_COLLAPSE,
              *(f"caloflow-{network}-{kind}" for network in ("dnn", "cnn")
                for kind in ("unnormalised", "normalised", "logit", "logit-normalised"))),
         ),

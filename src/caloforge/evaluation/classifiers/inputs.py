@@ -87,6 +87,21 @@ def high_level_inputs(showers: Showers) -> Float32:
     return high_level_features(showers).astype(np.float32)
 
 
+def ratio_inputs(showers: Showers) -> Float32:
+    """CaloChallenge's high-level features, log10(E_tot / E_inc), and E_k / E_tot of each layer.
+
+    Response and fractions are functions of the challenge's features, but at a resolution of a per cent a network has to
+    amplify small differences of large numbers to find them, which takes far more showers than reading them.
+
+    Returns:
+        Shape (N, features + 1 + layers).
+    """
+    energy = showers.layer_energies()
+    total = energy.sum(axis=1, keepdims=True)
+    response = np.log10(total / showers.incident_energy[:, None] + 1e-4)
+    return np.concatenate([high_level_features(showers), response, energy / (total + _TINY)], axis=1).astype(np.float32)
+
+
 INPUTS: dict[str, InputFunction] = {
     "caloflow-unnormalised": caloflow_inputs,
     "caloflow-normalised": lambda showers: caloflow_inputs(showers, normalised=True),
@@ -95,4 +110,5 @@ INPUTS: dict[str, InputFunction] = {
     "low-level": low_level_inputs,
     "low-normalised": low_normalised_inputs,
     "high-level": high_level_inputs,
+    "high-level-ratios": ratio_inputs,
 }

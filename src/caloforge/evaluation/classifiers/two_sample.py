@@ -97,6 +97,10 @@ def _sample(
     # Equal numbers: a class imbalance would shift accuracy and calibration.
     parts = [s[class_rows(len(s), per_class, generator)] for s in (generated, reference)]
     rows = np.concatenate([INPUTS[recipe.inputs](part) for part in parts])
+    if recipe.standardise:
+        mean, deviation = rows.mean(axis=0, dtype=np.float64), rows.std(axis=0, dtype=np.float64)
+        # A feature that never varies says nothing and must not become large.
+        rows = ((rows - mean) / np.where(deviation > 1e-9, deviation, 1)).astype(np.float32)
     energy = np.concatenate([part.incident_energy for part in parts])
     # The hash is over what the network will see, so any change of threshold, preprocessing or data shows.
     fingerprint = hashlib.blake2b(digest_size=16)

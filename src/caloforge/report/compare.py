@@ -1,0 +1,111 @@
+"""One table of many models: their reports side by side, beside floor and published numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+
+from caloforge.errors import UsageError
+from caloforge.evaluation.results import EvaluationResult
+from caloforge.report.published import tables_for
+from caloforge.report.tables import number, score_rows
+
+__all__ = ["Comparison", "compare_reports"]
+
+
+class Comparison:
+    """Scores of several models by measure.
+
+    Attributes:
+        columns: names of the models, then ``floor``, then published models.
+        rows: title of each measure and its value in every column, ``–`` where there is none.
+        notes: differences between the reports that a reader must know.
+    """
+
+    def __init__(self, columns: list[str], rows: list[tuple[str, list[str]]], notes: list[str]) -> None:
+        self.columns, self.rows, self.notes = columns, rows, notes
+
+    def to_markdown(self) -> str:
+        """The table in Markdown."""
+        lines = ["| measure | " + " | ".join(self.columns) + " |", "|---" * (len(self.columns) + 1) + "|"]
+        lines += [f"| {title} | " + " | ".join(cells) + " |" for title, cells in self.rows]
+        return "\n".join([*lines, *([""] if self.notes else []), *(f"- {n}" for n in self.notes)]) + "\n"
+
+    def to_html(self) -> str:
+        """The table as an HTML fragment."""
+        head = "".join(f"<th>{escape(c)}</th>" for c in ("measure", *self.columns))
+        body = "".join(
+            "<tr><td>" + escape(title) + "</td>" + "".join(f"<td>{escape(c)}</td>" for c in cells) + "</tr>"
+            for title, cells in self.rows
+        )
+        notes = "".join(f"<li>{escape(n)}</li>" for n in self.notes)
+        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table><ul>{notes}</ul>"
+
+
+def compare_reports(reports: Sequence[EvaluationResult], names: Sequence[str] | None = None) -> Comparison:
+    """Put several reports beside each other.
+
+    Args:
+        reports: at least one; all of one detector and particle.
+        names: what to call them; by default the labels of their generated samples.
+
+    Raises:
+        UsageError: if they are of different detectors or particles.
+    """
+    if not reports:
+        raise UsageError("a comparison needs at least one report")
+    first = reports[0]
+    for other in reports[1:]:
+        if other.detector["hash"] != first.detector["hash"]:
+            raise UsageError(
+                f"the reports are of different detectors ('{first.detector['name']}' and '{other.detector['name']}')"
+            )
+        if other.samples["reference"].particle != first.samples["reference"].particle:
+            raise UsageError("the reports are of different particles")
+    labels = _distinct(list(names or (r.samples["generated"].label for r in reports)))
+    scores = [score_rows(r.generated) for r in reports]
+    floors = [score_rows(r.floor) for r in reports if r.floor is not None]
+    tables = tables_for(first.detector["name"], first.samples["reference"].particle)
+    published = [m for t in tables for m in t.models]
+    keys = list(dict.fromkeys(key for s in scores for key in s))
+    rows = []
+    for key in keys:
+        title, _, _ = next(s[key] for s in scores if key in s)
+        cells = [_cell(s, key) for s in scores]
+        if floors:
+            cells.append(next((_cell(f, key) for f in floors if key in f), "–"))
+        for model in published:
+            found = model.numbers.get(key)
+            cells.append("–" if found is None else number(found.value, found.std))
+        rows.append((title, cells))
+    columns = [*labels, *(["floor"] if floors else []), *(f"{m.name} (published)" for m in published)]
+    return Comparison(columns, rows, _notes(reports, labels) + [f"{t.title}: {t.source}. {t.setup}." for t in tables])
+
+
+def _cell(scores: dict[str, tuple[str, str, tuple[float, float | None] | None]], key: str) -> str:
+    value = scores[key][2] if key in scores else None
+    return "–" if value is None else number(*value)
+
+
+def _distinct(labels: list[str]) -> list[str]:
+    return [label if labels.count(label) == 1 else f"{label} ({k + 1})" for k, label in enumerate(labels)]
+
+
+def _notes(reports: Sequence[EvaluationResult], labels: Sequence[str]) -> list[str]:
+    notes = []
+    if len({r.samples["reference"].fingerprint for r in reports}) > 1:
+        notes.append("The reports use different reference showers.")
+    sizes = {label: min(s.showers for s in r.samples.values()) for label, r in zip(labels, reports, strict=True)}
+    if len(set(sizes.values())) > 1:
+        text = ", ".join(f"{label} {size:,}" for label, size in sizes.items())
+        notes.append(f"The sample sizes differ, and with them what classifiers and FPD can see: {text}.")
+    if len({r.suite for r in reports}) > 1:
+        notes.append("The reports are of different suites.")
+    settings = {
+        (name, tuple(sorted((k, str(v)) for k, v in c.settings.items())))
+        for r in reports
+        for name, c in r.generated.classifiers.items()
+    }
+    if len(settings) > len({name for name, _ in settings}):
+        notes.append("Classifiers were trained differently in some of the reports.")
+    return notes

@@ -1,0 +1,140 @@
+"""All figures of a report, in the order in which they are shown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from caloforge.detectors import Detector
+from caloforge.evaluation.results import EvaluationResult, ObservableResult
+from caloforge.report.histogram_figures import draw_histogram, draw_overview
+from caloforge.report.score_figures import draw_correlations, draw_roc, draw_slices
+from caloforge.report.shower_figures import chosen_layers, draw_event_display, draw_images, draw_neighbours
+from caloforge.units import format_energy
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["Drawing", "drawings"]
+
+#: Histograms of this many layers are shown of each family.
+_LAYERS = 3
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure with what belongs to it.
+
+    Attributes:
+        name: file name without suffix.
+        section: heading under which it stands.
+        caption: one sentence.
+        wide: whether it needs the full width of the page.
+        figure: the figure.
+    """
+
+    name: str
+    section: str
+    caption: str
+    wide: bool
+    figure: Figure
+
+
+def _shown(results: tuple[ObservableResult, ...], layers: set[int]) -> list[ObservableResult]:
+    """The histograms worth a figure: all of the whole shower, and those of a selection of layers."""
+    kept, pairs = [], dict[str, int]()
+    for result in results:
+        if result.layer is not None:
+            if result.layer in layers:
+                kept.append(result)
+            continue
+        # Pairs of layers, rings and energies: some of each family.
+        pairs[result.family] = pairs.get(result.family, 0) + 1
+        if pairs[result.family] <= 6:
+            kept.append(result)
+    return kept
+
+
+def drawings(result: EvaluationResult, detector: Detector) -> Iterator[Drawing]:
+    """Draw every figure, one at a time.
+
+    Args:
+        result: of the evaluation.
+        detector: that it is about.
+    """
+    name = result.samples["generated"].label
+    readout = detector.readout
+    ours, floor = result.generated, result.floor
+    if ours.classifiers:
+        yield Drawing(
+            "roc", "Classifiers", "ROC curves; the diagonal is a perfect generator.", False, draw_roc(ours.classifiers)
+        )
+        yield Drawing(
+            "slices",
+            "Classifiers",
+            "The same classifiers in parts of the energy range: a pooled score can hide a bad one.",
+            False,
+            draw_slices(ours.classifiers, {} if floor is None else floor.classifiers),
+        )
+    if ours.observables:
+        others = () if floor is None else floor.observables
+        caption = "Separation power of every observable over that of statistics alone; 1 is as good as Geant4 itself."
+        yield Drawing("overview", "Observables", caption, True, draw_overview(ours.observables, others))
+    if ours.correlations is not None:
+        caption = "Pearson correlations of the layer energies."
+        yield Drawing(
+            "correlations", "Observables", caption, True, draw_correlations(ours.correlations, generated=name)
+        )
+    yield from _showers(result, detector)
+    by_key = {} if floor is None else {r.key: r for r in floor.observables}
+    energies = np.asarray(ours.images.reference) if ours.images is not None else None
+    sums = (
+        np.asarray([energies[w].sum() for w in readout.layer_slices])
+        if energies is not None and len(energies) == readout.n_voxels
+        else np.ones(readout.n_layers)
+    )
+    for observable in _shown(ours.observables, set(chosen_layers(sums, _LAYERS))):
+        figure = draw_histogram(observable, by_key.get(observable.key), generated=name)
+        file = "histogram-" + observable.key.replace("/", "-")
+        yield Drawing(file, "Histograms", observable.family.replace("-", " "), False, figure)
+
+
+def _showers(result: EvaluationResult, detector: Detector) -> Iterator[Drawing]:
+    name = result.samples["generated"].label
+    readout = detector.readout
+    ours = result.generated
+    if ours.neighbours:
+        # The largest energy shows most of a shower.
+        group = ours.neighbours[-1]
+        yield Drawing(
+            "event",
+            "Showers",
+            f"A Geant4 shower and its nearest generated neighbour at {format_energy(group.energy)}.",
+            True,
+            draw_event_display(group, readout, generated=name),
+        )
+    if ours.images is not None:
+        sums = np.asarray([np.sum(ours.images.reference[w]) for w in readout.layer_slices])
+        for layer in chosen_layers(sums, _LAYERS):
+            label = readout.layers[layer].label
+            marks = "; circles mark voxels lit significantly too rarely or too often" if ours.voxels is not None else ""
+            yield Drawing(
+                f"image-{label}",
+                "Showers",
+                f"Average of layer {label}{marks}.",
+                True,
+                draw_images(ours.images, readout, layer, ours.voxels, generated=name),
+            )
+    for group in ours.neighbours:
+        how = "generated at this energy" if group.how == "sampled" else "within 2 % of this energy"
+        yield Drawing(
+            f"neighbours-{format_energy(group.energy).replace(' ', '')}",
+            "Showers",
+            f"A Geant4 shower of {format_energy(group.energy)} and its nearest neighbour in full voxel space among "
+            f"{group.candidates} showers {how}.",
+            True,
+            draw_neighbours(group, readout, generated=name),
+        )

@@ -1,0 +1,104 @@
+"""Figures of scores: ROC curves, scores by energy, correlation matrices."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from caloforge.evaluation.results import ClassifierResult, CorrelationResult
+from caloforge.report.style import REFERENCE
+from caloforge.units import GeV
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["draw_correlations", "draw_roc", "draw_slices"]
+
+_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#8c564b", "#000000")
+
+
+def draw_roc(classifiers: Mapping[str, ClassifierResult]) -> Figure:
+    """ROC curves of all classifiers (first retraining); the diagonal is a perfect generator."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.8, 4.6), layout="constrained")
+    axes = figure.subplots()
+    axes.plot([0, 1], [0, 1], color=REFERENCE, linewidth=0.8, linestyle=":")
+    for colour, result in zip(np.resize(_COLOURS, len(classifiers)), classifiers.values(), strict=True):
+        text = f"{result.title.split(' (')[0]}: {result.auc.mean:.3f} ± {result.auc.std:.3f}"
+        axes.plot(result.roc.generated, result.roc.reference, color=colour, label=text)
+    axes.set_xlim(0, 1)
+    axes.set_ylim(0, 1)
+    axes.set_aspect("equal")
+    axes.set_xlabel("generated showers taken for Geant4")
+    axes.set_ylabel("Geant4 showers taken for Geant4")
+    axes.legend(loc="lower right", title="AUC", fontsize=7.5, title_fontsize=8)
+    return figure
+
+
+def draw_slices(classifiers: Mapping[str, ClassifierResult], floor: Mapping[str, ClassifierResult]) -> Figure:
+    """AUC in parts of the energy range; bars are standard deviations over retrainings, open points the floor."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.6, 4.2), layout="constrained")
+    axes = figure.subplots()
+    axes.axhline(0.5, color=REFERENCE, linewidth=0.8, linestyle=":")
+    every = [s for r in classifiers.values() for s in r.slices]
+    for number, (name, result) in enumerate(classifiers.items()):
+        colour = _COLOURS[number % len(_COLOURS)]
+        shift = 1 + 0.015 * (number - (len(classifiers) - 1) / 2)
+        for source, filled in ((result, True), (floor.get(name), False)):
+            if source is None or not source.slices:
+                continue
+            low = np.asarray([s.energy_min for s in source.slices]) / GeV
+            high = np.asarray([s.energy_max for s in source.slices]) / GeV
+            axes.errorbar(
+                np.sqrt(low * high) * shift,
+                [s.auc.mean for s in source.slices],
+                yerr=[s.auc.std for s in source.slices],
+                fmt="o" if filled else "s",
+                markersize=4.5,
+                color=colour,
+                markerfacecolor=colour if filled else "white",
+                linewidth=1,
+                label=result.title.split(" (")[0] if filled else None,
+            )
+    axes.set_xscale("log")
+    highest = max((s.auc.mean for s in every), default=0.5)
+    axes.set_ylim(min(0.4, *(s.auc.mean - 0.03 for s in every), 0.4), min(1.02, highest + 0.12))
+    axes.set_xlabel("incident energy [GeV]")
+    axes.set_ylabel("AUC" + (" (open: floor)" if floor else ""))
+    axes.legend(loc="upper right", fontsize=8)
+    return figure
+
+
+def draw_correlations(result: CorrelationResult, *, generated: str, reference: str = "Geant4") -> Figure:
+    """Pearson correlations of the layer energies in both samples, and their difference."""
+    from matplotlib.figure import Figure
+
+    one, two = np.asarray(result.matrix), np.asarray(result.reference_matrix)
+    difference = one - two
+    figure = Figure(figsize=(9.3, 3.1), layout="constrained")
+    panels = figure.subplots(1, 3, sharey=True)
+    limit = max(float(np.abs(difference).max()), 0.02)
+    few = len(result.layers) <= 8
+    for axes, matrix, title, bound in (
+        (panels[0], two, reference, 1.0),
+        (panels[1], one, generated, 1.0),
+        (panels[2], difference, "difference", limit),
+    ):
+        image = axes.imshow(matrix, vmin=-bound, vmax=bound, cmap="RdBu_r")
+        axes.set_title(title)
+        axes.set_xlabel("layer")
+        axes.minorticks_off()
+        if few:
+            axes.set_xticks(range(len(result.layers)), result.layers)
+            axes.set_yticks(range(len(result.layers)), result.layers)
+            for (row, column), value in np.ndenumerate(matrix):
+                shade = "white" if abs(value) > 0.6 * bound else "black"
+                axes.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=8.5, color=shade)
+        figure.colorbar(image, ax=axes, shrink=0.85, pad=0.02)
+    panels[0].set_ylabel("layer")
+    return figure

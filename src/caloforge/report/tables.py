@@ -1,0 +1,170 @@
+"""Tables of a report: what is shown is decided here once, for the page, for ``compare`` and for plain text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from caloforge.evaluation.results import EvaluationResult, ObservableResult, Scores, Spread, Value
+from caloforge.report.histogram_figures import excess
+from caloforge.report.published import PublishedNumber, PublishedTable
+
+__all__ = ["Row", "number", "score_rows", "separation_means", "summary_rows", "worst_observables"]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the summary.
+
+    Attributes:
+        key: name of the measure, as in the published tables.
+        title: for people.
+        best: what the best possible value is.
+        ours: value and spread, or None if it was not measured.
+        floor: likewise for the second reference.
+        published: published models and their numbers, the best first.
+        remark: difference in set-up, or another thing to know.
+    """
+
+    key: str
+    title: str
+    best: str
+    ours: tuple[float, float | None] | None
+    floor: tuple[float, float | None] | None
+    published: tuple[tuple[str, PublishedNumber], ...] = ()
+    remark: str = ""
+
+
+def number(value: float, std: float | None = None) -> str:
+    """A number with its spread, to the digits that the spread leaves meaningful."""
+    if std is None:
+        return f"{value:.3g}" if value == 0 or 1e-3 <= abs(value) < 1e4 else f"{value:.2e}"
+    if std <= 0:
+        return f"{value:.4g} ± 0"
+    digits = max(0, 1 - int(np.floor(np.log10(std))))
+    if digits > 5:
+        power = int(np.floor(np.log10(max(abs(value), std))))
+        scale = 10.0**power
+        shown = max(0, 1 - int(np.floor(np.log10(std / scale))))
+        return f"({value / scale:.{shown}f} ± {std / scale:.{shown}f})e{power:+d}"
+    return f"{value:.{digits}f} ± {std:.{digits}f}"
+
+
+def _pair(item: Spread | Value | float | None) -> tuple[float, float | None] | None:
+    if item is None:
+        return None
+    if isinstance(item, Spread):
+        return item.mean, item.std if len(item.values) > 1 else None
+    if isinstance(item, Value):
+        return item.value, item.error
+    return float(item), None
+
+
+def separation_means(scores: Scores) -> dict[str, float]:
+    """Mean separation power of each family of observables, inside the plotted ranges as published."""
+    families: dict[str, list[float]] = {}
+    for result in scores.observables:
+        if result.key.startswith(("calochallenge/", "shower/voxel-energy")):
+            families.setdefault(result.family, []).append(result.separation_in_range)
+    return {family: float(np.mean(values)) for family, values in families.items() if family != "response-at"}
+
+
+def score_rows(scores: Scores) -> dict[str, tuple[str, str, tuple[float, float | None] | None]]:
+    """Every single number of one set of scores: key -> title, best value, value with spread."""
+    rows: dict[str, tuple[str, str, tuple[float, float | None] | None]] = {}
+    for name, result in scores.classifiers.items():
+        rows[name] = (f"AUC, {result.title}", "0.5", _pair(result.auc))
+        rows[f"{name} jsd"] = (f"JSD, {result.title}", "0", _pair(result.jsd))
+    if scores.log_posterior is not None:
+        rows["log-posterior"] = ("log-posterior", "0", _pair(scores.log_posterior.on_reference["generated"]))
+    rows["fpd"] = ("Fréchet physics distance", "0", _pair(scores.fpd))
+    rows["kpd"] = ("kernel physics distance", "0", _pair(scores.kpd))
+    if scores.prdc is not None:
+        for name in ("precision", "recall", "density", "coverage"):
+            rows[name] = (name, "floor", (getattr(scores.prdc, name), None))
+    if scores.correlations is not None:
+        rows["correlations"] = (
+            "largest difference of layer correlations", "0", _pair(scores.correlations.largest_difference)
+        )  # fmt: skip
+    for family, mean in separation_means(scores).items():
+        rows[f"separation {family}"] = (f"separation power, {family.replace('-', ' ')} (mean)", "0", (mean, None))
+    ours = [r for r in scores.observables if r.chi2_ndf is not None]
+    if ours:
+        rows["mean separation"] = (
+            f"mean separation power of {len(ours)} observables", "0",
+            (float(np.mean([r.separation.value for r in ours])), None),
+        )  # fmt: skip
+    if scores.voxels is not None:
+        for name, title in (("never_lit", "never lit"), ("under_lit", "lit too rarely"), ("over_lit", "lit too often")):
+            rows[f"voxels {name}"] = (f"voxels {title}", "0", (float(len(getattr(scores.voxels, name))), None))
+    if scores.neighbours:
+        matched = [g for g in scores.neighbours if g.reference_distance and g.matched_distance is not None]
+        if matched:
+            ratio = [g.matched_distance / g.reference_distance for g in matched]  # type: ignore[operator]
+            rows["neighbours"] = ("distance to nearest neighbours / Geant4's own", "1", (float(np.median(ratio)), None))
+    return {key: row for key, row in rows.items() if row[2] is not None}
+
+
+def _published(tables: Sequence[PublishedTable], key: str) -> tuple[tuple[str, PublishedNumber], ...]:
+    found = [(model.name, value) for table in tables for model, value in table.column(key)]
+    if key in ("precision", "recall", "density", "coverage"):
+        # No order: neither more nor less is better than the floor's value.
+        return tuple(found)
+    descending = key == "log-posterior"
+    return tuple(sorted(found, key=lambda item: -item[1].value if descending else item[1].value))
+
+
+def summary_rows(result: EvaluationResult, tables: Sequence[PublishedTable]) -> list[Row]:
+    """The summary: every number beside its floor and the published ones.
+
+    Args:
+        result: of the evaluation.
+        tables: published tables on the same detector and particle.
+    """
+    floor = {} if result.floor is None else score_rows(result.floor)
+    rows = []
+    for key, (title, best, value) in score_rows(result.generated).items():
+        other = floor.get(key)
+        rows.append(
+            Row(
+                key=key,
+                title=title,
+                best=best,
+                ours=value,
+                floor=None if other is None else other[2],
+                published=_published(tables, key),
+                remark=_remark(result, key),
+            )
+        )
+    return rows
+
+
+def _remark(result: EvaluationResult, key: str) -> str:
+    classifier = result.generated.classifiers.get(key.removesuffix(" jsd"))
+    if classifier is not None:
+        settings = classifier.settings
+        patience = settings["patience"]
+        stop = "" if patience == "none" else f", stopped after {patience} epochs without gain"
+        return (
+            f"{settings['retrainings']} trainings with {settings['training showers of each class']} + "
+            f"{settings['training showers of each class']} showers, batch {settings['batch size']}, at most "
+            f"{settings['epochs']} epochs{stop}"
+        )
+    if key in ("fpd", "kpd"):
+        return f"of {min(s.showers for s in result.samples.values())} showers"
+    if key in ("precision", "recall", "density", "coverage"):
+        return "compare with the floor; more density is not better"
+    return ""
+
+
+def worst_observables(
+    scores: Scores, floor: Scores | None, most: int = 10
+) -> list[tuple[ObservableResult, ObservableResult | None, float]]:
+    """The observables farthest from the reference, in units of the statistical floor."""
+    by_key = {} if floor is None else {r.key: r for r in floor.observables}
+    ranked = [
+        (r, by_key.get(r.key), excess(r, by_key.get(r.key))) for r in scores.observables if r.chi2_ndf is not None
+    ]
+    return sorted(ranked, key=lambda item: -item[2])[:most]
