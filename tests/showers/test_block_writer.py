@@ -224,7 +224,8 @@ def test_sigkill(tmp_path: Path) -> None:
         )  # fmt: skip
         assert child.stdout is not None
         assert child.stdout.readline() == "begin\n"
-        time.sleep(chance.uniform(0.05, 0.3))
+        said.add(int(child.stdout.readline()))  # however slow the machine is, one block is finished
+        time.sleep(chance.uniform(0.0, 0.3))
         child.send_signal(signal.SIGKILL)
         output, errors = child.communicate()
         assert child.returncode == -signal.SIGKILL, errors
@@ -233,7 +234,7 @@ def test_sigkill(tmp_path: Path) -> None:
         assert said <= set(found)
         if found:
             assert_holds(path, found)
-    assert said
+    assert len(said) >= 2
     with writer(path, expected=3 * 60, resume=True) as target:
         for position in target.missing(60):
             target.write(block(position), position)
