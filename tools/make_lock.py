@@ -21,7 +21,11 @@ HEADER = """\
 
 def main() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    wanted = [*project["project"]["dependencies"], *project["dependency-groups"]["dev"], *project["build-system"]["requires"]]
+    wanted = [
+        *project["project"]["dependencies"],
+        *project["dependency-groups"]["dev"],
+        *project["build-system"]["requires"],
+    ]
     for name, extra in project["project"]["optional-dependencies"].items():
         wanted += extra if name != "all" else []
     with tempfile.TemporaryDirectory() as folder:
@@ -34,7 +38,11 @@ def main() -> None:
         frozen = subprocess.run([*pip, "freeze"], check=True, capture_output=True, text=True).stdout
     # A local build tag (2.13.0+cpu) is this machine's, not the project's; so are GPU runtime packages.
     lines = [line.split("+")[0].split(" @ ")[0] for line in frozen.splitlines()]
-    kept = [TORCH if line.startswith("torch") and "==" not in line else line for line in lines if not line.startswith("nvidia-")]
+    kept = [
+        TORCH if line.startswith("torch") and "==" not in line else line
+        for line in lines
+        if not line.startswith("nvidia-")
+    ]
     (ROOT / "requirements.lock").write_text(HEADER + "\n".join(kept) + "\n")
     print(f"requirements.lock: {len(kept)} packages")
 
