@@ -239,7 +239,7 @@ class TestTraining:
         for stage in model.stages(TrainingConfig())[1:]:
             optimiser = torch.optim.Adam(stage.players[0].parameters, 1e-2)
             losses = []
-            for epoch in range(40):
+            for epoch in range(15):
                 loss = stage.loss("main", training_batch(showers, epoch), STREAMS)["loss"]
                 optimiser.zero_grad()
                 loss.backward()
