@@ -181,6 +181,7 @@ def test_interrupted_and_resumed(reference, tmp_path, monkeypatch, block):
     assert generate(toy(reject=0.3), spectrum(), out, seed=7, resume=True, show=False).made == 0
 
 
+@pytest.mark.slow
 def test_killed_and_resumed(reference, tmp_path):
     out = tmp_path / "g.h5"
     script = f"""

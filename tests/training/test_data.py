@@ -241,7 +241,7 @@ def test_hashes_conditions_and_fingerprint():
 def test_bad_data_are_refused():
     showers = toy_showers(50)
     showers.deposits[31, 2] = np.nan
-    with pytest.raises(ShowerFileError, match=r"deposit\[31, 2\] is NaN"):
+    with pytest.raises(ShowerFileError, match="shower 31, voxel 2 is NaN"):
         TrainingSet(Source(showers), seed=0, val_fraction=0.1, order=RowOrder(None))
     with pytest.raises(UsageError, match="hold 1 showers"):
         training_set(n=1)

@@ -11,6 +11,7 @@ from caloforge.stage import (
     ConstantSchedule,
     CosineSchedule,
     CyclicSchedule,
+    ExponentialSchedule,
     MilestoneSchedule,
     OneCycleSchedule,
     OptimiserConfig,
@@ -66,6 +67,12 @@ def test_cyclic_is_torchs_triangular2():
 def test_milestones_are_torchs():
     expected = torch_rates(lambda o: lr_scheduler.MultiStepLR(o, [2, 5, 7], gamma=0.5), per_epoch=True)
     assert [r for r, _ in our_rates(MilestoneSchedule(epochs=(2, 5, 7)))] == [r for r, _ in expected]
+
+
+def test_exponential_is_torchs():
+    expected = torch_rates(lambda o: lr_scheduler.ExponentialLR(o, 0.9), per_epoch=True)
+    rates = our_rates(ExponentialSchedule(factor=0.9))
+    assert [r for r, _ in rates] == pytest.approx([r for r, _ in expected], rel=1e-12)
 
 
 def test_cosine_without_warmup_is_torchs():

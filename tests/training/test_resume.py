@@ -58,6 +58,7 @@ def assert_same(one, two):
 
 
 # 120 showers: 108 to train on, 6 batches of 16 an epoch; the second stage calls its loss three times a batch.
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "kills",
     [
@@ -181,6 +182,7 @@ def test_damaged_checkpoint_is_named(data, tmp_path):
         train(toy_preset(epochs=1), data, out, resume=True, show=False)
 
 
+@pytest.mark.slow
 def test_full_disk_keeps_the_last_checkpoint(data, tmp_path):
     """A limit on the size of files fails in the same place as a full disk, and needs no disk of its own."""
     script = f"""

@@ -195,6 +195,22 @@ def test_other_stages_are_not_touched(data, tmp_path):
     assert all(torch.equal(one[name], both[name]) for name in one)
 
 
+def test_initial_weights_may_depend_on_the_data_and_are_set_once(data, tmp_path, monkeypatch):
+    calls = []
+
+    def prepare(self, rows, streams):
+        calls.append((len(rows), torch.is_grad_enabled()))
+        self.model.gauss[0].bias.fill_(0.5)
+
+    monkeypatch.setattr(toy_model._Gauss, "prepare", prepare)
+    still = {"optimiser": {"learning_rate": 1e-12}, "ema": 0.9, "epochs": 2}
+    run(data, tmp_path / "run", ["scale", "gauss"], **still)
+    assert calls == [(108, False)]
+    torch.testing.assert_close(result(tmp_path / "run")["gauss.0.bias"], torch.full((16,), 0.5))
+    run(data, tmp_path / "run", ["scale", "gauss"], resume=True, **still)
+    assert len(calls) == 1
+
+
 # ---- what is written
 
 

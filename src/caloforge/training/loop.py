@@ -118,10 +118,7 @@ def train_stage(stage: GradientStage, run: Run) -> StageResult:
         weights = [parameter for player in players for parameter in player.parameters]
         average = None if settings.ema is None else MovingAverage(weights, settings.ema)
         state = StageState(run.directory, stage, players, optimisers, average, writes=run.processes.first)
-        if not state.load():
-            _prepare(stage, run)
-            if average is not None:
-                average.restart()
+        state.load()
         counters = state.counters
         if counters.finished:
             return StageResult(stage.name, counters.epoch, counters.best, counters.best_epoch, counters.seconds, 0.0)
@@ -398,14 +395,6 @@ def run_fit_stage(stage: FitStage, run: Run) -> StageResult:
         finish_fit(run.directory, stage, seconds)
     run.processes.wait()
     return StageResult(stage.name, 0, None, 0, seconds, 0.0)
-
-
-@torch.no_grad()
-def _prepare(stage: GradientStage, run: Run) -> None:
-    """Initial weights that depend on the data; the first process finds them for all."""
-    if run.processes.first:
-        stage.prepare(run.data.for_fit(), run.streams(stage.name).child("prepare"))
-    run.processes.share(stage.state())
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from torch import nn
 from caloforge.stage import (
     CosineSchedule,
     CyclicSchedule,
+    ExponentialSchedule,
     MilestoneSchedule,
     OneCycleSchedule,
     OptimiserConfig,
@@ -61,6 +62,8 @@ def scheduled(
         case MilestoneSchedule():
             passed = sum(step // steps_per_epoch >= epoch for epoch in schedule.epochs)
             return learning_rate * schedule.factor**passed, None
+        case ExponentialSchedule():
+            return learning_rate * schedule.factor ** (step // steps_per_epoch), None
         case CosineSchedule():
             return learning_rate * _cosine(schedule, step, steps), None
         case OneCycleSchedule():
