@@ -114,17 +114,20 @@ def test_mistakes_get_one_sentence(capsys, tmp_path, monkeypatch, arguments, cod
     assert not list(tmp_path.iterdir())
 
 
-def test_help_has_an_example_for_every_command():
-    listing = subprocess.run(
-        [sys.executable, "-m", "caloforge", "--help"], capture_output=True, text=True, check=True
-    ).stdout
+def test_help_has_an_example_for_every_command(capsys):
+    code, listing, _ = run(capsys, "--help")
+    assert code == 0
     commands = [line.split()[0] for line in listing.split("Commands:")[1].splitlines() if line.strip()]
-    assert {"simulate", "convert", "info", "detectors", "demo"} <= set(commands)
+    assert {"simulate", "convert", "info", "detectors", "datasets", "demo"} <= set(commands)
     for command in commands:
-        shown = subprocess.run(
-            [sys.executable, "-m", "caloforge", command, "--help"], capture_output=True, text=True, check=True
-        )
-        assert "Example" in shown.stdout, command
+        code, shown, _ = run(capsys, command, "--help")
+        assert code == 0
+        assert "Example" in shown, command
+
+
+def test_the_module_is_the_program():
+    done = subprocess.run([sys.executable, "-m", "caloforge", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("caloforge ")
 
 
 @pytest.mark.geant4

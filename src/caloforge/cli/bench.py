@@ -13,7 +13,10 @@ from caloforge.errors import OutputError, UsageError
 
 __all__ = ["register"]
 
-app = typer.Typer(help="Measure speed and memory, side by side with a peer, as ratios.", no_args_is_help=True)
+app = typer.Typer(
+    help="Measure speed and memory, side by side with a peer, as ratios. Example: caloforge bench sampling --against nflows",
+    no_args_is_help=True,
+)
 
 JsonOption = Annotated[Path | None, typer.Option("--json", help="Write the numbers here.")]
 
