@@ -137,7 +137,7 @@ def test_ild_visible_fraction(ild):
 
 
 def test_ild_sensors_back_to_back_make_a_saw_tooth(ild):
-    # Deposits per layer. Geant4's energies show it less: its steps are where slow electrons come back from tungsten.
+    # In the number of deposits; in energy it is about a per cent, too little for a sample of this size.
     layer = ild.points[:, 2].astype(int)
     hits = np.zeros((len(ild), 30))
     np.add.at(hits, (ild.shower_index, layer), 1.0)
