@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from functools import cache
 from typing import Annotated, Any
 
 import typer
@@ -42,6 +43,7 @@ def _root(
     """Options of the program itself."""
 
 
+@cache
 def _register() -> None:
     # The commands import their rooms when they run, so that help and completion stay fast.
     from caloforge.cli import bench, demo, detectors, files, generate, simulate, train
