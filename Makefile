@@ -43,7 +43,7 @@ layers: venv
 
 # One thread a process: the tests run side by side, and results must not depend on threads.
 pytest: venv
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal --durations 15
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile --durations 15
 
 format: venv
 	$(BIN)/ruff check --fix .

@@ -261,8 +261,8 @@ def test_expected_time_follows_the_amount_of_work(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(two_sample.time, "monotonic", lambda: float(next(clock)))
     showers = gaussian_showers(2, 0.0, 1)
     once = expected_seconds(DNN, showers, 5000, ClassifierSettings(retrainings=1))
-    # One second for 4 batches of 100 rows; 60 epochs of 2 x 3,000 rows to learn from and some to look at.
-    assert once == pytest.approx(60 * 2 * (3000 + 0.4 * 1000) / 400)
+    # One second for 4 batches of 128 rows; 60 epochs of 2 x 3,000 rows to learn from and some to look at.
+    assert once == pytest.approx(60 * 2 * (3000 + 0.4 * 1000) / 512)
     assert expected_seconds(DNN, showers, 5000, ClassifierSettings(retrainings=5)) == pytest.approx(5 * once)
     assert expected_seconds(DNN, showers, 5000, ClassifierSettings(retrainings=1, epochs=6)) == pytest.approx(once / 10)
     patient = ClassifierSettings(retrainings=1, patience=10)

@@ -133,22 +133,11 @@ def test_physics_lists():
     assert {hadronic_physics(p) for p in (211, -211, 2212)} == {"FTFP_BERT"}
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("name", "particle", "energy", "events", "points"),
-    [
-        ("calogan", "e+", "1:20", 20, False),
-        ("calogan", "e+", "1:20", 20, True),
-        ("par04-ds2", "e-", "1:10", 20, False),
-        ("ild-ecal", "gamma", "2:10", 20, True),
-    ],
-)
-def test_scoring_costs_at_most_a_fifth_of_geant4(name, particle, energy, events, points):
-    def added() -> float:
-        cost = measure_overhead(load_detector(name), particle, energy, events, points=points, tables="builtin")
-        assert cost.showers == events
-        assert cost.bare > 0.3  # long enough to be measured
-        return cost.fraction
-
-    # Typically 0 to 8 %. A busy machine can disturb one measurement, not three.
-    assert any(added() < 0.2 for _ in range(3))
+def test_overhead_is_measured_on_the_same_showers():
+    # How large it is, 'caloforge bench simulation' says; times do not belong into tests.
+    cost = measure_overhead(load_detector("calogan"), "e+", "1:2", 10, tables="builtin")
+    assert cost.showers == 10
+    assert 10_000 <= cost.incident_energy <= 20_000
+    assert cost.bare > 0
+    assert cost.full > 0
+    assert cost.fraction == pytest.approx(cost.full / cost.bare - 1)
