@@ -59,7 +59,7 @@ SUITES: dict[str, Suite] = {
             ("response", "caloflow-observables", "voxel-energy", "correlations", "fpd", "kpd", "prdc", *_COLLAPSE,
              "high-level", "caloflow-dnn-unnormalised"),
             retrainings=3,
-            patience=10,
+            patience=8,
         ),
         Suite(
             "calogan",
@@ -227,7 +227,7 @@ def _some(showers: AnyShowers, limit: int | None, generator: np.random.Generator
 def _prepared(
     showers: AnyShowers, label: str, detector: Detector, limit: int | None, streams: Streams, purpose: str
 ) -> tuple[AnyShowers, SampleInfo]:
-    some = _some(showers, limit, streams.child(f"rows/{purpose}").generator(0)).check_values()
+    some = _some(showers, limit, streams.child(f"rows/{purpose}").generator(0))
     kept = cut(some, detector.analysis_threshold)
     info = SampleInfo(
         label=label,
@@ -300,6 +300,8 @@ def evaluate(
     samples: dict[str, AnyShowers] = {"generated": generated, "reference": reference}
     if floor is not None:
         samples["floor"] = floor
+    for showers in samples.values():
+        showers.check_values()
     checks = list(
         check_samples(
             generated,

@@ -99,7 +99,8 @@ def drawings(result: EvaluationResult, detector: Detector) -> Iterator[Drawing]:
     for observable in _shown(ours.observables, set(chosen_layers(sums, _LAYERS))):
         figure = draw_histogram(observable, by_key.get(observable.key), generated=name)
         file = "histogram-" + observable.key.replace("/", "-")
-        yield Drawing(file, "Histograms", observable.family.replace("-", " "), False, figure)
+        where = "" if observable.layer is None else f", layer {readout.layers[observable.layer].label}"
+        yield Drawing(file, "Histograms", observable.family.replace("-", " ") + where, False, figure)
 
 
 def _showers(result: EvaluationResult, detector: Detector) -> Iterator[Drawing]:

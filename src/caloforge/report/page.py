@@ -19,12 +19,13 @@ __all__ = ["Picture", "render_page"]
 
 @dataclass(frozen=True)
 class Picture:
-    """A finished figure: a ``Drawing`` as a PNG file's bytes."""
+    """A finished figure: a ``Drawing`` as a PNG file's bytes, and its width on a page (CSS pixels)."""
 
     name: str
     section: str
     caption: str
     wide: bool
+    width: int
     png: bytes
 
 
@@ -42,8 +43,13 @@ def _verdict(row: Row) -> str:
     if row.ours is None:
         return ""
     value, spread = row.ours
-    target = {"0": 0.0, "0.5": 0.5, "1": 1.0}.get(row.best)
-    if target is None or (row.key.startswith(("fpd", "mean sep", "separation", "correlations")) and row.floor is None):
+    if row.best == "floor":
+        if row.floor is None:
+            return ""
+        away = abs(value - row.floor[0])
+        return "good" if away < 0.05 else "near" if away < 0.2 else "far"
+    target = {"0": 0.0, "0.5": 0.5, "1": 1.0}[row.best]
+    if row.key == "log-posterior" or (row.key.startswith(("fpd", "mean sep", "separation", "corr")) and not row.floor):
         # Without a floor nobody knows what value of these is good.
         return ""
     reach = row.floor[0] if row.floor is not None else target
@@ -52,7 +58,9 @@ def _verdict(row: Row) -> str:
     if row.best == "0.5":
         return "good" if distance < max(2 * scatter, 0.02) else "near" if distance < 0.15 else "far"
     if row.key.startswith("voxels"):
-        return "good" if distance <= 0 else "near" if distance <= 3 else "far"
+        # A dead voxel is no matter of degree.
+        dead = row.key.endswith("never_lit")
+        return "good" if distance <= 0 else "near" if distance <= 3 and not dead else "far"
     unit = max(abs(reach - target), 3 * scatter, 1e-9)
     return "good" if distance < unit else "near" if distance < 4 * unit else "far"
 
@@ -181,10 +189,12 @@ def _cross_particle(result: EvaluationResult) -> str:
 
 def _figure(picture: Picture) -> str:
     data = base64.b64encode(picture.png).decode("ascii")
-    css = "wide" if picture.wide else "panel"
+    # On a phone wide pictures are not shrunk but pushed aside with a finger.
+    css = "panel" if not picture.wide else "wide pan" if picture.width > 700 else "wide"
+    caption = escape(picture.caption)
     return (
-        f'<figure class="{css}"><div class="scroll"><img src="data:image/png;base64,{data}" '
-        f'alt="{escape(picture.caption)}" loading="lazy"></div><figcaption>{escape(picture.caption)}</figcaption></figure>'
+        f'<figure class="{css}"><div class="scroll"><img src="data:image/png;base64,{data}" alt="{caption}" '
+        f'width="{picture.width}" loading="lazy"></div><figcaption>{caption}</figcaption></figure>'
     )
 
 

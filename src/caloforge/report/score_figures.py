@@ -23,8 +23,8 @@ def draw_roc(classifiers: Mapping[str, ClassifierResult]) -> Figure:
     """ROC curves of all classifiers (first retraining); the diagonal is a perfect generator."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(4.8, 4.6), layout="constrained")
-    axes = figure.subplots()
+    figure = Figure(figsize=(4.3, 4.3))
+    axes = figure.add_axes((0.14, 0.12, 0.83, 0.83))
     axes.plot([0, 1], [0, 1], color=REFERENCE, linewidth=0.8, linestyle=":")
     for colour, result in zip(np.resize(_COLOURS, len(classifiers)), classifiers.values(), strict=True):
         text = f"{result.title.split(' (')[0]}: {result.auc.mean:.3f} ± {result.auc.std:.3f}"
@@ -42,8 +42,8 @@ def draw_slices(classifiers: Mapping[str, ClassifierResult], floor: Mapping[str,
     """AUC in parts of the energy range; bars are standard deviations over retrainings, open points the floor."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(5.6, 4.2), layout="constrained")
-    axes = figure.subplots()
+    figure = Figure(figsize=(4.3, 4.3))
+    axes = figure.add_axes((0.14, 0.12, 0.83, 0.83))
     axes.axhline(0.5, color=REFERENCE, linewidth=0.8, linestyle=":")
     every = [s for r in classifiers.values() for s in r.slices]
     for number, (name, result) in enumerate(classifiers.items()):
@@ -67,10 +67,11 @@ def draw_slices(classifiers: Mapping[str, ClassifierResult], floor: Mapping[str,
             )
     axes.set_xscale("log")
     highest = max((s.auc.mean for s in every), default=0.5)
-    axes.set_ylim(min(0.4, *(s.auc.mean - 0.03 for s in every), 0.4), min(1.02, highest + 0.12))
+    # Room above the points for the legend.
+    axes.set_ylim(min(0.4, *(s.auc.mean - 0.03 for s in every), 0.4), 0.42 + 1.3 * (highest - 0.4) + 0.05)
     axes.set_xlabel("incident energy [GeV]")
     axes.set_ylabel("AUC" + (" (open: floor)" if floor else ""))
-    axes.legend(loc="upper right", fontsize=8)
+    axes.legend(loc="upper left", fontsize=7.5)
     return figure
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.colors import Normalize
     from matplotlib.figure import Figure
+    from mpl_toolkits.mplot3d import Axes3D  # type: ignore[import-untyped]
 
 __all__ = ["chosen_layers", "draw_event_display", "draw_images", "draw_neighbours"]
 
@@ -65,20 +66,28 @@ def draw_images(
 
     where = readout.layer_slices[layer]
     one, two = np.asarray(images.generated)[where], np.asarray(images.reference)[where]
-    figure = Figure(figsize=(9.3, 3.1), layout="constrained")
-    panels = figure.subplots(1, 3, sharey=True)
+    figure = Figure(figsize=(9.3, 3.1))
+    # Columns: two images, their colours, room for the label, the ratio, its colours.
+    grid = figure.add_gridspec(
+        1, 6, width_ratios=(1, 1, 0.05, 0.22, 1, 0.05), left=0.065, right=0.945, top=0.91, bottom=0.15, wspace=0.07
+    )
+    first = figure.add_subplot(grid[0, 0])
+    panels = [first, *(figure.add_subplot(grid[0, k], sharey=first) for k in (1, 4))]
     norm = _log_norm(one, two)
     for axes, image, title in ((panels[0], two, reference), (panels[1], one, generated)):
         draw_layer(axes, readout.layers[layer], image, norm)
         axes.set_title(title)
-    figure.colorbar(ScalarMappable(norm, "viridis"), ax=panels[:2], label="mean energy [MeV]", pad=0.01)
+    figure.colorbar(ScalarMappable(norm, "viridis"), cax=figure.add_subplot(grid[0, 2]), label="mean energy [MeV]")
     ratio = np.where(two > 0, one / np.where(two > 0, two, 1), 0)
     tint = TwoSlopeNorm(1, 0.5, 1.5)
     _draw_ratio(panels[2], readout, layer, ratio, two > 0, tint)
     panels[2].set_title("ratio to " + reference)
-    figure.colorbar(ScalarMappable(tint, "RdBu_r"), ax=panels[2], extend="max", pad=0.02)
-    for axes in panels[1:]:
-        axes.set_ylabel("")
+    figure.colorbar(ScalarMappable(tint, "RdBu_r"), cax=figure.add_subplot(grid[0, 5]), extend="max")
+    for axes in panels:
+        axes.minorticks_off()
+        if axes is not first:
+            axes.set_ylabel("")
+            axes.tick_params(labelleft=False)
     if voxels is not None:
         _mark(panels[2], readout, layer, voxels)
     return figure
@@ -112,8 +121,13 @@ def draw_neighbours(group: NeighbourGroup, readout: Readout, *, generated: str, 
     one, two = np.asarray(group.example.deposits), np.asarray(group.example.neighbour_deposits)
     energies = np.asarray([one[w].sum() for w in readout.layer_slices])
     layers = chosen_layers(energies, 4)
-    figure = Figure(figsize=(0.9 + 2.7 * len(layers), 5.6), layout="constrained")
-    panels = figure.subplots(2, len(layers), squeeze=False, sharex="col", sharey="row")
+    width = 1.9 + 2.5 * len(layers)
+    figure = Figure(figsize=(width, 5.5))
+    grid = figure.add_gridspec(
+        2, len(layers) + 1, width_ratios=(*[1] * len(layers), 0.05), left=0.8 / width, right=1 - 0.8 / width, top=0.94,
+        bottom=0.085, wspace=0.06, hspace=0.07,
+    )  # fmt: skip
+    panels = [[figure.add_subplot(grid[row, column]) for column in range(len(layers))] for row in range(2)]
     norm = _log_norm(one, two)
     rows = (
         (reference, one, group.example.energy),
@@ -123,13 +137,16 @@ def draw_neighbours(group: NeighbourGroup, readout: Readout, *, generated: str, 
         for column, layer in enumerate(layers):
             axes = panels[number][column]
             draw_layer(axes, readout.layers[layer], image[readout.layer_slices[layer]], norm)
+            axes.minorticks_off()
             if number == 0:
                 axes.set_title(f"layer {readout.layers[layer].label}")
                 axes.set_xlabel("")
+                axes.tick_params(labelbottom=False)
             if column:
                 axes.set_ylabel("")
+                axes.tick_params(labelleft=False)
         panels[number][0].set_ylabel(f"{name}, {format_energy(energy)}\ny [mm]", fontsize=9)
-    figure.colorbar(ScalarMappable(norm, "viridis"), ax=panels, label="energy [MeV]", pad=0.01)
+    figure.colorbar(ScalarMappable(norm, "viridis"), cax=figure.add_subplot(grid[:, -1]), label="energy [MeV]")
     return figure
 
 
@@ -145,12 +162,12 @@ def draw_event_display(group: NeighbourGroup, readout: Readout, *, generated: st
         centres[:, 2] = readout.voxel_layers
     norm = _log_norm(one, two)
     peak = max(one.max(), two.max())
-    figure = Figure(figsize=(9.3, 4.3), layout="constrained")
-    panels = []
+    figure = Figure(figsize=(9.3, 3.9))
     for number, (name, image, energy) in enumerate(
         ((reference, one, group.example.energy), (generated, two, group.example.neighbour_energy))
     ):
-        axes = figure.add_subplot(1, 2, number + 1, projection="3d")
+        axes = cast("Axes3D", figure.add_axes((0.44 * number, 0.02, 0.43, 0.92), projection="3d"))
+        axes.minorticks_off()
         lit = np.flatnonzero(image > 1e-5 * peak)
         lit = lit[np.argsort(image[lit])]
         size = 4 + 130 * np.sqrt(image[lit] / peak)
@@ -164,8 +181,8 @@ def draw_event_display(group: NeighbourGroup, readout: Readout, *, generated: st
         axes.set_ylabel("x [mm]", fontsize=8)
         axes.set_zlabel("y [mm]", fontsize=8)
         axes.tick_params(labelsize=7, pad=0)
-        axes.set_box_aspect((1.5, 1, 1), zoom=0.95)
+        axes.set_box_aspect((1.5, 1, 1), zoom=1.05)
         axes.view_init(elev=18, azim=-62)
-        panels.append(axes)
-    figure.colorbar(ScalarMappable(norm, "viridis"), ax=panels, label="energy [MeV]", shrink=0.7, pad=0.06)
+    bar = figure.add_axes((0.935, 0.14, 0.012, 0.68))
+    figure.colorbar(ScalarMappable(norm, "viridis"), cax=bar, label="energy [MeV]")
     return figure

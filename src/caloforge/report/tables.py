@@ -41,8 +41,8 @@ def number(value: float, std: float | None = None) -> str:
     """A number with its spread, to the digits that the spread leaves meaningful."""
     if std is None:
         return f"{value:.3g}" if value == 0 or 1e-3 <= abs(value) < 1e4 else f"{value:.2e}"
-    if std <= 0:
-        return f"{value:.4g} ± 0"
+    if std <= 0:  # published with three digits, none of which moved
+        return f"{value:.3f} ± 0.000"
     digits = max(0, 1 - int(np.floor(np.log10(std))))
     if digits > 5:
         power = int(np.floor(np.log10(max(abs(value), std))))

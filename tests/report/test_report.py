@@ -1,0 +1,271 @@
+"""The report: files, page, published numbers, comparison."""
+
+from __future__ import annotations
+
+import builtins
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from caloforge import datasets
+from caloforge.detectors import load_detector
+from caloforge.errors import OutputError, UsageError
+from caloforge.evaluation import EvaluationResult, evaluate
+from caloforge.evaluation.results import CrossParticleResult, CrossParticleScore, Spread, TimingResult, TimingRow
+from caloforge.report import compare_reports, load_report, published_tables, tables_for, write_report
+from caloforge.report.page import render_page
+from caloforge.report.style import figure_style
+from caloforge.report.tables import number, summary_rows, worst_observables
+from caloforge.showers import Showers
+
+DETECTOR = load_detector("calogan")
+
+
+@pytest.fixture(scope="module")
+def result() -> EvaluationResult:
+    samples = []
+    for split in ("test", "floor"):
+        showers = datasets.load("calogan-gamma-sample", split=split)
+        assert isinstance(showers, Showers)
+        samples.append(showers)
+    test, floor = samples
+    deposits = floor.deposits[:800].copy()
+    deposits[:, 288 + 78] = 0
+    dead = Showers(deposits, floor.incident_energy[:800], 22, DETECTOR.readout)
+    return evaluate(
+        dead, test[:800], detector=DETECTOR, floor=floor[800:1600], retrainings=2, epochs=2, skip=["kpd"],
+        labels={"generated": "model <A>", "reference": "Geant4", "floor": "more Geant4"},
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folder(result: EvaluationResult, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out: Path = tmp_path_factory.mktemp("report")
+    write_report(result, out, formats=("png",))
+    return out
+
+
+class _Page(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.sources: list[str] = []
+        self.text = ""
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag not in ("meta", "br", "img"):
+            self.open.append(tag)
+        self.sources += [value or "" for key, value in attrs if key in ("src", "href")]
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def test_the_page_is_whole_and_needs_nothing_beside_it(folder: Path) -> None:
+    text = (folder / "index.html").read_text()
+    page = _Page()
+    page.feed(text)
+    assert page.open == []
+    assert all(s.startswith(("data:image/png;base64,", "#")) for s in page.sources)
+    assert not re.search(r"url\(|@import|<script|<link", text)
+    assert 'name="viewport"' in text
+    assert "model <A>" in page.text  # escaped in the source
+    for word in ("Summary", "floor", "published", "CaloFlow 0.6600 ± 0.0060", "CaloGAN 1.000", "arXiv:2106.05285"):
+        assert word in page.text, word
+    # The summary stands before the first figure.
+    assert text.index('id="summary"') < text.index("<img")
+
+
+def test_figures_and_data_are_written(folder: Path, result: EvaluationResult) -> None:
+    names = {p.stem for p in (folder / "figures").iterdir()}
+    assert {"roc", "slices", "overview", "correlations", "event", "image-0", "image-2"} <= names
+    assert "histogram-caloflow-eta-centroid-1" in names
+    assert any(n.startswith("neighbours-") for n in names)
+    assert all(p.read_bytes().startswith(b"\x89PNG") for p in (folder / "figures").iterdir())
+    assert load_report(folder) == result
+    assert load_report(folder / "report.json") == result
+    assert json.loads((folder / "report.json").read_text())["schema_version"] == 1
+
+
+def test_vector_figures_for_papers(result: EvaluationResult, tmp_path: Path) -> None:
+    slim = result.model_copy(
+        update={"generated": result.generated.model_copy(update={"observables": (), "neighbours": ()})}
+    )
+    files = write_report(slim, tmp_path, formats=("png", "pdf")).figures
+    assert {f.suffix for f in files} == {".png", ".pdf"}
+    assert all(f.read_bytes().startswith(b"%PDF") for f in files if f.suffix == ".pdf")
+    with pytest.raises(UsageError, match="format 'gif' is not known"):
+        write_report(slim, tmp_path, formats=("gif",))
+
+
+def test_damaged_and_missing_reports_are_refused(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="does not exist"):
+        load_report(tmp_path)
+    file = tmp_path / "report.json"
+    file.write_text("[1, 2")
+    with pytest.raises(UsageError, match="is not a report"):
+        load_report(file)
+    tree = json.loads((folder / "report.json").read_text())
+    file.write_text(json.dumps(tree | {"schema_version": 99}))
+    with pytest.raises(UsageError, match="schema version 99, this program reads 1"):
+        load_report(file)
+    file.write_text(json.dumps(tree | {"seed": "many"}))
+    with pytest.raises(UsageError, match="damaged at 'seed'"):
+        load_report(file)
+
+
+def test_a_folder_that_cannot_be_made_is_reported(result: EvaluationResult, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="cannot be made"):
+        write_report(result, tmp_path / "file")
+
+
+def test_the_summary_puts_floor_and_published_numbers_beside_ours(result: EvaluationResult) -> None:
+    rows = {r.key: r for r in summary_rows(result, tables_for("calogan", 22))}
+    row = rows["caloflow-dnn-unnormalised"]
+    assert row.ours == (result.generated.classifiers[row.key].auc.mean, result.generated.classifiers[row.key].auc.std)
+    assert result.floor is not None
+    assert row.floor is not None
+    assert row.floor[0] == result.floor.classifiers[row.key].auc.mean
+    assert [(name, n.value, n.std) for name, n in row.published] == [("CaloFlow", 0.66, 0.006), ("CaloGAN", 1.0, 0.0)]
+    assert "480 + 480 showers" in row.remark
+    assert rows["voxels never_lit"].ours == (1.0, None)
+    assert rows["voxels never_lit"].floor == (0.0, None)
+    worst, _, factor = worst_observables(result.generated, result.floor)[0]
+    assert worst.layer == 1 or worst.key.endswith("difference/1-2") or "0-1" in worst.key
+    assert factor > 10
+
+
+def test_a_page_without_floor_says_so(result: EvaluationResult) -> None:
+    text = render_page(result.model_copy(update={"floor": None}), [], [])
+    assert "not measured" in text
+    assert "no published numbers for this detector" in text
+
+
+def test_speed_and_particle_identification_are_shown_when_there(result: EvaluationResult) -> None:
+    auc = Spread(mean=0.9, std=0.01, values=(0.89, 0.91))
+    more = result.model_copy(
+        update={
+            "timing": TimingResult(
+                rows=(TimingRow(program="ours", device="CPU, 2 threads", batch=100, milliseconds=0.5, std=0.01),),
+                parameters=1234567, training_seconds=90.0, training_device="2 cores",
+            ),
+            "cross_particle": (
+                CrossParticleResult(
+                    particles=("e+", "pi+"), recipe="x", showers=10,
+                    scores=(CrossParticleScore(trained_on="geant4", scored_on="generated", auc=auc),),
+                ),
+            ),
+        }
+    )  # fmt: skip
+    text = render_page(more, tables_for("calogan", 22), [])
+    for word in ("0.500 ± 0.010", "1,234,567 parameters", "1.5 min", "CaloFlow (published)", "96.1", "e+ / pi+"):
+        assert word in text, word
+    assert "Speed" not in render_page(result, [], [])
+
+
+def test_published_numbers_are_those_of_the_papers() -> None:
+    tables = {t.title: t for t in published_tables()}
+    assert len(tables) == 7
+    for table in tables.values():
+        load_detector(table.detector)
+        assert table.source.startswith("arXiv:")
+        assert len({m.name for m in table.models}) == len(table.models)
+        for model in table.models:
+            aucs = [
+                n.value for k, n in model.numbers.items() if k in ("calochallenge-low", "caloflow-dnn-unnormalised")
+            ]
+            assert all(0.49 < a <= 1 for a in aucs)
+
+    def get(title: str, model: str, column: str) -> tuple[float, float | None]:
+        found = {m.name: n for m, n in tables[title].column(column)}[model]
+        return round(found.value, 5), None if found.std is None else round(found.std, 5)
+
+    assert get("CaloFlow and CaloGAN, e+", "CaloFlow", "caloflow-cnn-normalised") == (0.736, 0.092)
+    assert get("CaloFlow and CaloGAN, pi+", "CaloFlow", "caloflow-dnn-logit jsd") == (0.065, 0.002)
+    assert get("CaloFlow and CaloGAN, photons", "CaloGAN", "parameters")[0] == 29_726_280
+    assert get("CaloChallenge dataset 1, photons", "CaloINN", "calochallenge-low") == (0.62592, 0.00418)
+    assert get("CaloChallenge dataset 1, photons", "CaloINN", "fpd") == (0.0039, 0.00017)
+    assert get("CaloChallenge dataset 1, pions", "Geant4", "calochallenge-low")[0] == pytest.approx(0.609, abs=1e-3)
+    assert get("CaloChallenge dataset 2", "conv. L2LFlows", "calochallenge-resnet")[0] == pytest.approx(0.941, abs=1e-3)
+    assert tables_for("calogan", 13) == ()
+    assert tables_for("nonexistent", 22) == ()
+
+
+@pytest.mark.parametrize(
+    ("value", "std", "text"),
+    [
+        (0.66, 0.006, "0.6600 ± 0.0060"),
+        (0.5, None, "0.5"),
+        (1.0, 0.0, "1.000 ± 0.000"),
+        (2.16e-5, 7.9e-6, "(2.16 ± 0.79)e-5"),
+        (-0.004, 0.02, "-0.004 ± 0.020"),
+        (17.26, 4.2, "17.3 ± 4.2"),
+        (1.2e-7, None, "1.20e-07"),
+        (0.0, None, "0"),
+    ],
+)
+def test_numbers_keep_the_digits_that_mean_something(value: float, std: float | None, text: str) -> None:
+    assert number(value, std) == text
+
+
+def test_comparison_of_models(result: EvaluationResult) -> None:
+    samples = dict(result.samples)
+    samples["generated"] = samples["generated"].model_copy(update={"label": "B", "showers": 500})
+    other = result.model_copy(update={"samples": samples})
+    table = compare_reports([result, other, other])
+    assert table.columns == ["model <A>", "B (2)", "B (3)", "floor", "CaloFlow (published)", "CaloGAN (published)"]
+    rows = dict(table.rows)
+    assert rows["AUC, CaloFlow DNN, unnormalised voxels"][4] == "0.6600 ± 0.0060"
+    assert rows["voxels never lit"] == ["1", "1", "1", "0", "–", "–"]
+    assert any("sample sizes differ" in n for n in table.notes)
+    markdown = table.to_markdown().splitlines()
+    assert markdown[0].count("|") == markdown[1].count("|") == 8
+    assert "model &lt;A&gt;" in table.to_html()
+    detector = other.detector | {"hash": "another"}
+    with pytest.raises(UsageError, match="different detectors"):
+        compare_reports([result, other.model_copy(update={"detector": detector})])
+    with pytest.raises(UsageError, match="at least one"):
+        compare_reports([])
+
+
+def test_missing_mplhep_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = builtins.__import__
+
+    def without(name: str, *args: Any, **kwargs: Any) -> Any:
+        if name == "mplhep":
+            raise ImportError(name)
+        return real(name, *args, **kwargs)
+
+    with figure_style() as style:
+        assert style.note == ""
+    monkeypatch.setattr(builtins, "__import__", without)
+    with figure_style() as style:
+        assert "mplhep is not installed" in style.note
+
+
+@pytest.mark.slow
+def test_a_readout_with_many_layers_and_round_cells(tmp_path: Path) -> None:
+    detector = load_detector("par04-ds2")
+    rng = np.random.default_rng(0)
+    samples = []
+    for _ in range(2):
+        energy = rng.uniform(1e3, 1e5, 120)
+        deposits = (rng.random((120, 6480)) < 0.05) * rng.exponential(size=(120, 6480)) * energy[:, None] / 324
+        samples.append(Showers(deposits.astype(np.float32), energy, 11, detector.readout))
+    result = evaluate(
+        samples[0], samples[1], detector=detector, suite_name="calochallenge",
+        only=["calochallenge-observables", "images", "neighbours", "voxels", "correlations"],
+    )  # fmt: skip
+    files = write_report(result, tmp_path)
+    names = {f.stem for f in files.figures}
+    assert 5 < len(names) < 60  # a selection of 45 layers
+    assert "CaloDiffusion" in files.page.read_text()
