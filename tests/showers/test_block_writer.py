@@ -401,10 +401,13 @@ from pathlib import Path
 from test_block_writer import block, writer
 target = writer(Path(sys.argv[1]), expected=6)
 target.write(block(0))
+born, tell = os.pipe()
 child = os.fork()
 if child == 0:
+    os.write(tell, b"!")  # by now it has let go of the lock
     time.sleep(60)
     os._exit(0)
+os.read(born, 1)
 print(child, flush=True)
 os._exit(0)
 """
