@@ -12,22 +12,21 @@ import math
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-import numpy as np
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from caloforge.detectors import Detector, Readout
+from caloforge.detectors import Detector
 from caloforge.errors import ConfigError, UsageError
 from caloforge.models.base import Latents, ModelConfig, ShowerModel
+from caloforge.models.common import LEAST_DEPOSIT, FlowSize, ScaleStage, autoregressive_flow, axis_voxels, middle_energy
 from caloforge.models.conditions import Conditions
 from caloforge.models.marginals import collect_rows, start_from_marginals
 from caloforge.models.registry import register
-from caloforge.nn import MaskedAutoregressiveFlow
 from caloforge.nn.permutations import alternating_within_layers, random_after_every_block
 from caloforge.random import Streams
 from caloforge.showers import ShowerPoints, Showers
-from caloforge.stage import FitStage, GradientStage, Stage, StageTraining, TrainingBatch, TrainingConfig, TrainingData
+from caloforge.stage import GradientStage, Stage, StageTraining, TrainingBatch, TrainingConfig, TrainingData
 from caloforge.transforms import (
     DequantisationNoise,
     DroppedVoxelNormalisation,
@@ -36,39 +35,15 @@ from caloforge.transforms import (
     LayerNormalisation,
     LogEnergy,
     Logit,
-    cut_layers,
+    restore_deposits,
 )
 
 __all__ = ["CaloFlow", "CaloFlowConfig", "FlowSize"]
 
-#: No deposit is smaller than this (MeV): the threshold where neither detector nor noise gives one.
-_LEAST_DEPOSIT = 1e-6
 #: Training rows from which the initial weights are taken: enough for quantiles.
 _START_ROWS = 4000
 #: Rows per evaluation of the likelihood; limits the memory, changes no result.
 _LIKELIHOOD_ROWS = 500
-
-Size = Annotated[int, Field(ge=1)]
-
-
-class FlowSize(ModelConfig):
-    """Size of one flow.
-
-    Attributes:
-        blocks: autoregressive blocks.
-        hidden_features: units of each hidden layer.
-        hidden_layers: masked layers between the first hidden layer and the output.
-        bins: spline bins.
-        bound: the splines act on [-bound, bound].
-        dropout: dropout probability while training.
-    """
-
-    blocks: Size
-    hidden_features: Size
-    hidden_layers: Annotated[int, Field(ge=0)] = 1
-    bins: Annotated[int, Field(ge=2)] = 8
-    bound: Annotated[float, Field(gt=0)] = 14.0
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
 
 class CaloFlowConfig(ModelConfig):
@@ -153,7 +128,7 @@ class CaloFlow(ShowerModel):
                 f"the model 'caloflow' needs voxels, the detector '{detector.name}' is read out as points"
             )
         sizes = readout.layer_sizes
-        incident_reference = config.incident_reference or _middle_energy(detector)
+        incident_reference = config.incident_reference or middle_energy(detector)
         per_voxel = config.energy_noise_per == "voxel"
         self.cut = max(detector.analysis_threshold if config.cut is None else config.cut, 0.0)
         self.voxel_noise = DequantisationNoise(readout.n_voxels, config.noise)
@@ -162,7 +137,7 @@ class CaloFlow(ShowerModel):
         self.fractions = EnergyFractions()
         self.normalisation = LayerNormalisation(sizes)
         self.sums = self.normalisation.sums
-        self.dropping = DroppedVoxelNormalisation(sizes, _axis_voxels(readout)) if config.drop_voxel else None
+        self.dropping = DroppedVoxelNormalisation(sizes, axis_voxels(readout)) if config.drop_voxel else None
         self.log_incident = LogEnergy(incident_reference)
         self.log_layers = LogEnergy(config.layer_reference or incident_reference / 10, config.layer_offset)
         # The share of a layer's only voxel is 1, so there is nothing to learn about it.
@@ -175,14 +150,14 @@ class CaloFlow(ShowerModel):
 
         layers = len(sizes)
         self.scale = EnergyScale(config.energy_scale, config.extra_energy)
-        self.energies = _flow(
+        self.energies = autoregressive_flow(
             config.energies,
             layers,
             1,
             config.masks,
             random_after_every_block(layers, config.energies.blocks, seed=config.permutation_seed),
         )
-        self.shapes = _flow(
+        self.shapes = autoregressive_flow(
             config.shapes,
             len(index),
             1 + layers,
@@ -195,7 +170,7 @@ class CaloFlow(ShowerModel):
     def stages(self, training: TrainingConfig) -> list[Stage]:
         """The scale of the energies (fitted or checked), Flow I behind it, and Flow II independently of both."""
         return [
-            _ScaleStage(self),
+            ScaleStage("scale", self.scale, self._energies_behind_cut),
             _EnergyStage(self, training.for_stage("energies")),
             _ShapeStage(self, training.for_stage("shapes")),
         ]
@@ -205,6 +180,11 @@ class CaloFlow(ShowerModel):
         if not self.config.cut_first or self.cut == 0:
             return deposits
         return torch.where(deposits >= self.cut, deposits, torch.zeros_like(deposits))
+
+    def _energies_behind_cut(self, deposits: Tensor) -> Tensor:
+        """Layer energies (N, L), MeV, float64, of the deposits as the model learns them."""
+        energies: Tensor = self.sums(self.deposits_behind_cut(deposits), dtype=torch.float64)
+        return energies
 
     def noisy_energies(self, deposits: Tensor, uniform: Tensor) -> Tensor:
         """Layer energies with the noise of Flow I, float64 (N, L), from deposits (N, V) and uniform numbers, MeV."""
@@ -274,17 +254,16 @@ class CaloFlow(ShowerModel):
 
     def _exact(self, shares: Tensor, energies: Tensor) -> Tensor:
         """Take the noise away, then cut and rescale in one step."""
-        width = self.config.noise
-        cut = max(self.cut, width, _LEAST_DEPOSIT)
-        sizes = self.normalisation.sizes
         per_voxel = self.config.energy_noise_per == "voxel"
-        mean = self.sums(self.energy_noise.mean[None])[0] if per_voxel else self.energy_noise.mean
-        clean = energies - mean
-        # What is as far below the threshold as noise alone can bring it belongs as far above it.
-        clean = torch.where(clean >= cut - self.config.energy_noise / 2, cut + (clean - cut).abs(), clean.clamp_min(0))
-        total = self.sums(shares)
-        noisy = shares * self.sums.spread((clean + sizes * (width / 2)) / total)
-        return cut_layers(noisy - width / 2, clean, cut, self.sums, margin=width / 2)
+        return restore_deposits(
+            shares,
+            energies,
+            noise=self.config.noise,
+            energy_noise=self.config.energy_noise,
+            energy_shift=self.sums(self.energy_noise.mean[None])[0] if per_voxel else self.energy_noise.mean,
+            cut=max(self.cut, self.config.noise, LEAST_DEPOSIT),
+            sums=self.sums,
+        )
 
     # ---- likelihood -----------------------------------------------------------------------------------------------
 
@@ -382,25 +361,6 @@ class CaloFlow(ShowerModel):
         }
 
 
-class _ScaleStage(FitStage):
-    """The most that a shower deposits: fitted, or checked against the training data."""
-
-    def __init__(self, model: CaloFlow) -> None:
-        super().__init__("scale", {"scale": model.scale})
-        self.model = model
-
-    def fit(self, data: TrainingData, streams: Streams) -> dict[str, Tensor]:
-        model = self.model
-        rows = (
-            (
-                model.sums(model.deposits_behind_cut(batch.deposits), dtype=torch.float64).sum(dim=1),
-                batch.incident_energy,
-            )
-            for batch in data
-        )
-        return {f"scale.{name}": value for name, value in model.scale.fit(rows).items()}
-
-
 class _EnergyStage(GradientStage):
     """Flow I: minus log-likelihood of the logits of the energy fractions, nats."""
 
@@ -460,36 +420,3 @@ class _ShapeStage(GradientStage):
         model = self.model
         shares = model.normalisation.transform(noisy, energies)
         return model.logit.transform(shares.index_select(1, model.shape_index))
-
-
-def _flow(
-    size: FlowSize, features: int, context_features: int, masks: Literal["even", "published"], permutations: list[Any]
-) -> MaskedAutoregressiveFlow:
-    return MaskedAutoregressiveFlow(
-        features=features,
-        context_features=context_features,
-        blocks=size.blocks,
-        hidden_features=size.hidden_features,
-        hidden_layers=size.hidden_layers,
-        bins=size.bins,
-        bound=size.bound,
-        dropout=size.dropout,
-        masks=masks,
-        permutations=permutations,
-    )
-
-
-def _middle_energy(detector: Detector) -> float:
-    """Logarithmic middle of the gun's energy range, MeV."""
-    if detector.gun is None:
-        raise ConfigError(
-            f"the detector '{detector.name}' has no gun, so the model needs 'incident_reference', a typical energy in MeV"
-        )
-    spectrum = detector.gun.spectrum
-    return math.sqrt(spectrum.minimum * spectrum.maximum)
-
-
-def _axis_voxels(readout: Readout) -> list[int]:
-    """Flat number of the voxel of each layer that lies nearest to the axis: bright in almost every shower."""
-    distance = np.hypot(*readout.centres()[:, :2].T)
-    return [where.start + int(distance[where].argmin()) for where in readout.layer_slices]

@@ -14,11 +14,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from caloforge.nn import MaskedAutoregressiveFlow
-from caloforge.nn.autoregressive import AutoregressiveSpline
+from caloforge.nn.autoregressive import AutoregressiveFlow, AutoregressiveSpline
 from caloforge.stage import TrainingBatch, TrainingData
 
-__all__ = ["collect_rows", "start_from_marginals"]
+__all__ = ["collect_rows", "raw_spline_parameters", "start_from_marginals"]
 
 #: Outermost interior knots, standard deviations: 3 % of a normal variable lie beyond.
 _OUTER_KNOT = 2.2
@@ -46,7 +45,7 @@ def collect_rows(data: TrainingData, most: int, values: Callable[[TrainingBatch]
 
 
 @torch.no_grad()
-def start_from_marginals(flow: MaskedAutoregressiveFlow, values: Tensor) -> None:
+def start_from_marginals(flow: AutoregressiveFlow, values: Tensor) -> None:
     """Set initial weights as described above.
 
     Args:
@@ -66,10 +65,10 @@ def start_from_marginals(flow: MaskedAutoregressiveFlow, values: Tensor) -> None
             knots = ordered.index_select(0, place).t().clamp(-block.bound, block.bound)
         output = block.conditioner.output_layer
         output.weight.mul_(_DEPENDENCE)
-        output.bias.copy_(_raw_parameters(block, knots, targets).flatten())
+        output.bias.copy_(raw_spline_parameters(block, knots, targets).flatten())
 
 
-def _raw_parameters(block: AutoregressiveSpline, knots: Tensor, targets: Tensor) -> Tensor:
+def raw_spline_parameters(block: AutoregressiveSpline, knots: Tensor, targets: Tensor) -> Tensor:
     """Raw parameters (D, 3K - 1) of splines through interior knots (D, K - 1) with the given values (D, K - 1)."""
     widths, heights = (
         torch.diff(torch.nn.functional.pad(inner, (1, 1)) + _ends(inner, block.bound)) / (2 * block.bound)

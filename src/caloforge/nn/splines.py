@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from caloforge.errors import ConfigError
 from caloforge.nn.compiled_splines import can_compile, compiled_rqs
 
-__all__ = ["check_spline_minima", "plain_rqs", "raw_parameter_count", "rqs"]
+__all__ = ["check_spline_minima", "plain_rqs", "raw_parameter_count", "rqs", "spline_knots"]
 
 
 def raw_parameter_count(bins: int) -> int:
@@ -48,7 +48,7 @@ def check_spline_minima(bins: int, bound: float, *minima: float) -> None:
         raise ConfigError(f"the minimal spline derivative must lie between 0 and 1, not {min_derivative}")
 
 
-def _knots(raw: Tensor, bound: float, minima: tuple[float, float]) -> Tensor:
+def spline_knots(raw: Tensor, bound: float, minima: tuple[float, float]) -> Tensor:
     """Bin edges along x and y (..., 2, K + 1) from raw sizes (..., 2K), exact at both ends."""
     bins = raw.shape[-1] // 2
     shares = torch.softmax(raw.reshape(*raw.shape[:-1], 2, bins), dim=-1)
@@ -125,7 +125,7 @@ def plain_rqs(
     """As :func:`rqs`, in PyTorch operations only: any device, exportable, differentiable any number of times."""
     bins = (raw.shape[-1] + 1) // 3
     clamped = x.clamp(-bound, bound)
-    knots = _knots(raw[..., : 2 * bins], bound, (min_bin_width, min_bin_height))
+    knots = spline_knots(raw[..., : 2 * bins], bound, (min_bin_width, min_bin_height))
     slopes = nn.functional.pad(min_derivative + nn.functional.softplus(raw[..., 2 * bins :]), (1, 1), value=1.0)
 
     searched = knots[..., 1 if inverse else 0, 1:-1]

@@ -11,6 +11,7 @@ from caloforge.transforms.energies import EnergyFractions, EnergyScale, LogEnerg
 from caloforge.transforms.layers import DroppedVoxelNormalisation, LayerNormalisation, LayerSums
 from caloforge.transforms.logit import Logit
 from caloforge.transforms.noise import DequantisationNoise
+from caloforge.transforms.restoring import restore_deposits
 
 __all__ = [
     "DequantisationNoise",
@@ -22,4 +23,5 @@ __all__ = [
     "LogEnergy",
     "Logit",
     "cut_layers",
+    "restore_deposits",
 ]

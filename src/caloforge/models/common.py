@@ -1,0 +1,107 @@
+"""What several flow models share: sizes of autoregressive flows, reference energies, the stage that fits the scale."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from pydantic import Field
+from torch import Tensor
+
+from caloforge.detectors import Detector, Readout
+from caloforge.errors import ConfigError
+from caloforge.models.base import ModelConfig
+from caloforge.nn import MaskedAutoregressiveFlow
+from caloforge.random import Streams
+from caloforge.stage import FitStage, TrainingData
+from caloforge.transforms import EnergyScale
+
+__all__ = ["LEAST_DEPOSIT", "FlowSize", "ScaleStage", "autoregressive_flow", "axis_voxels", "middle_energy"]
+
+#: No deposit is smaller than this (MeV): the threshold where neither detector nor noise gives one.
+LEAST_DEPOSIT = 1e-6
+
+Size = Annotated[int, Field(ge=1)]
+
+
+class FlowSize(ModelConfig):
+    """Size of one autoregressive flow.
+
+    Attributes:
+        blocks: autoregressive blocks.
+        hidden_features: units of each hidden layer.
+        hidden_layers: masked layers between the first hidden layer and the output.
+        bins: spline bins.
+        bound: the splines act on [-bound, bound].
+        dropout: dropout probability while training.
+    """
+
+    blocks: Size
+    hidden_features: Size
+    hidden_layers: Annotated[int, Field(ge=0)] = 1
+    bins: Annotated[int, Field(ge=2)] = 8
+    bound: Annotated[float, Field(gt=0)] = 14.0
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+
+
+def autoregressive_flow(
+    size: FlowSize,
+    features: int,
+    context_features: int,
+    masks: Literal["even", "published"],
+    permutations: Sequence[Any],
+) -> MaskedAutoregressiveFlow:
+    """A masked autoregressive flow of a given size; ``permutations`` as for ``MaskedAutoregressiveFlow``."""
+    return MaskedAutoregressiveFlow(
+        features=features,
+        context_features=context_features,
+        blocks=size.blocks,
+        hidden_features=size.hidden_features,
+        hidden_layers=size.hidden_layers,
+        bins=size.bins,
+        bound=size.bound,
+        dropout=size.dropout,
+        masks=masks,
+        permutations=permutations,
+    )
+
+
+def middle_energy(detector: Detector) -> float:
+    """Logarithmic middle of the gun's energy range, MeV.
+
+    Raises:
+        ConfigError: if the detector has no gun.
+    """
+    if detector.gun is None:
+        raise ConfigError(
+            f"the detector '{detector.name}' has no gun, so the model needs 'incident_reference', a typical energy in MeV"
+        )
+    spectrum = detector.gun.spectrum
+    return math.sqrt(spectrum.minimum * spectrum.maximum)
+
+
+def axis_voxels(readout: Readout) -> list[int]:
+    """Flat number of the voxel of each layer that lies nearest to the axis: bright in almost every shower."""
+    distance = np.hypot(*readout.centres()[:, :2].T)
+    return [where.start + int(distance[where].argmin()) for where in readout.layer_slices]
+
+
+class ScaleStage(FitStage):
+    """The most that a shower deposits: fitted, or checked against the training data.
+
+    Args:
+        path: where the scale stands in the model.
+        scale: the scale.
+        energies: layer energies (N, L), MeV, of deposits (N, V), MeV, as the model learns them.
+    """
+
+    def __init__(self, path: str, scale: EnergyScale, energies: Callable[[Tensor], Tensor]) -> None:
+        super().__init__("scale", {path: scale})
+        self.path, self.scale, self.energies = path, scale, energies
+
+    def fit(self, data: TrainingData, streams: Streams) -> dict[str, Tensor]:
+        """See :meth:`caloforge.stage.FitStage.fit`."""
+        rows = ((self.energies(batch.deposits).sum(dim=1), batch.incident_energy) for batch in data)
+        return {f"{self.path}.{name}": value for name, value in self.scale.fit(rows).items()}

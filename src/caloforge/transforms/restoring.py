@@ -1,0 +1,43 @@
+"""From noisy shares and noisy layer energies back to deposits."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from caloforge.transforms.cuts import cut_layers
+from caloforge.transforms.layers import LayerSums
+
+__all__ = ["restore_deposits"]
+
+
+def restore_deposits(
+    shares: Tensor,
+    energies: Tensor,
+    *,
+    noise: float,
+    energy_noise: float,
+    energy_shift: Tensor,
+    cut: float,
+    sums: LayerSums,
+) -> Tensor:
+    """Take the training noise away, then cut and rescale in one step.
+
+    Args:
+        shares: each voxel's share of its layer, with noise, (N, V); they need not add up to one.
+        energies: energies of the layers, with noise, (N, L), MeV.
+        noise: width of the uniform noise that the voxels had in training, MeV.
+        energy_noise: width of the noise of one energy, MeV.
+        energy_shift: mean of the noise on each layer's energy, (L,), MeV.
+        cut: the threshold, MeV, above 0 and not below ``noise``.
+        sums: the layers.
+
+    Returns:
+        Deposits (N, V), MeV: zero or at least ``cut``, with the layer energies given.
+    """
+    clean = energies - energy_shift
+    # What is as far below the threshold as noise alone can bring it belongs as far above it.
+    clean = torch.where(clean >= cut - energy_noise / 2, cut + (clean - cut).abs(), clean.clamp_min(0))
+    sizes = torch.tensor(sums.layer_sizes, dtype=clean.dtype, device=clean.device)
+    noisy = shares * sums.spread((clean + sizes * (noise / 2)) / sums(shares))
+    return cut_layers(noisy - noise / 2, clean, cut, sums, margin=noise / 2)
