@@ -8,9 +8,10 @@ about half the arithmetic of a single pass (see ``caloforge.nn.inverse``).
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import zip_longest
-from typing import cast
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +22,7 @@ from caloforge.nn.made import MADE, MaskKind
 from caloforge.nn.permutations import FixedPermutation, IndexArray
 from caloforge.nn.splines import check_spline_minima, raw_parameter_count, rqs
 
-__all__ = ["AutoregressiveSpline", "MaskedAutoregressiveFlow"]
+__all__ = ["AutoregressiveFlow", "AutoregressiveSpline", "MaskedAutoregressiveFlow"]
 
 
 class AutoregressiveSpline(nn.Module):
@@ -103,8 +104,12 @@ class AutoregressiveSpline(nn.Module):
         return x, logabsdet.sum(dim=-1)
 
 
-class MaskedAutoregressiveFlow(nn.Module):
+class AutoregressiveFlow(nn.Module, ABC):
     """A stack of autoregressive spline blocks with fixed permutations and a standard normal base distribution.
+
+    Which side of its splines a conditioner reads is up to the subclass: the data side makes the density fast
+    (:class:`MaskedAutoregressiveFlow`), the latent side makes sampling fast
+    (:class:`caloforge.nn.inverse_autoregressive.InverseAutoregressiveFlow`).
 
     Args:
         features: Number of features D.
@@ -124,6 +129,9 @@ class MaskedAutoregressiveFlow(nn.Module):
     Raises:
         ConfigError: If a size is out of range or a permutation does not fit.
     """
+
+    #: Whether the conditioners read the latent side of their splines.
+    reads_latents: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -184,6 +192,23 @@ class MaskedAutoregressiveFlow(nn.Module):
         if found != expected:
             raise UsageError(f"the flow expects a context of shape {expected}, not {found}")
 
+    def log_prob(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """Logarithm of the density of ``x`` (batch, D) given ``context`` (batch, C), nats, (batch,)."""
+        z, logdet = self(x, context)
+        log_prob: Tensor = logdet - 0.5 * z.square().sum(dim=-1) - 0.5 * self.features * math.log(2 * math.pi)
+        return log_prob
+
+    @abstractmethod
+    def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Latents z (batch, D) and conditions (batch, C) to data (batch, D) and log |det dx/dz| (batch,), nats."""
+
+
+class MaskedAutoregressiveFlow(AutoregressiveFlow):
+    """The flow whose conditioners read the data side: one pass gives the density (arXiv:1705.07057).
+
+    Arguments and errors are those of :class:`AutoregressiveFlow`.
+    """
+
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Data to latent in one pass.
 
@@ -205,12 +230,6 @@ class MaskedAutoregressiveFlow(nn.Module):
             if permutation is not None:
                 x = permutation(x)
         return x, logdet
-
-    def log_prob(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        """Logarithm of the density of ``x`` (batch, D) given ``context`` (batch, C), nats, (batch,)."""
-        z, logdet = self(x, context)
-        log_prob: Tensor = logdet - 0.5 * z.square().sum(dim=-1) - 0.5 * self.features * math.log(2 * math.pi)
-        return log_prob
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Latent to data, exactly, at about half the arithmetic of one dense pass; without gradients and dropout.

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from caloforge.nn.inverse.incremental import ready_units
+from caloforge.nn.inverse.incremental import ready_units, solving_order
 from caloforge.nn.native import native_library
 
 if TYPE_CHECKING:
-    from caloforge.nn.autoregressive import AutoregressiveSpline, MaskedAutoregressiveFlow
+    from caloforge.nn.autoregressive import AutoregressiveFlow, AutoregressiveSpline
 
 __all__ = ["CompiledInverse", "Layout", "compiled_inverse"]
 
@@ -38,6 +38,7 @@ class Layout(enum.IntEnum):
 
     TILE = 0  #: many showers side by side in the lanes of a vector
     SINGLE = 1  #: one shower at a time, skipping what silent units would contribute
+    TILE_FORWARD = 2  #: as TILE, for flows that read latents: the splines are applied forwards
 
 
 class CompiledInverse:
@@ -46,25 +47,24 @@ class CompiledInverse:
     Args:
         flow: A flow whose parameters are float32 or float64 on the CPU.
         library: The loaded kernels.
-        layout: Which of the two kernels is to be used.
+        layout: Which of the kernels is to be used.
     """
 
-    def __init__(self, flow: MaskedAutoregressiveFlow, library: ctypes.CDLL, layout: Layout) -> None:
+    def __init__(self, flow: AutoregressiveFlow, library: ctypes.CDLL, layout: Layout) -> None:
         self._library = library
         self.dtype = next(flow.parameters()).dtype
         self._suffix = _SUFFIXES[self.dtype]
         self._features, self._context = flow.features, flow.context_features
-        chain = list(flow.chain())
-        first = chain[0][0]
+        order, self._last = solving_order(flow)
+        first = order[0][0]
         made = first.conditioner
         self._handle = self._function("new")(
-            made.features, made.context_features, made.hidden_features, 1 + len(made.hidden), len(chain), first.bins,
+            made.features, made.context_features, made.hidden_features, 1 + len(made.hidden), len(order), first.bins,
             first.bound, first.min_bin_width, first.min_bin_height, first.min_derivative, int(layout),
         )  # fmt: skip
         self._finalizer = weakref.finalize(self, self._function("free"), self._handle)
-        for position, (block, permutation) in enumerate(reversed(chain)):
-            source = torch.arange(flow.features) if permutation is None else torch.argsort(permutation.index)
-            self._pack(position, block, source)
+        for position, (block, index) in enumerate(order):
+            self._pack(position, block, torch.arange(flow.features) if index is None else index)
 
     def _function(self, name: str) -> ctypes._NamedFuncPointer:
         return getattr(self._library, f"caloforge_flow_{name}_{self._suffix}")  # type: ignore[no-any-return]
@@ -83,15 +83,15 @@ class CompiledInverse:
         )  # fmt: skip
 
     def __call__(self, z: Tensor, context: Tensor | None, threads: int | None = None) -> tuple[Tensor, Tensor]:
-        """Invert the flow.
+        """Evaluate the flow in its slow direction.
 
         Args:
-            z: Latents (batch, D).
+            z: What is given (batch, D): latents, or data for a flow that reads latents.
             context: Conditions (batch, C); None if C is 0.
             threads: Number of threads; PyTorch's setting if not given.
 
         Returns:
-            Data x (batch, D) and log |det dx/dz| (batch,), nats, in the dtype of the weights.
+            What was looked for (batch, D) and the log |det| (batch,), nats, in the dtype of the weights.
         """
         z = z.detach().to(self.dtype).contiguous()
         conditions = z[:, :0] if context is None else context.detach().to(self.dtype).contiguous()
@@ -100,7 +100,7 @@ class CompiledInverse:
             self._handle, z.shape[0], z.data_ptr(), conditions.data_ptr(), x.data_ptr(), logdet.data_ptr(),
             threads or torch.get_num_threads(),
         )  # fmt: skip
-        return x, logdet
+        return x if self._last is None else x.index_select(1, self._last), logdet
 
 
 class _Watch:
@@ -132,7 +132,7 @@ class _Packed:
         self._parts: list[nn.Module] = []
         self._holders: list[tuple[dict[str, Any], str]] = []
 
-    def _tensors(self, flow: MaskedAutoregressiveFlow) -> list[Tensor]:
+    def _tensors(self, flow: AutoregressiveFlow) -> list[Tensor]:
         # Straight from the dictionaries of the modules: attribute access would take ten times as long.
         parts: list[Any] = [*flow.blocks._modules.values(), *flow.permutations._modules.values()]
         if self._parts != parts:
@@ -142,7 +142,7 @@ class _Packed:
             self._holders += [(part._buffers, "index") for _, part in flow.chain() if part is not None]
         return [holder[name] for holder, name in self._holders]
 
-    def get(self, flow: MaskedAutoregressiveFlow, library: ctypes.CDLL, layout: Layout) -> CompiledInverse:
+    def get(self, flow: AutoregressiveFlow, library: ctypes.CDLL, layout: Layout) -> CompiledInverse:
         """The copy for ``layout``, made anew if the weights have changed."""
         with self.lock:
             tensors = self._tensors(flow)
@@ -155,11 +155,11 @@ class _Packed:
             return known[1]
 
 
-_packed: weakref.WeakKeyDictionary[MaskedAutoregressiveFlow, _Packed] = weakref.WeakKeyDictionary()
+_packed: weakref.WeakKeyDictionary[AutoregressiveFlow, _Packed] = weakref.WeakKeyDictionary()
 _packed_lock = threading.Lock()
 
 
-def compiled_inverse(flow: MaskedAutoregressiveFlow, batch: int) -> CompiledInverse | None:
+def compiled_inverse(flow: AutoregressiveFlow, batch: int) -> CompiledInverse | None:
     """The flow packed for a batch of this size, from memory if its weights have not changed since.
 
     Args:
@@ -176,6 +176,8 @@ def compiled_inverse(flow: MaskedAutoregressiveFlow, batch: int) -> CompiledInve
     if library is None:
         return None
     layout = Layout.SINGLE if batch <= _MOST_SINGLE else Layout.TILE
+    if flow.reads_latents:  # one at a time is for the latency of sampling, which is not this direction
+        layout = Layout.TILE_FORWARD
     with _packed_lock:
         packed = _packed.setdefault(flow, _Packed())
     return packed.get(flow, library, layout)

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
-    from caloforge.nn.autoregressive import AutoregressiveSpline, MaskedAutoregressiveFlow
+    from caloforge.nn.autoregressive import AutoregressiveFlow, AutoregressiveSpline
 
-__all__ = ["invert_incrementally", "ready_units"]
+__all__ = ["invert_incrementally", "ready_units", "solving_order"]
 
 #: Features per group: long enough for efficient products, short enough that the triangle inside stays small.
 _GROUP = 16
@@ -33,17 +33,34 @@ def ready_units(degrees: Tensor, features: int) -> list[int]:
     return counts
 
 
+def solving_order(flow: AutoregressiveFlow) -> tuple[list[tuple[AutoregressiveSpline, Tensor | None]], Tensor | None]:
+    """The blocks in the order in which they are solved, and how values are reordered in between.
+
+    Args:
+        flow: The flow.
+
+    Returns:
+        Each block with the index (D,) that reorders the values on their way into it, and the index that reorders what
+        comes out in the end; None where the order stays.
+    """
+    chain = list(flow.chain())
+    if not flow.reads_latents:
+        return [(block, None if p is None else p.inverse_index) for block, p in reversed(chain)], None
+    indices = [None, *(None if p is None else p.index for _, p in chain)]
+    return [(block, index) for (block, _), index in zip(chain, indices, strict=False)], indices[-1]
+
+
 @torch.no_grad()
-def invert_incrementally(flow: MaskedAutoregressiveFlow, z: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Invert a whole flow in plain PyTorch, without gradients.
+def invert_incrementally(flow: AutoregressiveFlow, z: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Evaluate a whole flow in its slow direction in plain PyTorch, without gradients.
 
     Args:
         flow: The flow; dropout is off whatever its mode.
-        z: Latents (batch, D).
+        z: What is given (batch, D): latents, or data for a flow that reads latents.
         context: Conditions (batch, C), or None.
 
     Returns:
-        Data x (batch, D) and log |det dx/dz| (batch,), nats.
+        What was looked for (batch, D), and the log |det| of this direction (batch,), nats.
     """
     step = max(1, z.shape[0]) if z.device.type != "cpu" else _CPU_ROWS
     if z.shape[0] > step:
@@ -53,15 +70,18 @@ def invert_incrementally(flow: MaskedAutoregressiveFlow, z: Tensor, context: Ten
         ]
         return torch.cat([x for x, _ in parts]), torch.cat([logdet for _, logdet in parts])
     logdet = z.new_zeros(z.shape[0])
-    for block, permutation in reversed(list(flow.chain())):
-        if permutation is not None:
-            z = permutation.inverse(z)
-        z, contribution = _invert_tile(block, z, context)
+    blocks, last = solving_order(flow)
+    for block, index in blocks:
+        if index is not None:
+            z = z.index_select(1, index)
+        z, contribution = _invert_tile(block, z, context, inverse=not flow.reads_latents)
         logdet = logdet + contribution
-    return z, logdet
+    return z if last is None else z.index_select(1, last), logdet
 
 
-def _invert_tile(block: AutoregressiveSpline, z: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+def _invert_tile(
+    block: AutoregressiveSpline, z: Tensor, context: Tensor | None, *, inverse: bool
+) -> tuple[Tensor, Tensor]:
     made = block.conditioner
     count, per_feature = made.features, made.parameters_per_feature
     layers = made.layers()
@@ -98,7 +118,7 @@ def _invert_tile(block: AutoregressiveSpline, z: Tensor, context: Tensor | None)
         for i in range(start, stop):
             own = slice(i * per_feature, (i + 1) * per_feature)
             parameters = raw[:, i - start] + sources[-1][:, begin : ready[i]] @ out.weight[own, begin : ready[i]].t()
-            value, logabsdet = block.spline(z[:, i], parameters, inverse=True)
+            value, logabsdet = block.spline(z[:, i], parameters, inverse=inverse)
             x[:, i] = value
             logdet += logabsdet
             if ready[i + 1] > ready[i]:

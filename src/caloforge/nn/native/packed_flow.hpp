@@ -14,7 +14,8 @@ namespace caloforge {
 
 constexpr int kGroup = 16;  // features per group
 
-enum class Layout : int { tile = 0, single = 1 };
+// tile_forward: as tile, for blocks whose conditioner reads what comes out of the spline instead of what goes in.
+enum class Layout : int { tile = 0, single = 1, tile_forward = 2 };
 
 struct FlowShape {
     int features, context, hidden, layers, blocks;  // layers: masked layers into hidden units (input layer included)

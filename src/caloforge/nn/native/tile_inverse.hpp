@@ -217,8 +217,11 @@ private:
             const S* z = strip.row(values_[0] + block.source[i]);
             for (int at = 0; at < strip.width; at += kLanes<S>) {
                 Vec<S> logdet = load(strip.row(logdet_) + at);
+                const S* raw = strip.row(raw_) + at;
                 store(strip.row(values_[1] + i) + at,
-                      any_spline<S, true>(strip.row(raw_) + at, strip.width, load(z + at), s.spline, logdet));
+                      flow_.layout == Layout::tile_forward
+                          ? any_spline<S, false>(raw, strip.width, load(z + at), s.spline, logdet)
+                          : any_spline<S, true>(raw, strip.width, load(z + at), s.spline, logdet));
                 store(strip.row(logdet_) + at, logdet);
             }
         });
