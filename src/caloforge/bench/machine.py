@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import platform
+import resource
 import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import torch
 
-__all__ = ["Timing", "describe_machine", "matrix_rate", "time_calls"]
+__all__ = ["PeakMemory", "Timing", "describe_machine", "matrix_rate", "time_calls"]
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,34 @@ def matrix_rate(threads: int, device: str = "cpu") -> float:
     n = 8192 if device.startswith("cuda") else 1536
     a, b = torch.randn(n, n, device=device), torch.randn(n, n, device=device)
     return 2e-9 * n**3 / time_calls(lambda: a @ b, seconds=1.0, device=device).lowest
+
+
+class PeakMemory:
+    """How much memory this process needed at most beyond what it had when this object was made.
+
+    Linux tells the highest resident size of a program since it was last asked to forget it. Elsewhere the highest size
+    of the whole process is all there is, and a need that stays below an earlier peak shows as zero.
+    """
+
+    def __init__(self) -> None:
+        self._status = Path("/proc/self/status")
+        try:
+            Path("/proc/self/clear_refs").write_text("5")
+        except OSError:
+            self._status = Path("/nowhere")
+        self._before = self._read("VmRSS:")
+
+    def megabytes(self) -> float:
+        """The need so far, MB (2^20 bytes)."""
+        return max(self._read("VmHWM:") - self._before, 0.0)
+
+    def _read(self, name: str) -> float:
+        # getrusage would do, but a child made by fork and exec inherits its parent's peak there.
+        try:
+            lines = self._status.read_text().splitlines()
+        except OSError:
+            return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        return next(float(line.split()[1]) / 1024 for line in lines if line.startswith(name))
 
 
 def describe_machine(device: str = "cpu") -> dict[str, Any]:

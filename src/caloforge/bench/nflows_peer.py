@@ -9,7 +9,7 @@ from torch import Tensor
 
 from caloforge.errors import MissingDependencyError
 from caloforge.nn import MaskedAutoregressiveFlow
-from caloforge.nn.nflows_weights import nflows_state
+from caloforge.training.throughput import nflows_twin
 
 __all__ = ["build_peer", "invert_peer", "need_nflows", "one_pass"]
 
@@ -39,35 +39,7 @@ def build_peer(flow: MaskedAutoregressiveFlow) -> Any:
         ConfigError: if the flow has even masks, which nflows cannot represent.
     """
     need_nflows()
-    from nflows.distributions import StandardNormal
-    from nflows.flows import Flow
-    from nflows.transforms import CompositeTransform, Permutation
-    from nflows.transforms.autoregressive import MaskedPiecewiseRationalQuadraticAutoregressiveTransform as Spline
-
-    state = nflows_state(flow)
-    parts: list[Any] = []
-    for block, permutation in flow.chain():
-        conditioner = block.conditioner
-        parts.append(
-            Spline(
-                flow.features,
-                conditioner.hidden_features,
-                context_features=flow.context_features or None,
-                num_blocks=len(conditioner.hidden),
-                use_residual_blocks=False,
-                num_bins=flow.bins,
-                tails="linear",
-                tail_bound=block.bound,
-                min_bin_width=block.min_bin_width,
-                min_bin_height=block.min_bin_height,
-                min_derivative=block.min_derivative,
-            )
-        )
-        if permutation is not None:
-            parts.append(Permutation(permutation.index.clone()))
-    peer = Flow(CompositeTransform(parts), StandardNormal([flow.features]))
-    peer.load_state_dict(state, strict=False)
-    return peer.eval()
+    return nflows_twin(flow).eval()
 
 
 @torch.no_grad()

@@ -111,6 +111,60 @@ def sampling(
 
 
 @app.command()
+def training(
+    preset: Annotated[str, typer.Option(help="A CaloFlow preset.")] = "caloflow-calogan-gamma",
+    data: Annotated[Path | None, typer.Option(help="Showers (default: the packaged photons).")] = None,
+    against: Annotated[str | None, typer.Option(help="Peer to measure in the same run: nflows.")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="Change the preset: key=value.")] = None,
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 2,
+    device: Annotated[str, typer.Option(help="cpu | cuda | cuda:N")] = "cpu",
+    rounds: Annotated[int, typer.Option(min=1, help="How often everything takes its turn.")] = 5,
+    steps: Annotated[int, typer.Option(min=1, help="Training steps in each turn.")] = 3,
+    bfloat16: Annotated[bool, typer.Option(help="Also measure bfloat16 autocast.")] = True,
+    json_: JsonOption = None,
+) -> None:
+    r"""Time training steps of CaloFlow's shower flow: our whole loop, the flow alone, and a peer's bare step.
+
+    \b
+    Example: caloforge bench training --against nflows --json training.json
+    """
+    from dataclasses import asdict
+
+    from caloforge.bench.machine import describe_machine
+    from caloforge.training.throughput import measure_training
+
+    console.print(f"... {rounds + 1} rounds of {steps} steps each; the first one warms up")
+    speed = measure_training(
+        preset, data, against=against, overrides=tuple(set_ or ()), threads=threads, device=device, rounds=rounds,
+        steps=steps, bfloat16=bfloat16,
+    )  # fmt: skip
+    machine = describe_machine(device)
+    console.print(", ".join(str(value) for value in machine.values()))
+    base = speed.times["nflows"].step if "nflows" in speed.times else None
+    rows = [
+        [
+            name, f"{t.step:.0f}", f"{t.forward:.0f}", f"{t.backward:.0f}" if t.backward else "–",
+            f"{t.optimiser:.0f}" if t.optimiser else "–", f"{t.showers_per_second:.0f}",
+            "–" if base is None else f"{base / t.step:.2f}x",
+        ]
+        for name, t in speed.times.items()
+    ]  # fmt: skip
+    columns = ["what", "step [ms]", "forward", "backward", "optimiser", "showers/s", "vs nflows"]
+    print_table(
+        f"{preset}: {speed.parameters:,} parameters of the shower flow, batch {speed.batch_size}, "
+        f"{speed.threads} thread(s)",
+        columns,
+        rows,
+    )
+    console.print("loop: with data, noise, preprocessing and bookkeeping; all others on inputs that are ready")
+    if speed.agreement:
+        console.print(
+            f"equal weights: losses differ by {speed.agreement.loss:.1e}, gradients by {speed.agreement.gradient:.1e}"
+        )
+    _save(json_, {"machine": machine} | asdict(speed) | {"speedup": speed.speedup})
+
+
+@app.command()
 def simulation(
     detector: Annotated[str | None, typer.Option(help="Only this detector (default: all cases).")] = None,
     events: Annotated[int | None, typer.Option(min=1, help="Showers of each case (default: 20).")] = None,
