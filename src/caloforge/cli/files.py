@@ -168,6 +168,18 @@ def convert(
     ] = None,
     particle: Annotated[str | None, typer.Option(help="Incident particle, if the source does not say.")] = None,
     kind: Annotated[str | None, typer.Option(help="voxels | points, where the format leaves a choice.")] = None,
+    sub_cells: Annotated[
+        int | None,
+        typer.Option(min=1, help="Merge points in sub-cells, this many along each side of a cell (6: 36 per cell)."),
+    ] = None,
+    position: Annotated[
+        str, typer.Option(help="Of merged points: at the highest deposit of the sub-cell, or at its centre.")
+    ] = "highest",
+    seed: Annotated[int, typer.Option(min=0, help="Of the random shifts of the sub-cells.")] = 0,
+    cells: Annotated[
+        str | None, typer.Option(help="Place points into cells: ideal (no gaps), or a cell map (TOML).")
+    ] = None,
+    cut: Annotated[float, typer.Option(min=0, help="Cells with less are dark, MeV.")] = 0.0,
     resume: ResumeOption = False,
     overwrite: OverwriteOption = False,
 ) -> None:
@@ -178,14 +190,33 @@ def convert(
     """
     from caloforge.errors import UsageError
     from caloforge.progress import progress
+    from caloforge.showers.convert import MergePoints, PlacePoints, PointChange
     from caloforge.showers.convert import convert as run
     from caloforge.showers.files import open_showers
+    from caloforge.showers.projection import IdealGrid, cell_pitch, load_cell_map
     from caloforge.units import format_energy
 
     if kind not in (None, "voxels", "points"):
         raise UsageError(f"--kind is '{kind}', expected voxels or points")
+    if position not in ("highest", "centre"):
+        raise UsageError(f"--position is '{position}', expected highest or centre")
+    if sub_cells is not None and cells is not None:
+        raise UsageError("--sub-cells and --cells exclude each other, convert twice")
     with open_showers(source, detector, particle=particle) as reader:
         total = len(reader)
+        readout = None if reader.detector is None else reader.detector.readout
+    change: PointChange | None = None
+    if sub_cells is not None or cells == "ideal":
+        if readout is None:
+            raise UsageError(f"{source}: does not say which detector it is from, so --detector must name one")
+        pitch = cell_pitch(readout)
+        change = (
+            PlacePoints(IdealGrid(pitch), "ideal", cut)
+            if sub_cells is None
+            else MergePoints(pitch, sub_cells, position, seed)  # type: ignore[arg-type] # checked above
+        )
+    elif cells is not None:
+        change = PlacePoints(load_cell_map(cells), Path(cells).name, cut)
     done = 0
     with progress("converting", total, "showers") as bar:
 
@@ -196,7 +227,7 @@ def convert(
 
         result = run(
             source, target, to, detector=detector, particle=particle, kind=kind,  # type: ignore[arg-type] # checked above
-            resume=resume, overwrite=overwrite, progress=advance,
+            change=change, resume=resume, overwrite=overwrite, progress=advance,
         )  # fmt: skip
     console.print(f"{target}: {result.showers} showers, {result.target} ({result.kind}), from {result.source}")
     if not result.source_complete:

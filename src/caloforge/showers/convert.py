@@ -5,26 +5,99 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from caloforge import __version__
 from caloforge.detectors import Detector, load_detector
 from caloforge.errors import UsageError
+from caloforge.random import Streams
+from caloforge.showers.clusters import Position, merge_in_subcells
 from caloforge.showers.files import create_showers, open_any, open_showers
 from caloforge.showers.formats.base import Block, Kind, Reader
 from caloforge.showers.formats.hits import HitsReader
 from caloforge.showers.formats.registry import find_format
+from caloforge.showers.projection import Cells, Pair, project
 from caloforge.showers.showers import ShowerPoints, Showers
 from caloforge.showers.voxelise import to_points, voxelise
 
-__all__ = ["Conversion", "convert", "describe"]
+__all__ = ["Conversion", "MergePoints", "PlacePoints", "PointChange", "convert", "describe"]
 
 Progress = Callable[[int, int], None]
 
 #: Memory that a block of showers may take.
 _BLOCK_BYTES = 32 * 2**20
+
+
+class PointChange(Protocol):
+    """What is done to the points on their way into the target."""
+
+    def apply(self, points: ShowerPoints, first_row: int) -> tuple[ShowerPoints, float]:
+        """Changed points, and the energy that got lost, MeV; ``first_row`` is the number of the first shower."""
+        ...
+
+    def describe(self) -> dict[str, Any]:
+        """For the provenance of the target, JSON values."""
+        ...
+
+
+@dataclass(frozen=True)
+class MergePoints:
+    """One point for all deposits in a sub-cell; see ``merge_in_subcells``.
+
+    Attributes:
+        pitch: size of a cell, mm.
+        divisions: sub-cells along each side of a cell.
+        position: where the point is put.
+        seed: of the random shifts of the grid.
+    """
+
+    pitch: Pair
+    divisions: int
+    position: Position = "highest"
+    seed: int = 0
+
+    def apply(self, points: ShowerPoints, first_row: int) -> tuple[ShowerPoints, float]:
+        """See ``PointChange``."""
+        streams = Streams(self.seed, "sub-cells")
+        merged = merge_in_subcells(
+            points, self.pitch, self.divisions, streams, position=self.position, first_row=first_row
+        )
+        return merged, 0.0
+
+    def describe(self) -> dict[str, Any]:
+        """See ``PointChange``."""
+        return {
+            "sub_cells_per_cell": self.divisions**2,
+            "cell_mm": list(self.pitch),
+            "position": self.position,
+            "seed": self.seed,
+        }
+
+
+@dataclass(frozen=True)
+class PlacePoints:
+    """Points into cells; see ``project``.
+
+    Attributes:
+        cells: where the cells are.
+        name: what to call them in the provenance.
+        cut: MeV.
+    """
+
+    cells: Cells
+    name: str
+    cut: float = 0.0
+
+    def apply(self, points: ShowerPoints, first_row: int) -> tuple[ShowerPoints, float]:
+        """See ``PointChange``."""
+        placed = project(points, self.cells, cut=self.cut)
+        return placed.cells, float(placed.in_gaps.sum() + placed.below_cut.sum())
+
+    def describe(self) -> dict[str, Any]:
+        """See ``PointChange``."""
+        return {"cells": self.name, "cut_MeV": self.cut}
 
 
 @dataclass(frozen=True)
@@ -39,7 +112,8 @@ class Conversion:
         source_complete: false if the source's writer was interrupted.
         energy: energy in the voxels or points written now, MeV.
         overflow: energy beside the voxels of its layer, MeV, which the target holds as such.
-        left_out: energy that found no place in the target, MeV: hits in no layer, or the overflow when voxels become points.
+        left_out: energy that found no place in the target, MeV: hits in no layer, the overflow when voxels become points, or
+            what fell between cells or below a cut.
     """
 
     showers: int
@@ -60,6 +134,7 @@ def convert(
     detector: Detector | str | Path | None = None,
     particle: int | str | None = None,
     kind: Kind | None = None,
+    change: PointChange | None = None,
     resume: bool = False,
     overwrite: bool = False,
     progress: Progress | None = None,
@@ -77,12 +152,14 @@ def convert(
         particle: the incident particle, if the source does not say.
         kind: voxels or points, where the format leaves a choice; by default points become voxels if a detector with voxels
             is named, and everything else stays what it is.
+        change: what to do to points, which then stay points (:class:`MergePoints`, :class:`PlacePoints`).
         resume: go on with an interrupted conversion.
         overwrite: replace an existing file.
         progress: called after every block with the number of showers done and of all.
 
     Raises:
-        UsageError: if source and target are the same file, or the target needs a detector with voxels.
+        UsageError: if source and target are the same file, the target needs a detector with voxels, or voxels are to be
+            changed as points.
         ShowerFileError: if the source is damaged.
         OutputError: if the target cannot be written.
     """
@@ -92,11 +169,14 @@ def convert(
     form = find_format(to, writing=True)
     named = detector if detector is None or isinstance(detector, Detector) else load_detector(detector)
     with open_showers(source, named, particle=particle) as reader:
-        wanted = kind or _default_kind(reader, form.kinds, named)
+        wanted = kind or ("points" if change is not None else _default_kind(reader, form.kinds, named))
+        if change is not None and (reader.kind, wanted) != ("points", "points"):
+            raise UsageError(f"{source}: only points can be merged or placed into cells, and they stay points")
         known = reader.detector is not None and reader.detector.readout.has_voxels
         if wanted == "voxels" and reader.kind == "points" and not known:
             raise UsageError(f"{source}: holds points, so a detector with voxels must be named to convert it into {to}")
         size, n = _block_size(reader), len(reader)
+        changed = {} if change is None else change.describe()
         writer = create_showers(
             target,
             to,
@@ -104,8 +184,11 @@ def convert(
             particle=reader.particle,
             kind=wanted,
             provenance=reader.provenance
-            | {"converted": {"program": f"caloforge {__version__}", "file": source.name, "format": reader.format}},
-            request={"source": source.name, "showers": n, "block": size},
+            | {
+                "converted": {"program": f"caloforge {__version__}", "file": source.name, "format": reader.format}
+                | changed
+            },
+            request={"source": source.name, "showers": n, "block": size} | changed,
             expected=n,
             resume=resume,
             overwrite=overwrite,
@@ -118,6 +201,9 @@ def convert(
                 if wanted == "points":
                     left_out += _overflow(block)
                 block = _as_kind(block, wanted)
+                if change is not None and isinstance(block, ShowerPoints):
+                    block, lost = change.apply(block, position * size)
+                    left_out += lost
                 overflow += _overflow(block)
                 energy += float(block.total_energy().sum())
                 writer.write(block, position)
