@@ -256,6 +256,7 @@ def _measure(
     rows = TrainingSet(
         _First(source, batch_size * steps), seed=seed, val_fraction=0.0, order=RowOrder(None), device=device
     )
+    stage.prepare(rows.for_fit(), Streams(seed, "throughput"))  # compared and timed from where training starts
     x, context = _flow_inputs(model, stage, next(rows.batches(stage.training, 0)))
     agreement = compare_with_nflows(model.shapes, x, context) if against else None
     contenders = [_Contender("flow", copy.deepcopy(model.shapes), stage.training, x, context, fused=True)]
