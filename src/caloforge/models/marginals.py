@@ -15,9 +15,11 @@ import torch
 from torch import Tensor
 
 from caloforge.nn.autoregressive import AutoregressiveFlow, AutoregressiveSpline
+from caloforge.nn.coupling import SplineCoupling
+from caloforge.nn.cubic_splines import raw_end_derivative
 from caloforge.stage import TrainingBatch, TrainingData
 
-__all__ = ["collect_rows", "raw_spline_parameters", "start_from_marginals"]
+__all__ = ["collect_rows", "normal_knots", "quantile_knots", "raw_spline_parameters", "start_from_marginals"]
 
 #: Outermost interior knots, standard deviations: 3 % of a normal variable lie beyond.
 _OUTER_KNOT = 2.2
@@ -25,6 +27,8 @@ _OUTER_KNOT = 2.2
 _DEPENDENCE = 0.01
 #: Narrowest bin, as a share of the interval, and limits of slopes: a spike must not start as a wall.
 _NARROWEST, _FLATTEST, _STEEPEST = 3e-5, 0.02, 50.0
+#: What is left of a bin's height, as a share of the interval, when the least that the block allows is taken away.
+_LEAST_HEIGHT = 1e-6
 
 
 def collect_rows(data: TrainingData, most: int, values: Callable[[TrainingBatch], Tensor]) -> Tensor:
@@ -54,39 +58,44 @@ def start_from_marginals(flow: AutoregressiveFlow, values: Tensor) -> None:
     """
     for number, block in enumerate(flow.blocks):
         assert isinstance(block, AutoregressiveSpline)
-        normal = torch.linspace(-_OUTER_KNOT, _OUTER_KNOT, block.bins - 1, dtype=torch.float64, device=values.device)
-        normal = normal if block.bins > 2 else torch.zeros_like(normal)
-        targets = normal.expand(flow.features, -1)
-        knots = targets
-        if number == 0:
-            ordered = values.double().sort(dim=0).values
-            probability = torch.special.ndtr(normal)
-            place = (probability * (len(ordered) - 1)).round().long()
-            knots = ordered.index_select(0, place).t().clamp(-block.bound, block.bound)
+        targets = normal_knots(block.bins, flow.features, values.device)
+        knots = targets if number else quantile_knots(values, targets[0]).clamp(-block.bound, block.bound)
         output = block.conditioner.output_layer
         output.weight.mul_(_DEPENDENCE)
         output.bias.copy_(raw_spline_parameters(block, knots, targets).flatten())
 
 
-def raw_spline_parameters(block: AutoregressiveSpline, knots: Tensor, targets: Tensor) -> Tensor:
-    """Raw parameters (D, 3K - 1) of splines through interior knots (D, K - 1) with the given values (D, K - 1)."""
+def normal_knots(bins: int, features: int, device: torch.device) -> Tensor:
+    """Interior knots at fixed places of a normal variable, float64 (features, bins - 1)."""
+    normal = torch.linspace(-_OUTER_KNOT, _OUTER_KNOT, bins - 1, dtype=torch.float64, device=device)
+    return (normal if bins > 2 else torch.zeros_like(normal)).expand(features, -1)
+
+
+def quantile_knots(values: Tensor, normal: Tensor) -> Tensor:
+    """Where the values (rows, D) have the quantiles that belong to the normal knots (K - 1,), float64 (D, K - 1)."""
+    ordered = values.double().sort(dim=0).values
+    place = (torch.special.ndtr(normal) * (len(ordered) - 1)).round().long()
+    return ordered.index_select(0, place).t()
+
+
+def raw_spline_parameters(block: AutoregressiveSpline | SplineCoupling, knots: Tensor, targets: Tensor) -> Tensor:
+    """Raw parameters (D, P) of the block's splines through interior knots (D, K - 1) with given values (D, K - 1)."""
     widths, heights = (
         torch.diff(torch.nn.functional.pad(inner, (1, 1)) + _ends(inner, block.bound)) / (2 * block.bound)
         for inner in (knots, targets)
     )
     widths = widths.clamp_min(max(_NARROWEST, 2 * block.min_bin_width))
     widths = widths / widths.sum(dim=1, keepdim=True)
+    sizes = [
+        torch.log(widths - block.min_bin_width),
+        torch.log((heights - block.min_bin_height).clamp_min(_LEAST_HEIGHT)),
+    ]
+    if isinstance(block, SplineCoupling) and block.kind == "cubic":
+        return torch.cat([*sizes, torch.full_like(widths[:, :2], raw_end_derivative(1.0))], dim=1)
     slopes = heights / widths
     # The geometric mean of the slopes on both sides belongs to a monotonic curve without overshoot.
     derivatives = (slopes[:, 1:] * slopes[:, :-1]).sqrt().clamp(_FLATTEST, _STEEPEST)
-    return torch.cat(
-        [
-            torch.log(widths - block.min_bin_width),
-            torch.log(heights - block.min_bin_height),
-            torch.log(torch.expm1(derivatives - block.min_derivative)),
-        ],
-        dim=1,
-    )
+    return torch.cat([*sizes, torch.log(torch.expm1(derivatives - block.min_derivative))], dim=1)
 
 
 def _ends(inner: Tensor, bound: float) -> Tensor:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from caloforge.transforms.cuts import cut_layers
 from caloforge.transforms.energies import EnergyFractions, EnergyScale, LogEnergy
 from caloforge.transforms.layers import DroppedVoxelNormalisation, LayerNormalisation, LayerSums
+from caloforge.transforms.logarithm import LogMargin
 from caloforge.transforms.logit import Logit
 from caloforge.transforms.noise import DequantisationNoise
 from caloforge.transforms.restoring import restore_deposits
@@ -21,6 +22,7 @@ __all__ = [
     "LayerNormalisation",
     "LayerSums",
     "LogEnergy",
+    "LogMargin",
     "Logit",
     "cut_layers",
     "restore_deposits",

@@ -1,0 +1,402 @@
+"""CaloINN: one coupling flow for the voxels of all layers and the energies of the layers (arXiv:2312.09290).
+
+The variables are each voxel's share of its layer and the recursive energy fractions, all in one flow that is as fast in
+sampling as in training. docs/models/caloinn.md says where the defaults differ from the publication and why.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from caloforge.detectors import Detector
+from caloforge.errors import ConfigError, UsageError
+from caloforge.models.base import Latents, ModelConfig, ShowerModel
+from caloforge.models.common import LEAST_DEPOSIT, ScaleStage, axis_voxels, middle_energy
+from caloforge.models.conditions import Conditions
+from caloforge.models.coupling_start import start_coupling_from_marginals
+from caloforge.models.marginals import collect_rows
+from caloforge.models.registry import register
+from caloforge.nn.coupling import CouplingFlow
+from caloforge.nn.permutations import random_all, reverse_all
+from caloforge.random import Streams
+from caloforge.showers import ShowerPoints, Showers
+from caloforge.stage import GradientStage, Stage, StageTraining, TrainingBatch, TrainingConfig, TrainingData
+from caloforge.transforms import (
+    DequantisationNoise,
+    DroppedVoxelNormalisation,
+    EnergyFractions,
+    EnergyScale,
+    LayerNormalisation,
+    LogEnergy,
+    Logit,
+    LogMargin,
+    restore_deposits,
+)
+
+__all__ = ["CaloINN", "CaloINNConfig"]
+
+#: Training rows from which the initial weights are taken: enough for quantiles.
+_START_ROWS = 4000
+#: Rows per evaluation of the likelihood; limits the memory, changes no result.
+_LIKELIHOOD_ROWS = 500
+
+Size = Annotated[int, Field(ge=1)]
+
+
+class CaloINNConfig(ModelConfig):
+    """Configuration of CaloINN; the default size is the published one for CaloChallenge dataset 1.
+
+    Attributes:
+        blocks: coupling blocks.
+        hidden_features: units of each hidden layer of a block's network.
+        layers: linear layers of a block's network.
+        spline: ``rqs`` (dataset 1) or ``cubic`` (dataset 2).
+        bins: spline bins.
+        bound: the splines act on [-bound, bound].
+        least: smallest relative bin width and height and smallest interior derivative.
+        act_norm: trainable scale and shift of every variable in front of every block but the first.
+        batch_norm: normalise the hidden layers over the batch, as the published sizes for dataset 1 imply.
+        dropout: dropout probability while training.
+        permutations: between blocks, ``random`` fixed ones or the plain ``reverse``, as published for cubic splines.
+        permutation_seed: seed of the fixed random permutations.
+        preprocessing: ``logit`` of shares and fractions with noise in MeV; ``published`` takes logarithms, with noise
+            relative to the layer's energy, and does not apply the detector's threshold.
+        noise: width of the uniform noise on each voxel in training, MeV.
+        energy_noise: width of the noise on the layer energies behind the fractions, MeV.
+        energy_noise_per: ``layer`` adds one such noise to the energy of each layer; ``voxel`` takes the sums of the
+            noisy voxels.
+        alpha: margin of the logit.
+        relative_noise: width of the noise on shares and fractions of ``published`` preprocessing.
+        log_alpha: margin of its logarithm.
+        energy_scale: the most that a shower deposits, as a multiple of the incident energy; None fits it to the
+            training data.
+        extra_energy: energy that the particle brings beside its kinetic one, MeV.
+        incident_reference: incident energy whose condition is 0, MeV; None takes the logarithmic middle of the gun's.
+        cut: threshold on voxels, MeV; None takes the detector's analysis threshold.
+        cut_first: apply the threshold to the training data too, so that the model learns what is left behind it.
+        drop_voxel: leave out one voxel per layer, which makes the likelihood one of the deposits themselves.
+        start: initial weights: ``marginals`` from the distribution of each variable, or ``identity`` as published.
+    """
+
+    blocks: Size = 12
+    hidden_features: Size = 256
+    layers: Size = 4
+    spline: Literal["rqs", "cubic"] = "rqs"
+    bins: Annotated[int, Field(ge=2)] = 10
+    bound: Annotated[float, Field(gt=0)] = 14.0
+    least: Annotated[float, Field(gt=0, lt=0.1)] = 1e-3
+    act_norm: bool = True
+    batch_norm: bool = False
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    permutations: Literal["random", "reverse"] = "random"
+    permutation_seed: Annotated[int, Field(ge=0, lt=2**64)] = 0
+    preprocessing: Literal["logit", "published"] = "logit"
+    noise: Annotated[float, Field(ge=0)] = 1e-3
+    energy_noise: Annotated[float, Field(ge=0)] = 1e-3
+    energy_noise_per: Literal["layer", "voxel"] = "layer"
+    alpha: Annotated[float, Field(gt=0, lt=0.5)] = 1e-6
+    relative_noise: Annotated[float, Field(gt=0)] = 5e-6
+    log_alpha: Annotated[float, Field(gt=0)] = 1e-8
+    energy_scale: Annotated[float, Field(gt=0)] | None = None
+    extra_energy: Annotated[float, Field(ge=0)] = 0.0
+    incident_reference: Annotated[float, Field(gt=0)] | None = None
+    cut: Annotated[float, Field(ge=0)] | None = None
+    cut_first: bool = True
+    drop_voxel: bool = False
+    start: Literal["marginals", "identity"] = "marginals"
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.drop_voxel and (self.energy_noise_per != "voxel" or self.energy_noise != self.noise):
+            raise ValueError(
+                "'drop_voxel' needs layer energies that are the sums of the noisy voxels: "
+                "'energy_noise_per' voxel and 'energy_noise' equal to 'noise'"
+            )
+        if self.drop_voxel and self.preprocessing == "published":
+            raise ValueError("'drop_voxel' and 'published' preprocessing exclude each other")
+        if self.least * self.bins >= 1:
+            raise ValueError(f"{self.bins} bins of at least {self.least:g} of the interval do not fit into it")
+        return self
+
+
+@register("caloinn")
+class CaloINN(ShowerModel):
+    """The coupling flow with its preprocessing.
+
+    Args:
+        config: sizes and constants.
+        detector: a calorimeter with voxels.
+
+    Raises:
+        ConfigError: if the detector has no voxels or too few, or no gun to take a missing ``incident_reference`` from.
+    """
+
+    Config = CaloINNConfig
+    has_likelihood = True
+    config: CaloINNConfig
+    shape_index: Tensor
+
+    def __init__(self, config: CaloINNConfig, detector: Detector) -> None:
+        super().__init__(config, detector)
+        readout = detector.readout
+        if not readout.has_voxels:
+            raise ConfigError(f"the model 'caloinn' needs voxels, the detector '{detector.name}' is read out as points")
+        sizes = readout.layer_sizes
+        per_voxel = config.energy_noise_per == "voxel"
+        self.cut = max(detector.analysis_threshold if config.cut is None else config.cut, 0.0)
+        self.voxel_noise = DequantisationNoise(readout.n_voxels, config.noise)
+        self.energy_noise = DequantisationNoise(readout.n_voxels if per_voxel else len(sizes), config.energy_noise)
+        self.logit = Logit(config.alpha)
+        self.log = LogMargin(config.log_alpha)
+        self.fractions = EnergyFractions()
+        self.normalisation = LayerNormalisation(sizes)
+        self.sums = self.normalisation.sums
+        self.dropping = DroppedVoxelNormalisation(sizes, axis_voxels(readout)) if config.drop_voxel else None
+        self.log_incident = LogEnergy(config.incident_reference or middle_energy(detector))
+        # The share of a layer's only voxel is 1, so there is nothing to learn about it.
+        several = torch.tensor([size > 1 for size in sizes])[self.sums.voxel_layers]
+        index = torch.nonzero(several).flatten() if self.dropping is None else self.dropping.kept
+        self.register_buffer("shape_index", index, persistent=False)
+        features = len(index) + len(sizes)
+        if features < 2:
+            raise ConfigError(f"the model 'caloinn' needs at least two variables, '{detector.name}' gives {features}")
+        self.relative_noise = DequantisationNoise(features, config.relative_noise)
+        self.scale = EnergyScale(config.energy_scale, config.extra_energy)
+        self.flow = CouplingFlow(
+            features=features,
+            context_features=1,
+            blocks=config.blocks,
+            hidden_features=config.hidden_features,
+            layers=config.layers,
+            permutations=[
+                reverse_all(features)
+                if config.permutations == "reverse"
+                else random_all(features, seed=config.permutation_seed, stream=k)
+                for k in range(config.blocks - 1)
+            ],
+            spline=config.spline,
+            bins=config.bins,
+            bound=config.bound,
+            act_norm=config.act_norm,
+            batch_norm=config.batch_norm,
+            dropout=config.dropout,
+            min_bin_width=config.least,
+            min_bin_height=config.least,
+            min_derivative=config.least,
+        )
+
+    # ---- training -------------------------------------------------------------------------------------------------
+
+    def stages(self, training: TrainingConfig) -> list[Stage]:
+        """The scale of the energies (fitted or checked), and the flow."""
+        return [
+            ScaleStage("scale", self.scale, self._energies_behind_cut),
+            _FlowStage(self, training.for_stage("flow")),
+        ]
+
+    def deposits_behind_cut(self, deposits: Tensor) -> Tensor:
+        """Deposits (N, V), MeV, as the model learns them: without those below the threshold, if so configured."""
+        if not self.config.cut_first or self.cut == 0 or self.config.preprocessing == "published":
+            return deposits
+        return torch.where(deposits >= self.cut, deposits, torch.zeros_like(deposits))
+
+    def _energies_behind_cut(self, deposits: Tensor) -> Tensor:
+        energies: Tensor = self.sums(self.deposits_behind_cut(deposits), dtype=torch.float64)
+        return energies
+
+    def context(self, incident_energy: Tensor) -> Tensor:
+        """Condition of the flow, float64 (N, 1), from the incident energies (N,), MeV."""
+        return self.log_incident.transform(incident_energy.double()[:, None])
+
+    def variables(
+        self, deposits: Tensor, incident_energy: Tensor, rows: Tensor, draw: int, streams: Streams
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """What the flow sees of some showers: shares of voxels, then energy fractions, with noise.
+
+        Args:
+            deposits: (N, V), MeV, in the precision in which the shares are wanted.
+            incident_energy: (N,), MeV.
+            rows: numbers of the rows, which with ``draw`` address the noise; int64 (N,), in CPU memory.
+            draw: number of the epoch or of the draw.
+            streams: random streams of the noise.
+
+        Returns:
+            The variables y (N, D); the log-determinant of the map to them (N,), nats, from the deposits with
+            ``drop_voxel``, else from shares and fractions; and whether shares and fractions lie in [0, 1], bool (N,).
+        """
+        deposits = self.deposits_behind_cut(deposits)
+        available = self.scale(incident_energy)
+        if self.config.preprocessing == "published":
+            energies = self.sums(deposits, dtype=torch.float64)
+            u, _ = self.fractions(energies, available)
+            shares = self.normalisation.transform(deposits, self.sums(deposits)).index_select(1, self.shape_index)
+            plain = torch.cat([shares, u.to(shares.dtype)], dim=1)
+            noisy, _ = self.relative_noise(plain, self.relative_noise.draw(streams.child("relative"), rows, draw))
+            y, logdet = self.log(noisy)
+            return y, logdet, torch.ones_like(rows, dtype=torch.bool, device=deposits.device)
+        uniform = self.voxel_noise.draw(streams.child("voxels"), rows, draw)
+        noisy, _ = self.voxel_noise(deposits, uniform)
+        if self.config.energy_noise_per == "voxel":
+            energies = self.sums(noisy, dtype=torch.float64)
+        else:
+            energies = self.sums(deposits, dtype=torch.float64)
+            energies, _ = self.energy_noise(energies, self.energy_noise.draw(streams.child("layers"), rows, draw))
+        u, fractions_logdet = self.fractions(energies, available)
+        if self.dropping is None:
+            shares = self.normalisation.transform(noisy, self.sums(noisy)).index_select(1, self.shape_index)
+            volume = torch.zeros_like(fractions_logdet)
+        else:
+            shares, _, volume = self.dropping(noisy)
+            volume = volume + fractions_logdet
+        plain = torch.cat([shares, u.to(shares.dtype)], dim=1)
+        inside = ((plain >= 0) & (plain <= 1)).all(dim=1) & (u <= 1).all(dim=1)
+        y, logdet = self.logit(plain.clamp(0, 1))
+        return y, logdet + volume, inside
+
+    # ---- generating -----------------------------------------------------------------------------------------------
+
+    def latents(self, conditions: Conditions, streams: Streams) -> Latents:
+        """Standard normal numbers: ``flow`` (N, D), float32."""
+        numbers = streams.child("flow").normal(conditions.index, self.flow.features, attempts=conditions.attempt)
+        return {"flow": torch.from_numpy(numbers)}
+
+    def decode_tensors(
+        self, conditions: Mapping[str, Tensor], latents: Mapping[str, Tensor]
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """Deposits (N, V) in MeV from the incident energies and the latents; invalid where a number is not finite."""
+        incident = conditions["incident_energy"]
+        y, _ = self.flow.inverse(latents["flow"].to(self.dtype), self.context(incident).to(self.dtype))
+        y = y.double()
+        published = self.config.preprocessing == "published"
+        plain = self._without_relative_noise(self.log.restore(y)) if published else self.logit.restore(y)
+        learnt = plain[:, : len(self.shape_index)]
+        energies, _ = self.fractions.inverse(plain[:, len(self.shape_index) :], self.scale(incident))
+        if self.dropping is None:
+            ones = learnt.new_ones(learnt.shape[0], self.sums.voxel_layers.shape[0])
+            shares = ones.index_copy(1, self.shape_index, learnt)
+        else:
+            shares = self.dropping.complete(learnt).clamp_min(0)
+        if published:
+            shares = self.normalisation.transform(shares, self.sums(shares))
+            deposits, _ = self.normalisation.inverse(shares, energies)
+        else:
+            deposits = self.postprocess(shares, energies)
+        valid = torch.isfinite(deposits).all(dim=1) & torch.isfinite(energies).all(dim=1)
+        return {"deposits": torch.where(valid[:, None], deposits, torch.zeros_like(deposits)).float()}, valid
+
+    def postprocess(self, shares: Tensor, energies: Tensor) -> Tensor:
+        """Deposits (N, V) from noisy shares (N, V) and noisy layer energies (N, L), MeV."""
+        per_voxel = self.config.energy_noise_per == "voxel"
+        return restore_deposits(
+            shares,
+            energies,
+            noise=self.config.noise,
+            energy_noise=self.config.energy_noise,
+            energy_shift=self.sums(self.energy_noise.mean[None])[0] if per_voxel else self.energy_noise.mean,
+            cut=max(self.cut, self.config.noise, LEAST_DEPOSIT),
+            sums=self.sums,
+        )
+
+    def _without_relative_noise(self, noisy: Tensor) -> Tensor:
+        """Published post-processing of shares and fractions (N, D): less the noise, 0 if below it, fractions up to 1."""
+        width = self.config.relative_noise
+        plain = noisy - width
+        plain = torch.where(plain >= width, plain, torch.zeros_like(plain))
+        first = len(self.shape_index)
+        return torch.cat([plain[:, : first + 1], plain[:, first + 1 :].clamp_max(1)], dim=1)
+
+    # ---- likelihood -----------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def log_prob(
+        self, showers: Showers | ShowerPoints, streams: Streams, *, draws: int = 1, first_row: int = 0
+    ) -> Tensor:
+        """Logarithm of the density of showers with training noise, nats.
+
+        The variables are the voxels' shares of their layers and the L energy fractions (``calogan``: 504 + 3), or with
+        ``drop_voxel`` the deposits themselves (density per MeV^V). Several draws of the noise are averaged over the
+        density. A shower that deposits more than the energy scale allows has density 0.
+
+        Args:
+            showers: the showers; deposits below the threshold are cut first if the model was trained so.
+            streams: random streams for the noise.
+            draws: number of noise draws.
+            first_row: number of the first shower.
+
+        Returns:
+            float64 (N,), in CPU memory.
+
+        Raises:
+            UsageError: if the showers have another readout, or fewer than one draw is asked for.
+        """
+        if not isinstance(showers, Showers) or showers.readout != self.detector.readout:
+            raise UsageError(f"the showers do not have the readout of '{self.detector.name}', for which the model is")
+        if draws < 1:
+            raise UsageError(f"a likelihood needs at least one draw of the noise, not {draws}")
+        parts = []
+        for start in range(0, len(showers), _LIKELIHOOD_ROWS):
+            block = showers[start : start + _LIKELIHOOD_ROWS]
+            deposits = torch.from_numpy(block.deposits).to(self.device).double()
+            incident = torch.from_numpy(block.incident_energy).to(self.device)
+            rows = torch.arange(first_row + start, first_row + start + len(block))
+            values = [self._log_prob(deposits, incident, rows, draw, streams) for draw in range(draws)]
+            parts.append(torch.logsumexp(torch.stack(values), dim=0).cpu() - math.log(draws))
+        return torch.cat(parts) if parts else torch.zeros(0, dtype=torch.float64)
+
+    def _log_prob(self, deposits: Tensor, incident: Tensor, rows: Tensor, draw: int, streams: Streams) -> Tensor:
+        y, logdet, inside = self.variables(deposits, incident, rows, draw, streams)
+        log_prob = self.flow.log_prob(y.to(self.dtype), self.context(incident).to(self.dtype)).double() + logdet
+        return torch.where(inside, log_prob, torch.full_like(log_prob, -math.inf))
+
+    def transforms(self) -> dict[str, Any]:
+        """The preprocessing in words and numbers."""
+        shares = (self.normalisation if self.dropping is None else self.dropping).describe()
+        energies = [self.scale.describe(), self.fractions.describe()]
+        conditions = {"incident": self.log_incident.describe()}
+        if self.config.preprocessing == "published":
+            noise = {"transform": "uniform noise", "width_relative": self.config.relative_noise}
+            return {
+                "energies": [*energies, noise, self.log.describe()],
+                "shapes": [shares, noise, self.log.describe()],
+                "conditions": conditions,
+            }
+        return {
+            "cut_MeV": self.cut,
+            "cut_first": self.config.cut_first,
+            "energies": [
+                self.energy_noise.describe() | {"per": self.config.energy_noise_per},
+                *energies,
+                self.logit.describe(),
+            ],
+            "shapes": [self.voxel_noise.describe(), shares, self.logit.describe()],
+            "conditions": conditions,
+        }
+
+
+class _FlowStage(GradientStage):
+    """Minus log-likelihood of the variables, nats."""
+
+    def __init__(self, model: CaloINN, training: StageTraining) -> None:
+        super().__init__("flow", {"flow": model.flow}, training, needs=("scale",))
+        self.model = model
+
+    def prepare(self, data: TrainingData, streams: Streams) -> None:
+        values = collect_rows(data, _START_ROWS, lambda batch: self._variables(batch, streams))
+        start_coupling_from_marginals(self.model.flow, values, splines=self.model.config.start == "marginals")
+
+    def loss(self, player: str, batch: TrainingBatch, streams: Streams) -> dict[str, Tensor]:
+        model = self.model
+        context = model.context(batch.incident_energy).to(model.dtype)
+        return {"loss": -model.flow.log_prob(self._variables(batch, streams), context).mean()}
+
+    def _variables(self, batch: TrainingBatch, streams: Streams) -> Tensor:
+        model = self.model
+        deposits = batch.deposits.to(model.dtype)
+        y, _, _ = model.variables(deposits, batch.incident_energy, batch.row, batch.epoch, streams)
+        return y.to(model.dtype)

@@ -1,0 +1,308 @@
+"""Coupling flows: splines on one half of the features, driven by a network that sees the other half (arXiv:1906.04032).
+
+Both directions cost one pass through the networks, unlike those of an autoregressive flow. The price is that one block
+leaves half of the features alone, so more blocks are needed. The chain runs from data to latent.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import zip_longest
+from typing import Literal, cast
+
+import torch
+from torch import Tensor, nn
+
+from caloforge.errors import ConfigError, UsageError
+from caloforge.nn.cubic_splines import cubic_parameter_count, cubic_spline
+from caloforge.nn.permutations import FixedPermutation, IndexArray
+from caloforge.nn.splines import check_spline_minima, raw_parameter_count, rqs
+
+__all__ = ["ActNorm", "CouplingFlow", "SplineCoupling", "SplineKind", "conditioner", "spline_size"]
+
+SplineKind = Literal["rqs", "cubic"]
+
+
+def spline_size(kind: SplineKind, bins: int) -> int:
+    """Number of raw parameters of one spline."""
+    return raw_parameter_count(bins) if kind == "rqs" else cubic_parameter_count(bins)
+
+
+def conditioner(
+    inputs: int, outputs: int, *, hidden_features: int, layers: int, batch_norm: bool = False, dropout: float = 0.0
+) -> nn.Sequential:
+    """A network of linear layers with leaky ReLUs between them; the last layer starts at zero.
+
+    Args:
+        inputs: Numbers that come in.
+        outputs: Numbers that go out.
+        hidden_features: Units of each hidden layer.
+        layers: Linear layers, the last one included; at least 1.
+        batch_norm: Normalise every hidden layer over the batch.
+        dropout: Dropout probability behind every hidden layer.
+    """
+    modules: list[nn.Module] = []
+    width = inputs
+    for _ in range(layers - 1):
+        modules.append(nn.Linear(width, hidden_features))
+        if batch_norm:
+            modules.append(nn.BatchNorm1d(hidden_features))
+        modules.append(nn.LeakyReLU())
+        if dropout:
+            modules.append(nn.Dropout(dropout))
+        width = hidden_features
+    last = nn.Linear(width, outputs)
+    nn.init.zeros_(last.weight)
+    nn.init.zeros_(last.bias)
+    return nn.Sequential(*modules, last)
+
+
+class ActNorm(nn.Module):
+    """``y = (x - mean) * exp(log_scale)`` with trainable numbers for each feature (arXiv:1807.03039, section 3.1).
+
+    Args:
+        features: Number of features, the second axis of the values; axes behind it (those of an image) share them.
+    """
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.mean = nn.Parameter(torch.zeros(features))
+        self.log_scale = nn.Parameter(torch.zeros(features))
+
+    @torch.no_grad()
+    def start_from(self, x: Tensor) -> None:
+        """Give these values (N, D, ...) mean 0 and standard deviation 1."""
+        rows = x.transpose(0, 1).flatten(1).double()
+        self.mean.copy_(rows.mean(dim=1))
+        self.log_scale.copy_(-torch.log(rows.std(dim=1).clamp_min(1e-3)))
+
+    def _shaped(self, like: Tensor) -> tuple[Tensor, Tensor, int]:
+        shape = (1, -1) + (1,) * (like.ndim - 2)
+        return self.mean.view(shape), self.log_scale.view(shape), like[0, 0].numel() if len(like) else 1
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Values (N, D, ...) to outputs of the same shape and the log-determinant (N,)."""
+        mean, log_scale, places = self._shaped(x)
+        return (x - mean) * torch.exp(log_scale), (places * self.log_scale.sum()).expand(x.shape[0])
+
+    def inverse(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Undo :meth:`forward`; log-determinant of the inverse (N,)."""
+        mean, log_scale, places = self._shaped(y)
+        return y * torch.exp(-log_scale) + mean, -(places * self.log_scale.sum()).expand(y.shape[0])
+
+
+class SplineCoupling(nn.Module):
+    """One block: the first ``ceil(D / 2)`` features and the context set the splines of the others.
+
+    Args:
+        features: Number of features D, at least 2.
+        context_features: Number of context values C; 0 for none.
+        hidden_features: Units of each hidden layer of the network.
+        layers: Linear layers of the network.
+        spline: ``"rqs"`` or ``"cubic"``.
+        bins: Spline bins.
+        bound: The splines act on [-bound, bound].
+        batch_norm: Normalise the hidden layers over the batch.
+        dropout: Dropout probability.
+        min_bin_width: Smallest bin width as a fraction of the interval.
+        min_bin_height: Smallest bin height as a fraction of the interval.
+        min_derivative: Smallest interior derivative of a rational-quadratic spline.
+
+    Raises:
+        ConfigError: If a setting is out of range.
+    """
+
+    def __init__(
+        self,
+        *,
+        features: int,
+        context_features: int,
+        hidden_features: int,
+        layers: int,
+        spline: SplineKind,
+        bins: int,
+        bound: float,
+        batch_norm: bool,
+        dropout: float,
+        min_bin_width: float,
+        min_bin_height: float,
+        min_derivative: float,
+    ) -> None:
+        super().__init__()
+        if features < 2:
+            raise ConfigError(f"a coupling block needs at least two features, not {features}")
+        check_spline_minima(bins, bound, min_bin_width, min_bin_height, min_derivative)
+        self.features = features
+        self.passive = (features + 1) // 2
+        self.active = features - self.passive
+        self.kind = spline
+        self.bins = bins
+        self.bound = bound
+        self.min_bin_width = min_bin_width
+        self.min_bin_height = min_bin_height
+        self.min_derivative = min_derivative
+        self.network = conditioner(
+            self.passive + context_features,
+            self.active * spline_size(spline, bins),
+            hidden_features=hidden_features,
+            layers=layers,
+            batch_norm=batch_norm,
+            dropout=dropout,
+        )
+
+    def spline(self, values: Tensor, raw_parameters: Tensor, *, inverse: bool = False) -> tuple[Tensor, Tensor]:
+        """This block's splines for given raw parameters (..., P) at ``values`` (...), element by element."""
+        limits = {"bound": self.bound, "min_bin_width": self.min_bin_width, "min_bin_height": self.min_bin_height}
+        if self.kind == "cubic":
+            return cubic_spline(values, raw_parameters, **limits, inverse=inverse)
+        return rqs(values, raw_parameters, **limits, min_derivative=self.min_derivative, inverse=inverse)
+
+    def _run(self, values: Tensor, context: Tensor | None, *, inverse: bool) -> tuple[Tensor, Tensor]:
+        passive, active = values[:, : self.passive], values[:, self.passive :]
+        seen = passive if context is None else torch.cat([passive, context], dim=1)
+        raw = self.network(seen).unflatten(1, (self.active, -1))
+        active, logabsdet = self.spline(active, raw, inverse=inverse)
+        return torch.cat([passive, active], dim=1), logabsdet.sum(dim=1)
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Data to latent: (batch, D) and context (batch, C) to outputs (batch, D) and log-determinants (batch,)."""
+        return self._run(x, context, inverse=False)
+
+    def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Latent to data; shapes as in :meth:`forward`."""
+        return self._run(z, context, inverse=True)
+
+
+class CouplingFlow(nn.Module):
+    """A stack of coupling blocks with fixed permutations and activation norms, on a standard normal base distribution.
+
+    Args:
+        features: Number of features D.
+        context_features: Number of context values C; 0 for none.
+        blocks: Number of blocks.
+        hidden_features: Units of each hidden layer of each network.
+        layers: Linear layers of each network.
+        permutations: Index arrays; number k follows block k in the direction from data to latent. At most ``blocks``.
+        spline: ``"rqs"`` or ``"cubic"``.
+        bins: Spline bins.
+        bound: The splines act on [-bound, bound] and are the identity outside.
+        act_norm: Put an activation norm in front of every block but the first.
+        batch_norm: Normalise the hidden layers of the networks over the batch.
+        dropout: Dropout probability of the networks.
+        min_bin_width: Smallest bin width as a fraction of the interval.
+        min_bin_height: Smallest bin height as a fraction of the interval.
+        min_derivative: Smallest interior derivative of a rational-quadratic spline.
+
+    Raises:
+        ConfigError: If a setting is out of range or a permutation does not fit.
+    """
+
+    def __init__(
+        self,
+        *,
+        features: int,
+        context_features: int,
+        blocks: int,
+        hidden_features: int,
+        layers: int,
+        permutations: Sequence[Sequence[int] | IndexArray | Tensor] = (),
+        spline: SplineKind = "rqs",
+        bins: int = 10,
+        bound: float = 14.0,
+        act_norm: bool = True,
+        batch_norm: bool = False,
+        dropout: float = 0.0,
+        min_bin_width: float = 1e-6,
+        min_bin_height: float = 1e-6,
+        min_derivative: float = 1e-6,
+    ) -> None:
+        super().__init__()
+        if blocks < 1 or layers < 1:
+            raise ConfigError(f"a coupling flow needs at least one block and one layer, not {blocks} and {layers}")
+        if len(permutations) > blocks:
+            raise ConfigError(f"{len(permutations)} permutations do not fit behind {blocks} blocks")
+        self.features = features
+        self.context_features = context_features
+        self.blocks = nn.ModuleList(
+            SplineCoupling(
+                features=features,
+                context_features=context_features,
+                hidden_features=hidden_features,
+                layers=layers,
+                spline=spline,
+                bins=bins,
+                bound=bound,
+                batch_norm=batch_norm,
+                dropout=dropout,
+                min_bin_width=min_bin_width,
+                min_bin_height=min_bin_height,
+                min_derivative=min_derivative,
+            )
+            for _ in range(blocks)
+        )
+        self.norms = nn.ModuleList(ActNorm(features) for _ in range(blocks - 1 if act_norm else 0))
+        self.permutations = nn.ModuleList(FixedPermutation(index) for index in permutations)
+        for permutation in cast("Iterable[FixedPermutation]", self.permutations):
+            if permutation.index.numel() != features:
+                raise ConfigError(f"a permutation of {permutation.index.numel()} does not fit {features} features")
+
+    def chain(self) -> Iterator[tuple[ActNorm | None, SplineCoupling, FixedPermutation | None]]:
+        """Blocks in the direction from data to latent, each with the norm in front and the permutation behind it."""
+        norms = [None, *cast("Iterable[ActNorm]", self.norms)]
+        blocks = cast("Iterable[SplineCoupling]", self.blocks)
+        permutations = cast("Iterable[FixedPermutation]", self.permutations)
+        yield from zip_longest(norms[: len(self.blocks)], blocks, permutations)
+
+    def _check(self, values: Tensor, context: Tensor | None) -> None:
+        if values.ndim != 2 or values.shape[1] != self.features:
+            raise UsageError(f"the flow expects values of shape (batch, {self.features}), not {tuple(values.shape)}")
+        expected = (values.shape[0], self.context_features)
+        found = (values.shape[0], 0) if context is None else tuple(context.shape)
+        if found != expected:
+            raise UsageError(f"the flow expects a context of shape {expected}, not {found}")
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Data to latent.
+
+        Args:
+            x: Data (batch, D).
+            context: Conditions (batch, C); None if C is 0.
+
+        Returns:
+            Latents z (batch, D) and log |det dz/dx| (batch,), nats.
+
+        Raises:
+            UsageError: If a shape does not fit.
+        """
+        self._check(x, context)
+        logdet = x.new_zeros(x.shape[0])
+        for norm, block, permutation in self.chain():
+            if norm is not None:
+                x, contribution = norm(x)
+                logdet = logdet + contribution
+            x, contribution = block(x, context)
+            logdet = logdet + contribution
+            if permutation is not None:
+                x = permutation(x)
+        return x, logdet
+
+    def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Latent to data, exactly; arguments, results and errors as those of :meth:`forward`."""
+        self._check(z, context)
+        logdet = z.new_zeros(z.shape[0])
+        for norm, block, permutation in reversed(list(self.chain())):
+            if permutation is not None:
+                z = permutation.inverse(z)
+            z, contribution = block.inverse(z, context)
+            logdet = logdet + contribution
+            if norm is not None:
+                z, contribution = norm.inverse(z)
+                logdet = logdet + contribution
+        return z, logdet
+
+    def log_prob(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """Logarithm of the density of ``x`` (batch, D) given ``context`` (batch, C), nats, (batch,)."""
+        z, logdet = self(x, context)
+        log_prob: Tensor = logdet - 0.5 * z.square().sum(dim=-1) - 0.5 * self.features * math.log(2 * math.pi)
+        return log_prob
