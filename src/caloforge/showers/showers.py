@@ -188,11 +188,13 @@ class ShowerPoints:
     def __len__(self) -> int:
         return len(self.incident_energy)
 
-    def __getitem__(self, rows: slice) -> ShowerPoints:
-        """Consecutive showers."""
+    def __getitem__(self, rows: slice | NDArray[np.int64] | NDArray[np.bool_]) -> ShowerPoints:
+        """Some of the showers; consecutive ones (a slice of step 1) without copying their points."""
+        if not isinstance(rows, slice):
+            return self._chosen(np.flatnonzero(rows) if rows.dtype == np.bool_ else rows)
         start, stop, step = rows.indices(len(self))
         if step != 1:
-            raise ShowerFileError("points can only be sliced into consecutive showers")
+            return self._chosen(np.arange(start, stop, step))
         stop = max(start, stop)
         offsets = self.offsets[start : stop + 1]
         return ShowerPoints(
@@ -202,6 +204,19 @@ class ShowerPoints:
             self.particle,
             self.readout,
             None if self.direction is None else self.direction[start:stop],
+        )
+
+    def _chosen(self, rows: NDArray[np.int64]) -> ShowerPoints:
+        counts = np.diff(self.offsets)[rows]
+        offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        where = np.repeat(self.offsets[:-1][rows] - offsets[:-1], counts) + np.arange(offsets[-1])
+        return ShowerPoints(
+            offsets,
+            self.points[where],
+            self.incident_energy[rows],
+            self.particle,
+            self.readout,
+            None if self.direction is None else self.direction[rows],
         )
 
     def check_values(self, *, first_row: int = 0) -> Self:
