@@ -22,8 +22,8 @@ __all__ = ["cubic_parameter_count", "cubic_spline", "raw_end_derivative"]
 #: Smallest derivative at the ends of the interval relative to the mean slope of the bin there; 3 is the largest for
 #: which a cubic with any admissible slope at its other end stays monotonic.
 _LEAST_END, _LARGEST_END = 1e-3, 3.0
-#: Steps of the bracketed Newton search: bisection alone would give 24 bits, the steps of Newton the rest.
-_STEPS = 24
+#: Steps of the bracketed Newton search: bisection alone would give 32 bits, the steps of Newton the rest.
+_STEPS = 32
 
 
 def cubic_parameter_count(bins: int) -> int:
