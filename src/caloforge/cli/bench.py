@@ -51,6 +51,7 @@ def sampling(
     device: Annotated[str, typer.Option(help="cpu | cuda | cuda:N")] = "cpu",
     against: Annotated[str | None, typer.Option(help="Peer to measure in the same run: nflows.")] = None,
     passes: Annotated[int, typer.Option(min=1, help="How many of nflows's identical passes are timed.")] = 20,
+    seconds: Annotated[float, typer.Option(min=0, help="How long each row is repeated.")] = 2.0,
     geant4: Annotated[int, typer.Option(min=0, help="Geant4 showers to time in the same run; 0 for none.")] = 10,
     json_: JsonOption = None,
 ) -> None:
@@ -71,6 +72,7 @@ def sampling(
         against_nflows=against == "nflows",
         nflows_passes=passes,
         geant4_showers=geant4,
+        seconds=seconds,
         say=lambda text: console.print(f"... {text}"),
     )
     machine = result["machine"]
@@ -108,6 +110,46 @@ def sampling(
     for note in result["notes"]:
         console.print(f"note: {note}")
     _save(json_, result)
+
+
+@app.command()
+def generation(
+    model: Annotated[
+        str | None, typer.Option(help="A trained model (default: CaloFlow for photons at its published size).")
+    ] = None,
+    events: Annotated[int, typer.Option(min=1, help="Showers in each run.")] = 20_000,
+    workers: Annotated[str, typer.Option(help="Numbers of processes.")] = "1,2",
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads of each process.")] = 1,
+    batch_size: Annotated[int, typer.Option(min=1, help="Showers in a batch.")] = 1000,
+    energy: Annotated[str, typer.Option(help="GeV, as in caloforge generate.")] = "1:100",
+    json_: JsonOption = None,
+) -> None:
+    r"""Show where the time of generating into a file goes, and what more workers bring.
+
+    \b
+    Example: caloforge bench generation --workers 1,2
+    """
+    from dataclasses import asdict
+
+    from caloforge.bench.generation import bench_generation
+    from caloforge.bench.machine import describe_machine
+
+    rows = bench_generation(
+        model=model, showers=events, workers=_numbers(workers, "--workers"), threads=threads, batch_size=batch_size,
+        energy=energy, say=lambda text: console.print(f"... {text}"),
+    )  # fmt: skip
+    machine = describe_machine()
+    console.print(", ".join(str(value) for value in machine.values()))
+    columns = ["workers", "threads", "wall", "random numbers", "model", "flows in it", "order", "file", "start-up [s]"]
+    cells = [
+        [
+            str(r.workers), str(r.threads), f"{r.wall:.3f}", f"{r.latents:.3f}", f"{r.decode:.3f}",
+            "–" if r.flows is None else f"{r.flows:.3f}", f"{r.assembly:.3f}", f"{r.writing:.3f}", f"{r.loading:.1f}",
+        ]
+        for r in rows
+    ]  # fmt: skip
+    print_table(f"{events} showers into a file, ms per shower (parts: summed over the workers)", columns, cells)
+    _save(json_, {"machine": machine, "rows": [asdict(r) for r in rows]})
 
 
 @app.command()
