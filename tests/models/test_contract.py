@@ -32,6 +32,11 @@ from caloforge.stage import GradientStage, TrainingConfig
 
 #: Changes to the tiny preset of a kind whose variants deserve a contract of their own.
 VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
+    "caloinn": {
+        "dropped voxel": {"drop_voxel": True, "energy_noise_per": "voxel"},
+        "cubic": {"spline": "cubic", "permutations": "reverse", "batch_norm": True},
+        "published": {"preprocessing": "published", "bound": 19.0},
+    },
     "caloflow": {
         "dropped voxel": {"drop_voxel": True, "energy_noise_per": "voxel"},
         "published": {
@@ -40,10 +45,24 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
             "cut_first": False,
             "energy_noise_per": "voxel",
         },
-    }
+    },
+    "caloflow-student": {
+        "end points": {"guidance": "end-points", "shapes": {"blocks": 3, "hidden_features": 12}, "start": "random"}
+    },
 }
+#: From which kind a kind with a teacher learns.
+TEACHERS = {"caloflow-student": "caloflow"}
 #: Changes under which the likelihood of a kind is a density in the deposits alone, without noise or threshold.
 DENSITIES: dict[str, dict[str, Any]] = {
+    "caloinn": {
+        "drop_voxel": True,
+        "energy_noise_per": "voxel",
+        "noise": 0.0,
+        "energy_noise": 0.0,
+        "cut_first": False,
+        "energy_scale": 1.0,
+        "incident_reference": 50.0,
+    },
     "caloflow": {
         "drop_voxel": True,
         "energy_noise_per": "voxel",
@@ -53,8 +72,9 @@ DENSITIES: dict[str, dict[str, Any]] = {
         "energy_scale": 1.0,
         "incident_reference": 50.0,
         "layer_offset": 1.0,
-    }
+    },
 }
+DENSITIES["caloflow-student"] = DENSITIES["caloflow"]
 #: The kinds of the package; other tests of the same process may have registered models of their own.
 KINDS = [kind for kind in model_kinds() if model_class(kind).__module__.startswith("caloforge.")]
 CASES = [(kind, name) for kind in KINDS for name in ("tiny", *VARIANTS.get(kind, {}))]
@@ -77,6 +97,8 @@ def new_model(kind: str, variant: str) -> ShowerModel:
     preset = load_preset(f"{kind}-tiny")
     torch.manual_seed(5)
     model = build_model(kind, preset.model | VARIANTS.get(kind, {}).get(variant, {}), _detector(kind))
+    for name in model.inputs:
+        model.attach(name, new_model(TEACHERS[kind], "tiny"))
     fit(model, showers_for(model))
     return model.eval()
 

@@ -37,7 +37,9 @@ def test_every_shipped_preset_is_valid_and_names_its_stages_rightly(name: str) -
     preset = load_preset(name)
     model_class(preset.kind).Config.model_validate(preset.model)
     assert preset.title
-    small = [f"model.{key}.hidden_features=2" for key in ("energies", "shapes") if preset.kind == "caloflow"]
+    sized = [key for key, value in preset.model.items() if isinstance(value, dict) and "hidden_features" in value]
+    small = [f"model.{key}.hidden_features=2" for key in sized]
+    small += ["model.hidden_features=2"] if "hidden_features" in preset.model else []
     detector = toy_detector() if preset.detector is None else load_detector(preset.detector)
     model = load_preset(name, small).build(detector)
     assert set(preset.training.stages) <= {stage.name for stage in model.stages(preset.training)}

@@ -23,6 +23,7 @@ from caloforge.models.common import LEAST_DEPOSIT, FlowSize, ScaleStage, autoreg
 from caloforge.models.conditions import Conditions
 from caloforge.models.marginals import collect_rows, start_from_marginals
 from caloforge.models.registry import register
+from caloforge.nn.autoregressive import AutoregressiveFlow
 from caloforge.nn.permutations import alternating_within_layers, random_after_every_block
 from caloforge.random import Streams
 from caloforge.showers import ShowerPoints, Showers
@@ -118,6 +119,7 @@ class CaloFlow(ShowerModel):
     Config = CaloFlowConfig
     has_likelihood = True
     config: CaloFlowConfig
+    shapes: AutoregressiveFlow
     shape_index: Tensor
 
     def __init__(self, config: CaloFlowConfig, detector: Detector) -> None:
@@ -157,13 +159,13 @@ class CaloFlow(ShowerModel):
             config.masks,
             random_after_every_block(layers, config.energies.blocks, seed=config.permutation_seed),
         )
-        self.shapes = autoregressive_flow(
-            config.shapes,
-            len(index),
-            1 + layers,
-            config.masks,
-            alternating_within_layers(learnt, config.shapes.blocks, seed=config.permutation_seed),
-        )
+        self.shapes = self._shape_flow(len(index), 1 + layers, learnt)
+
+    def _shape_flow(self, features: int, context_features: int, learnt: list[int]) -> AutoregressiveFlow:
+        """Flow II, with random weights; ``learnt`` are the learnt voxels of each layer."""
+        config = self.config
+        permutations = alternating_within_layers(learnt, config.shapes.blocks, seed=config.permutation_seed)
+        return autoregressive_flow(config.shapes, features, context_features, config.masks, permutations)
 
     # ---- training -------------------------------------------------------------------------------------------------
 
@@ -206,6 +208,19 @@ class CaloFlow(ShowerModel):
             [self.energy_context(incident_energy), self.log_layers.transform(layer_energies.double())], dim=1
         )
 
+    def shape_inputs(self, batch: TrainingBatch, streams: Streams) -> tuple[Tensor, Tensor]:
+        """What Flow II learns from a batch: logits of the noisy shares (B, learnt voxels), and its conditions (B, 1 + L)."""
+        deposits = self.deposits_behind_cut(batch.deposits).to(self.dtype)
+        noisy, _ = self.voxel_noise(deposits, self.voxel_noise.draw(streams.child("voxels"), batch.row, batch.epoch))
+        energies = self.sums(noisy)
+        shares = self.normalisation.transform(noisy, energies)
+        logits = self.logit.transform(shares.index_select(1, self.shape_index))
+        if self.config.energy_noise_per == "layer":
+            # Flow II is later told the energies that Flow I makes, so it learns with the same noise on them.
+            uniform = self.energy_noise.draw(streams.child("layers"), batch.row, batch.epoch)
+            energies = self.noisy_energies(self.deposits_behind_cut(batch.deposits), uniform)
+        return logits, self.shape_context(batch.incident_energy, energies).to(self.dtype)
+
     # ---- generating -----------------------------------------------------------------------------------------------
 
     def latents(self, conditions: Conditions, streams: Streams) -> Latents:
@@ -217,16 +232,21 @@ class CaloFlow(ShowerModel):
             for name, flow in (("energies", self.energies), ("shapes", self.shapes))
         }
 
+    def draw_energies(self, incident_energy: Tensor, latents: Tensor) -> Tensor:
+        """Layer energies with noise from Flow I, float64 (N, L), MeV, for incident energies (N,) and latents (N, L)."""
+        dtype = self.dtype
+        logits, _ = self.energies.inverse(latents.to(dtype), self.energy_context(incident_energy).to(dtype))
+        # In float64 the remainder 1 - u of a deep layer keeps its digits.
+        energies, _ = self.fractions.inverse(self.logit.restore(logits.double()), self.scale(incident_energy))
+        return energies
+
     def decode_tensors(
         self, conditions: Mapping[str, Tensor], latents: Mapping[str, Tensor]
     ) -> tuple[dict[str, Tensor], Tensor]:
         """Deposits (N, V) in MeV from the incident energies and the latents; invalid where a number is not finite."""
         incident = conditions["incident_energy"]
         dtype = self.dtype
-        logits, _ = self.energies.inverse(latents["energies"].to(dtype), self.energy_context(incident).to(dtype))
-        # In float64 the remainder 1 - u of a deep layer keeps its digits.
-        u = self.logit.restore(logits.double())
-        energies, _ = self.fractions.inverse(u, self.scale(incident))
+        energies = self.draw_energies(incident, latents["energies"])
         context = self.shape_context(incident, energies).to(dtype)
         logits, _ = self.shapes.inverse(latents["shapes"].to(dtype), context)
         published = self.config.postprocessing == "published"
@@ -395,28 +415,9 @@ class _ShapeStage(GradientStage):
 
     def prepare(self, data: TrainingData, streams: Streams) -> None:
         if self.model.config.start == "marginals":
-            logits = collect_rows(data, _START_ROWS, lambda batch: self._logits(*self._noisy(batch, streams)))
+            logits = collect_rows(data, _START_ROWS, lambda batch: self.model.shape_inputs(batch, streams)[0])
             start_from_marginals(self.model.shapes, logits)
 
     def loss(self, player: str, batch: TrainingBatch, streams: Streams) -> dict[str, Tensor]:
-        model = self.model
-        noisy, energies = self._noisy(batch, streams)
-        logits = self._logits(noisy, energies)
-        if model.config.energy_noise_per == "layer":
-            # Flow II is later told the energies that Flow I makes, so it learns with the same noise on them.
-            uniform = model.energy_noise.draw(streams.child("layers"), batch.row, batch.epoch)
-            energies = model.noisy_energies(model.deposits_behind_cut(batch.deposits), uniform)
-        context = model.shape_context(batch.incident_energy, energies).to(model.dtype)
-        return {"loss": -model.shapes.log_prob(logits, context).mean()}
-
-    def _noisy(self, batch: TrainingBatch, streams: Streams) -> tuple[Tensor, Tensor]:
-        """Voxels with noise and their sums over layers."""
-        model = self.model
-        deposits = model.deposits_behind_cut(batch.deposits).to(model.dtype)
-        noisy, _ = model.voxel_noise(deposits, model.voxel_noise.draw(streams.child("voxels"), batch.row, batch.epoch))
-        return noisy, model.sums(noisy)
-
-    def _logits(self, noisy: Tensor, energies: Tensor) -> Tensor:
-        model = self.model
-        shares = model.normalisation.transform(noisy, energies)
-        return model.logit.transform(shares.index_select(1, model.shape_index))
+        logits, context = self.model.shape_inputs(batch, streams)
+        return {"loss": -self.model.shapes.log_prob(logits, context).mean()}

@@ -13,7 +13,8 @@ from torch import Tensor
 from caloforge.detectors import Detector, Readout
 from caloforge.errors import ConfigError
 from caloforge.models.base import ModelConfig
-from caloforge.nn import MaskedAutoregressiveFlow
+from caloforge.nn.autoregressive import AutoregressiveFlow, MaskedAutoregressiveFlow
+from caloforge.nn.inverse_autoregressive import InverseAutoregressiveFlow
 from caloforge.random import Streams
 from caloforge.stage import FitStage, TrainingData
 from caloforge.transforms import EnergyScale
@@ -52,9 +53,20 @@ def autoregressive_flow(
     context_features: int,
     masks: Literal["even", "published"],
     permutations: Sequence[Any],
-) -> MaskedAutoregressiveFlow:
-    """A masked autoregressive flow of a given size; ``permutations`` as for ``MaskedAutoregressiveFlow``."""
-    return MaskedAutoregressiveFlow(
+    *,
+    inverse: bool = False,
+) -> AutoregressiveFlow:
+    """An autoregressive flow of a given size, with random weights.
+
+    Args:
+        size: its size.
+        features: number of features.
+        context_features: number of conditions.
+        masks: as for ``AutoregressiveFlow``.
+        permutations: likewise.
+        inverse: an inverse autoregressive flow, fast in sampling, instead of a masked one, fast in its density.
+    """
+    return (InverseAutoregressiveFlow if inverse else MaskedAutoregressiveFlow)(
         features=features,
         context_features=context_features,
         blocks=size.blocks,
