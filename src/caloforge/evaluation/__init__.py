@@ -10,6 +10,7 @@ Example:
 """
 
 from caloforge.evaluation.results import EvaluationResult, Scores
-from caloforge.evaluation.suites import SUITES, Plan, evaluate, plan_evaluation
+from caloforge.evaluation.run import evaluate
+from caloforge.evaluation.suites import SUITES, Plan, plan_evaluation
 
 __all__ = ["SUITES", "EvaluationResult", "Plan", "Scores", "evaluate", "plan_evaluation"]

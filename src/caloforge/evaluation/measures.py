@@ -250,7 +250,9 @@ def _log_posterior(job: Comparison) -> LogPosteriorResult | None:
     one, two = job.voxels
     chosen = recipe("calochallenge-low")
     samples = {"generated": one, **job.others}
-    return log_posterior_test(chosen, samples, two, settings=job.settings, streams=job.streams, advance=job.advance)
+    return log_posterior_test(
+        chosen, samples, two, settings=job.settings, streams=job.streams, keep=job.keep, advance=job.advance
+    )
 
 
 def _fpd(job: Comparison) -> Value:

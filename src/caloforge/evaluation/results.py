@@ -13,13 +13,20 @@ from pydantic import BaseModel, ConfigDict, Field
 
 __all__ = [
     "SCHEMA_VERSION",
+    "AngleBias",
+    "AngleResult",
+    "AngleScanPoint",
     "Check",
     "ClassifierResult",
+    "CloudObservable",
+    "CloudSlice",
     "CorrelationResult",
     "CrossParticleResult",
     "CrossParticleScore",
+    "DiphotonResult",
     "EvaluationResult",
     "Images",
+    "JensenShannon",
     "LogPosteriorResult",
     "Neighbour",
     "NeighbourGroup",
@@ -28,6 +35,7 @@ __all__ = [
     "Roc",
     "SampleInfo",
     "Scores",
+    "SeparationCurve",
     "Slice",
     "Spread",
     "TimingResult",
@@ -255,6 +263,127 @@ class VoxelResult(_Result):
     significance: float
 
 
+class JensenShannon(_Result):
+    """Jensen-Shannon divergence (bits, 0 to 1) and distance (its square root) of two histograms.
+
+    Attributes:
+        expected_divergence: mean divergence if the showers of both samples are shuffled: what statistics alone give.
+        expected_distance: likewise the distance.
+    """
+
+    divergence: Value
+    distance: Value
+    expected_divergence: float
+    expected_distance: float
+
+
+class CloudSlice(_Result):
+    """The same observable at one incident energy, or in a window around it (MeV); ``showers`` generated and reference."""
+
+    energy: float
+    energy_min: float
+    energy_max: float
+    showers: tuple[int, int]
+    js: JensenShannon
+
+
+class CloudObservable(_Result):
+    """One of the ten observables of CaloClouds.
+
+    Attributes:
+        key: unique name.
+        content: what the bins hold, a mean per shower: showers, cells, or energy.
+        edges: bin edges; the contents have one more entry on either side, for what lies outside.
+        generated: content of the bins in the generated sample, per shower.
+        generated_error: its bootstrap error.
+        reference: likewise in the reference.
+        reference_error: likewise.
+        js: of the whole sample; profiles are compared as shapes.
+        slices: at single incident energies; for numbers of a whole shower with bins of their own.
+    """
+
+    key: str
+    label: str
+    unit: str
+    content: str
+    binning: str
+    log: bool
+    edges: tuple[float, ...]
+    generated: tuple[float, ...]
+    generated_error: tuple[float, ...]
+    reference: tuple[float, ...]
+    reference_error: tuple[float, ...]
+    js: JensenShannon
+    slices: tuple[CloudSlice, ...]
+
+
+class AngleScanPoint(_Result):
+    """Error of the internal angle (radians, mean and standard deviation) with a share of the hits."""
+
+    fraction: float
+    generated: Value
+    generated_spread: Value
+    reference: Value
+    reference_spread: Value
+
+
+class AngleBias(_Result):
+    """Mean error of an angle in bins of its true value (radians); None where there are too few showers."""
+
+    angle: Literal["theta", "phi"]
+    fraction: float
+    edges: tuple[float, ...]
+    generated: tuple[float | None, ...]
+    generated_error: tuple[float | None, ...]
+    reference: tuple[float | None, ...]
+    reference_error: tuple[float | None, ...]
+
+
+class AngleResult(_Result):
+    """The internal angle against the true direction.
+
+    Attributes:
+        undefined: showers without an axis, generated and reference.
+        errors: of total angle, theta and phi, with all hits (``/100``) and the 4 % of highest energy (``/4``).
+        scan: over the share of hits.
+        bias: against theta and phi; empty if all showers have one direction.
+    """
+
+    undefined: tuple[int, int]
+    errors: tuple[ObservableResult, ...]
+    scan: tuple[AngleScanPoint, ...]
+    bias: tuple[AngleBias, ...]
+
+
+class SeparationCurve(_Result):
+    """Mean number of photons found of two, against their distance (mm).
+
+    Attributes:
+        energy: of each photon, MeV; they lie between ``energy_min`` and ``energy_max``.
+        pairs: generated and reference.
+        largest_difference: largest absolute difference of the two curves, with the error of that point.
+        mean_difference: mean absolute difference.
+    """
+
+    energy: float
+    energy_min: float
+    energy_max: float
+    pairs: tuple[int, int]
+    distances: tuple[float, ...]
+    generated: tuple[Value, ...]
+    reference: tuple[Value, ...]
+    largest_difference: Value
+    mean_difference: Value
+
+
+class DiphotonResult(_Result):
+    """Di-photon separation from overlaid single-photon showers."""
+
+    algorithm: str
+    settings: dict[str, float]
+    curves: tuple[SeparationCurve, ...]
+
+
 class Scores(_Result):
     """Everything measured between one sample and the reference."""
 
@@ -268,6 +397,9 @@ class Scores(_Result):
     images: Images | None = None
     neighbours: tuple[NeighbourGroup, ...] = ()
     voxels: VoxelResult | None = None
+    clouds: tuple[CloudObservable, ...] = ()
+    angles: AngleResult | None = None
+    diphotons: DiphotonResult | None = None
 
 
 class TimingRow(_Result):
@@ -289,19 +421,21 @@ class TimingRow(_Result):
 
 
 class TimingResult(_Result):
-    """How fast a model is and how large; filled from a benchmark.
+    """How fast a model is and how large.
 
     Attributes:
         rows: generation times.
         parameters: trainable parameters used for generation.
         training_seconds: wall-clock time of the training.
         training_device: where it was trained.
+        left_out: batch sizes that would have taken too long.
     """
 
     rows: tuple[TimingRow, ...] = ()
     parameters: int | None = None
     training_seconds: float | None = None
     training_device: str = ""
+    left_out: tuple[str, ...] = ()
 
 
 class EvaluationResult(_Result):

@@ -2,15 +2,18 @@
 
 from caloforge.report.compare import Comparison, compare_reports
 from caloforge.report.published import PublishedTable, published_tables, tables_for
-from caloforge.report.write import ReportFiles, load_report, write_report
+from caloforge.report.tables import summary_lines
+from caloforge.report.write import ReportFiles, claim_folder, load_report, write_report
 
 __all__ = [
     "Comparison",
     "PublishedTable",
     "ReportFiles",
+    "claim_folder",
     "compare_reports",
     "load_report",
     "published_tables",
+    "summary_lines",
     "tables_for",
     "write_report",
 ]

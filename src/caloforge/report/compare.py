@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from html import escape
 
 from caloforge.errors import UsageError
 from caloforge.evaluation.results import EvaluationResult
+from caloforge.report.page import style_sheet
 from caloforge.report.published import tables_for
 from caloforge.report.tables import number, score_rows
 
@@ -32,7 +34,7 @@ class Comparison:
         return "\n".join([*lines, *([""] if self.notes else []), *(f"- {n}" for n in self.notes)]) + "\n"
 
     def to_html(self) -> str:
-        """The table as an HTML fragment."""
+        """The table as an HTML fragment; see :meth:`to_page` for a whole page."""
         head = "".join(f"<th>{escape(c)}</th>" for c in ("measure", *self.columns))
         body = "".join(
             "<tr><td>" + escape(title) + "</td>" + "".join(f"<td>{escape(c)}</td>" for c in cells) + "</tr>"
@@ -40,6 +42,22 @@ class Comparison:
         )
         notes = "".join(f"<li>{escape(n)}</li>" for n in self.notes)
         return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table><ul>{notes}</ul>"
+
+    def to_page(self) -> str:
+        """The table as one HTML page that needs nothing beside it."""
+        models = [c for c in self.columns if c != "floor" and not c.endswith(" (published)")]
+        return (
+            '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+            '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+            f"<title>{escape(', '.join(models))}</title>\n<style>{style_sheet()}</style>\n</head>\n<body>\n<header>"
+            f'<p class="kicker">CaloForge comparison</p><h1>{escape(", ".join(models))}</h1></header>\n'
+            f'<main><h2>Scores</h2><div class="scroll">{self.to_html()}</div></main>\n</body>\n</html>\n'
+        )
+
+    def to_json(self) -> str:
+        """The table as JSON: ``columns``, ``rows`` (``measure`` and one text for each column) and ``notes``."""
+        rows = [{"measure": title} | dict(zip(self.columns, cells, strict=True)) for title, cells in self.rows]
+        return json.dumps({"columns": self.columns, "rows": rows, "notes": self.notes}, indent=1, ensure_ascii=False)
 
 
 def compare_reports(reports: Sequence[EvaluationResult], names: Sequence[str] | None = None) -> Comparison:
@@ -68,6 +86,8 @@ def compare_reports(reports: Sequence[EvaluationResult], names: Sequence[str] | 
     tables = tables_for(first.detector["name"], first.samples["reference"].particle)
     published = [m for t in tables for m in t.models]
     keys = list(dict.fromkeys(key for s in scores for key in s))
+    # A published model that was never measured by any of these has no column.
+    published = [m for m in published if any(key in m.numbers for key in keys)]
     rows = []
     for key in keys:
         title, _, _ = next(s[key] for s in scores if key in s)

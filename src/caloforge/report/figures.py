@@ -72,13 +72,14 @@ def drawings(result: EvaluationResult, detector: Detector) -> Iterator[Drawing]:
         yield Drawing(
             "roc", "Classifiers", "ROC curves; the diagonal is a perfect generator.", False, draw_roc(ours.classifiers)
         )
-        yield Drawing(
-            "slices",
-            "Classifiers",
-            "The same classifiers in parts of the energy range: a pooled score can hide a bad one.",
-            False,
-            draw_slices(ours.classifiers, {} if floor is None else floor.classifiers),
-        )
+        if any(c.slices for c in ours.classifiers.values()):
+            yield Drawing(
+                "slices",
+                "Classifiers",
+                "The same classifiers in parts of the energy range: a pooled score can hide a bad one.",
+                False,
+                draw_slices(ours.classifiers, {} if floor is None else floor.classifiers),
+            )
     if ours.observables:
         others = () if floor is None else floor.observables
         caption = "Separation power of every observable over that of statistics alone; 1 is as good as Geant4 itself."

@@ -11,10 +11,10 @@ from importlib import resources
 from caloforge.detectors import particle_name
 from caloforge.evaluation.results import EvaluationResult
 from caloforge.report.published import PublishedNumber, PublishedTable
-from caloforge.report.tables import Row, number, summary_rows, worst_observables
+from caloforge.report.tables import Row, number, summary_rows, verdict, worst_observables
 from caloforge.units import format_energy
 
-__all__ = ["Picture", "render_page"]
+__all__ = ["Picture", "render_page", "style_sheet"]
 
 
 @dataclass(frozen=True)
@@ -38,33 +38,6 @@ def _shown(value: tuple[float, float | None] | None) -> str:
     return "–" if value is None else escape(number(*value))
 
 
-def _verdict(row: Row) -> str:
-    """How far a score is from what is possible, as a CSS class: good, near or far."""
-    if row.ours is None:
-        return ""
-    value, spread = row.ours
-    if row.best == "floor":
-        if row.floor is None:
-            return ""
-        away = abs(value - row.floor[0])
-        return "good" if away < 0.05 else "near" if away < 0.2 else "far"
-    target = {"0": 0.0, "0.5": 0.5, "1": 1.0}[row.best]
-    if row.key == "log-posterior" or (row.key.startswith(("fpd", "mean sep", "separation", "corr")) and not row.floor):
-        # Without a floor nobody knows what value of these is good.
-        return ""
-    reach = row.floor[0] if row.floor is not None else target
-    scatter = max(spread or 0.0, (row.floor[1] or 0.0) if row.floor is not None else 0.0)
-    distance = abs(value - target) - abs(reach - target)
-    if row.best == "0.5":
-        return "good" if distance < max(2 * scatter, 0.02) else "near" if distance < 0.15 else "far"
-    if row.key.startswith("voxels"):
-        # A dead voxel is no matter of degree.
-        dead = row.key.endswith("never_lit")
-        return "good" if distance <= 0 else "near" if distance <= 3 and not dead else "far"
-    unit = max(abs(reach - target), 3 * scatter, 1e-9)
-    return "good" if distance < unit else "near" if distance < 4 * unit else "far"
-
-
 def _published_cell(published: Sequence[tuple[str, PublishedNumber]]) -> str:
     if not published:
         return "–"
@@ -83,7 +56,7 @@ def _summary(rows: Sequence[Row]) -> str:
     body = [
         "<tr>"
         + _cell("measure", escape(row.title), "name")
-        + _cell("this model", f"<b>{_shown(row.ours)}</b>", _verdict(row))
+        + _cell("this model", f"<b>{_shown(row.ours)}</b>", verdict(row))
         + _cell("floor", _shown(row.floor) if row.floor is not None else "not measured")
         + _cell("published", _published_cell(row.published), "small")
         + _cell("ideal", escape(row.best))
@@ -167,8 +140,11 @@ def _timing(result: EvaluationResult, tables: Sequence[PublishedTable]) -> str:
         facts.append(f"{timing.parameters:,} parameters")
     if timing.training_seconds is not None:
         facts.append(f"trained in {timing.training_seconds / 60:.1f} min on {timing.training_device}")
+    if timing.left_out:
+        facts.append(f"left out because they would take minutes: {', '.join(timing.left_out)}")
     text = f"<p>{escape('; '.join(facts))}.</p>" if facts else ""
-    return f"<h2>Speed</h2>{text}" + _table(("program", "device", "batch", "ms per shower"), rows)
+    text += "<p class='small'>From conditions to showers in memory, without files; the first call does not count.</p>"
+    return f'<h2 id="speed">Speed</h2>{text}' + _table(("program", "device", "batch", "ms per shower"), rows)
 
 
 def _cross_particle(result: EvaluationResult) -> str:
@@ -239,7 +215,7 @@ def render_page(
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{escape(title)}</title>
-<style>{_css()}</style>
+<style>{style_sheet()}</style>
 </head>
 <body>
 <header>
@@ -272,5 +248,6 @@ CaloForge {escape(result.caloforge_version)}. The same content, machine-readable
 """
 
 
-def _css() -> str:
+def style_sheet() -> str:
+    """The styles of all pages."""
     return (resources.files("caloforge.report") / "page.css").read_text(encoding="utf-8")

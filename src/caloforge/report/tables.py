@@ -11,7 +11,16 @@ from caloforge.evaluation.results import EvaluationResult, ObservableResult, Sco
 from caloforge.report.histogram_figures import excess
 from caloforge.report.published import PublishedNumber, PublishedTable
 
-__all__ = ["Row", "number", "score_rows", "separation_means", "summary_rows", "worst_observables"]
+__all__ = [
+    "Row",
+    "number",
+    "score_rows",
+    "separation_means",
+    "summary_lines",
+    "summary_rows",
+    "verdict",
+    "worst_observables",
+]
 
 
 @dataclass(frozen=True)
@@ -159,6 +168,33 @@ def _remark(result: EvaluationResult, key: str) -> str:
     return ""
 
 
+def verdict(row: Row) -> str:
+    """How far a score is from what is possible: ``good``, ``near`` or ``far``; empty if nobody can say."""
+    if row.ours is None:
+        return ""
+    value, spread = row.ours
+    if row.best == "floor":
+        if row.floor is None:
+            return ""
+        away = abs(value - row.floor[0])
+        return "good" if away < 0.05 else "near" if away < 0.2 else "far"
+    target = {"0": 0.0, "0.5": 0.5, "1": 1.0}[row.best]
+    if row.key == "log-posterior" or (row.key.startswith(("fpd", "mean sep", "separation", "corr")) and not row.floor):
+        # Without a floor nobody knows what value of these is good.
+        return ""
+    reach = row.floor[0] if row.floor is not None else target
+    scatter = max(spread or 0.0, (row.floor[1] or 0.0) if row.floor is not None else 0.0)
+    distance = abs(value - target) - abs(reach - target)
+    if row.best == "0.5":
+        return "good" if distance < max(2 * scatter, 0.02) else "near" if distance < 0.15 else "far"
+    if row.key.startswith("voxels"):
+        # A dead voxel is no matter of degree.
+        dead = row.key.endswith("never_lit")
+        return "good" if distance <= 0 else "near" if distance <= 3 and not dead else "far"
+    unit = max(abs(reach - target), 3 * scatter, 1e-9)
+    return "good" if distance < unit else "near" if distance < 4 * unit else "far"
+
+
 def worst_observables(
     scores: Scores, floor: Scores | None, most: int = 10
 ) -> list[tuple[ObservableResult, ObservableResult | None, float]]:
@@ -168,3 +204,60 @@ def worst_observables(
         (r, by_key.get(r.key), excess(r, by_key.get(r.key))) for r in scores.observables if r.chi2_ndf is not None
     ]
     return sorted(ranked, key=lambda item: -item[2])[:most]
+
+
+def summary_lines(result: EvaluationResult) -> list[str]:
+    """Three sentences that say honestly how good the showers are: classifiers, distributions, and what was not seen."""
+    return [_classifier_line(result), _distribution_line(result), _limits_line(result)]
+
+
+def _classifier_line(result: EvaluationResult) -> str:
+    rows = {r.key: r for r in summary_rows(result, ())}
+    found = [(rows[name], c) for name, c in result.generated.classifiers.items()]
+    if not found:
+        return "Classifiers: none was trained, so nothing is known of differences that no single distribution shows."
+    row, worst = max(found, key=lambda item: abs(item[0].ours[0] - 0.5) if item[0].ours else 0.0)
+    floor = "no floor" if row.floor is None else f"floor {number(*row.floor)}"
+    score = f"AUC {number(worst.auc.mean, worst.auc.std)} ({floor}; {worst.title})"
+    told = {"good": "cannot be told", "near": "can be told now and then", "far": "can be told"}[verdict(row)]
+    return f"Classifiers: the showers {told} from the reference; of {len(found)}, the best one reaches {score}."
+
+
+def _distribution_line(result: EvaluationResult) -> str:
+    ranked = worst_observables(result.generated, result.floor, most=len(result.generated.observables))
+    parts = []
+    if ranked:
+        worst, other, factor = ranked[0]
+        far = sum(f > 3 for _, _, f in ranked)
+        name = worst.key.split("/", 1)[1].replace("-", " ").replace("/", " ")
+        floor = worst.separation_expected if other is None else other.separation.value
+        word = "statistics alone" if other is None else "floor"
+        parts.append(
+            f"{far} of {len(ranked)} observables differ by more than three times what statistics give; the farthest is "
+            f"{name} (separation {number(worst.separation.value)}, {word} {number(floor)}, factor {factor:.3g})"
+        )
+    ours = result.generated.fpd
+    if ours is not None:
+        second = None if result.floor is None else result.floor.fpd
+        text = "no floor" if second is None else f"floor {number(second.value, second.error)}"
+        parts.append(f"FPD {number(ours.value, ours.error)} ({text})")
+    voxels = result.generated.voxels
+    if voxels is not None and (voxels.never_lit or voxels.under_lit or voxels.over_lit):
+        parts.append(
+            f"voxels never lit {len(voxels.never_lit)}, too rarely {len(voxels.under_lit)}, too often {len(voxels.over_lit)}"
+        )
+    return "Distributions: " + ("; ".join(parts) if parts else "none was compared") + "."
+
+
+def _limits_line(result: EvaluationResult) -> str:
+    showers = min(s.showers for s in result.samples.values())
+    parts = [f"seen with {showers:,} showers of each kind"]
+    errors = [c.statistical_error for c in result.generated.classifiers.values()]
+    if errors:
+        parts.append(f"an AUC within {2 * max(errors):.2g} of 0.5 could not be seen")
+    if result.floor is None:
+        parts.append("without a second reference (--floor) nobody knows what a perfect generator would score here")
+    failed = [c.name for c in result.checks if not c.passed]
+    if failed:
+        parts.append(f"compared in spite of a mismatch of {' and '.join(failed)}")
+    return "Limits: " + "; ".join(parts) + "."

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from caloforge.report.page import Picture, render_page
 from caloforge.report.published import tables_for
 from caloforge.report.style import figure_style
 
-__all__ = ["ReportFiles", "load_report", "write_report"]
+__all__ = ["ReportFiles", "claim_folder", "load_report", "write_report"]
 
 #: Sharp on a phone's screen, and on paper at the width of a column.
 _DPI = 170
@@ -32,12 +33,12 @@ class ReportFiles:
     """What was written.
 
     Attributes:
-        page: the HTML page.
+        page: the HTML page, or None if none was wanted.
         data: ``report.json``.
         figures: figure files.
     """
 
-    page: Path
+    page: Path | None
     data: Path
     figures: tuple[Path, ...]
 
@@ -59,6 +60,7 @@ def write_report(
     out: Path,
     *,
     formats: Sequence[str] = ("png",),
+    page: bool = True,
     advance: Callable[[int, str], None] = lambda amount, note: None,
 ) -> ReportFiles:
     """Write ``report.json``, ``index.html`` and ``figures/``.
@@ -68,7 +70,8 @@ def write_report(
     Args:
         result: of the evaluation.
         out: folder; made if it does not exist.
-        formats: formats of the figure files: ``png``, ``pdf``, ``svg``.
+        formats: formats of the figure files: ``png``, ``pdf``, ``svg``; none writes no figure files.
+        page: whether to write the page.
         advance: told of each figure (1).
 
     Raises:
@@ -80,12 +83,14 @@ def write_report(
             raise UsageError(f"the figure format '{name}' is not known, expected png, pdf or svg")
     folder = out / "figures"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        (folder if formats else out).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"the report folder '{out}' cannot be made ({error.strerror})") from None
     data = out / "report.json"
     # The numbers first: if drawing is interrupted, they are there.
     _write(data, result.model_dump_json(indent=1).encode())
+    if not page and not formats:
+        return ReportFiles(None, data, ())
     detector = detector_from_toml(result.detector["toml"], where="report")
     tables = tables_for(result.detector["name"], result.samples["reference"].particle)
     pictures, files = [], []
@@ -105,9 +110,49 @@ def write_report(
                 files.append(folder / f"{drawing.name}.{name}")
                 _write(files[-1], content)
             advance(1, drawing.caption)
-    page = out / "index.html"
-    _write(page, render_page(result, tables, pictures, [style.note] if style.note else []).encode())
-    return ReportFiles(page, data, tuple(files))
+    written = out / "index.html" if page else None
+    if written is not None:
+        _write(written, render_page(result, tables, pictures, [style.note] if style.note else []).encode())
+    return ReportFiles(written, data, tuple(files))
+
+
+def claim_folder(out: Path, *, resume: bool = False, overwrite: bool = False) -> Path:
+    """Make a folder ready for a report, and say where finished retrainings are kept in it.
+
+    Args:
+        out: the folder of the report.
+        resume: go on with what is there.
+        overwrite: remove what an earlier evaluation left there; other files stay.
+
+    Returns:
+        The folder for finished retrainings, which may not exist yet.
+
+    Raises:
+        OutputError: if there is a report, finished or not, and neither of the two was asked for.
+    """
+    kept = out / "retrainings"
+    ours = [out / "report.json", out / "index.html", out / "figures", kept]
+    if out.exists() and not out.is_dir():
+        raise OutputError(f"{out}: is a file, expected a folder for the report")
+    try:
+        if overwrite:
+            for path in ours:
+                if path.is_dir():
+                    shutil.rmtree(path)
+                else:
+                    path.unlink(missing_ok=True)
+        elif not resume and (out / "report.json").exists():
+            raise OutputError(
+                f"{out}: holds a report already; --overwrite replaces it, --resume uses its finished retrainings again"
+            )
+        elif not resume and kept.exists():
+            raise OutputError(
+                f"{out}: holds an interrupted evaluation; --resume goes on with it, --overwrite starts anew"
+            )
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"the report folder '{out}' cannot be made ({error.strerror})") from None
+    return kept
 
 
 def load_report(path: Path) -> EvaluationResult:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,6 +15,7 @@ from numpy.typing import NDArray
 from caloforge.detectors import particle_name
 from caloforge.errors import UsageError
 from caloforge.evaluation.classifiers.inputs import INPUTS
+from caloforge.evaluation.classifiers.kept import KeptResults
 from caloforge.evaluation.classifiers.networks import build_network
 from caloforge.evaluation.classifiers.recipes import ClassifierRecipe, batch_size, split_sizes
 from caloforge.evaluation.classifiers.scores import area_under_roc
@@ -39,6 +43,7 @@ def cross_particle_test(
     *,
     settings: ClassifierSettings,
     streams: Streams,
+    keep: Path | None = None,
     advance: Callable[[int, str], None] = lambda epochs, note: None,
 ) -> CrossParticleResult:
     """Train classifiers between two particles on Geant4 and on generated showers, and score each with both.
@@ -52,7 +57,8 @@ def cross_particle_test(
         recipe: inputs, network and training.
         settings: how thoroughly.
         streams: random numbers.
-        advance: told of every epoch.
+        keep: folder in which finished retrainings are kept.
+        advance: told of every epoch (1) or kept retraining (all of its epochs).
 
     Raises:
         UsageError: if the particles or readouts do not match.
@@ -74,38 +80,74 @@ def cross_particle_test(
     labels = np.tile(np.repeat([0, 1], per_class), 2)
     tensor = torch.from_numpy(rows).to(device=settings.device, dtype=getattr(torch, settings.precision))
     classes = torch.from_numpy(labels).to(settings.device)
-    found: dict[tuple[str, str], list[float]] = {(a, b): [] for a in sources for b in sources}
+    epochs = settings.epochs or recipe.epochs
+    kept = KeptResults(
+        keep,
+        f"cross-particle-{geant4.first.particle}-{geant4.second.particle}",
+        {
+            "recipe": asdict(recipe),
+            "rows": hashlib.blake2b(rows.data, digest_size=16).hexdigest(),
+            "seed": streams.seed,
+            "purpose": streams.purpose,
+            "settings": {
+                k: v for k, v in asdict(settings).items() if k not in ("retrainings", "max_showers", "device")
+            },
+        },
+    )
     ends = np.cumsum((0, *sizes))
-    for number in range(settings.retrainings):
+
+    def retrain(number: int) -> dict[str, Any]:
         generator = streams.child("training").generator(number)
         # Four blocks of rows: Geant4's two particles, then the model's.
         orders = [k * per_class + generator.permutation(per_class) for k in range(4)]
         tests: NDArray[np.int64] = np.concatenate([o[ends[2] :] for o in orders])
+        found: dict[str, Any] = {}
         for position, source in enumerate(sources):
             own = orders[2 * position : 2 * position + 2]
             train, choose = (np.concatenate([o[ends[k] : ends[k + 1]] for o in own]) for k in range(2))
             seed = int(generator.integers(0, 2**63))
             network = seeded(seed, lambda: build_network(recipe.network, rows.shape[1], geant4.first.readout))
+            trained = 0
+
+            def after_epoch() -> None:
+                nonlocal trained
+                trained += 1
+                advance(1, "")
+
             outputs = fit(
                 network,
                 tensor,
                 classes,
                 (train, choose, tests),
-                epochs=settings.epochs or recipe.epochs,
+                epochs=epochs,
                 batch_size=batch_size(recipe, sizes[0]),
                 learning_rate=recipe.learning_rate,
                 patience=settings.patience,
                 generator=generator,
-                after_epoch=lambda: advance(1, ""),
+                after_epoch=after_epoch,
             )
+            # An early end must not leave the progress display short.
+            advance(epochs - trained, "particle identification")
             for other, part in zip(sources, np.split(np.arange(len(tests)), 2), strict=True):
-                auc = area_under_roc(outputs.test[part, 0], labels[tests[part]])
-                found[source, other].append(auc)
+                found[f"{source} {other}"] = area_under_roc(outputs.test[part, 0], labels[tests[part]])
+        return found
+
+    results = []
+    for number in range(settings.retrainings):
+        result = kept.get(number)
+        if result is None:
+            result = retrain(number)
+            kept.put(number, result)
+        else:
+            advance(2 * epochs, "particle identification (kept)")
+        results.append(result)
     return CrossParticleResult(
         particles=(particle_name(geant4.first.particle), particle_name(geant4.second.particle)),
         recipe=recipe.name,
         showers=per_class,
         scores=tuple(
-            CrossParticleScore(trained_on=a, scored_on=b, auc=spread(values)) for (a, b), values in found.items()
+            CrossParticleScore(trained_on=a, scored_on=b, auc=spread([r[f"{a} {b}"] for r in results]))
+            for a in sources
+            for b in sources
         ),
     )

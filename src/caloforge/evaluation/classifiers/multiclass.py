@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,6 +15,7 @@ from scipy.special import log_softmax
 
 from caloforge.errors import UsageError
 from caloforge.evaluation.classifiers.inputs import INPUTS
+from caloforge.evaluation.classifiers.kept import KeptResults
 from caloforge.evaluation.classifiers.networks import build_network
 from caloforge.evaluation.classifiers.recipes import ClassifierRecipe, batch_size, split_sizes
 from caloforge.evaluation.classifiers.training import fit, seeded
@@ -29,6 +34,7 @@ def log_posterior_test(
     *,
     settings: ClassifierSettings,
     streams: Streams,
+    keep: Path | None = None,
     advance: Callable[[int, str], None] = lambda epochs, note: None,
 ) -> LogPosteriorResult:
     """Train one network to tell all generated samples apart, then ask it about Geant4 showers.
@@ -44,7 +50,8 @@ def log_posterior_test(
         reference: Geant4 showers that no model was trained on.
         settings: how thoroughly.
         streams: random numbers.
-        advance: told of every epoch.
+        keep: folder in which finished retrainings are kept.
+        advance: told of every epoch (1) or kept retraining (all of its epochs).
 
     Raises:
         UsageError: if there are fewer than two samples.
@@ -62,10 +69,23 @@ def log_posterior_test(
     labels = np.concatenate([np.repeat(np.arange(len(names)), per_class), np.zeros(len(shown), dtype=np.int64)])
     tensor = torch.from_numpy(rows).to(device=settings.device, dtype=getattr(torch, settings.precision))
     classes = torch.from_numpy(labels).to(settings.device)
-    on_reference: dict[str, list[float]] = {name: [] for name in names}
-    on_generated: dict[str, list[float]] = {name: [] for name in names}
     epochs = settings.epochs or recipe.epochs
-    for number in range(settings.retrainings):
+    kept = KeptResults(
+        keep,
+        "log-posterior",
+        {
+            "recipe": asdict(recipe),
+            "names": names,
+            "rows": hashlib.blake2b(rows.data, digest_size=16).hexdigest(),
+            "seed": streams.seed,
+            "purpose": streams.purpose,
+            "settings": {
+                k: v for k, v in asdict(settings).items() if k not in ("retrainings", "max_showers", "device")
+            },
+        },
+    )
+
+    def retrain(number: int) -> dict[str, Any]:
         generator = streams.child("training").generator(number)
         orders = [k * per_class + generator.permutation(per_class) for k in range(len(names))]
         ends = np.cumsum((0, *sizes))
@@ -94,14 +114,25 @@ def log_posterior_test(
             generator=generator,
             after_epoch=after_epoch,
         )
-        advance(epochs - trained, "")
+        advance(epochs - trained, "log-posterior")
         posterior: NDArray[np.float64] = log_softmax(outputs.test, axis=1)
-        for k, name in enumerate(names):
-            own = posterior[: len(test)][labels[test] == k]
-            on_generated[name].append(float(own[:, k].mean()))
-            on_reference[name].append(float(posterior[len(test) :, k].mean()))
+        known, shown_to = posterior[: len(test)], posterior[len(test) :]
+        return {
+            "generated": [float(known[labels[test] == k][:, k].mean()) for k in range(len(names))],
+            "reference": [float(shown_to[:, k].mean()) for k in range(len(names))],
+        }
+
+    results = []
+    for number in range(settings.retrainings):
+        result = kept.get(number)
+        if result is None:
+            result = retrain(number)
+            kept.put(number, result)
+        else:
+            advance(epochs, "log-posterior (kept)")
+        results.append(result)
     return LogPosteriorResult(
-        on_reference={name: spread(values) for name, values in on_reference.items()},
-        on_generated={name: spread(values) for name, values in on_generated.items()},
+        on_reference={name: spread([r["reference"][k] for r in results]) for k, name in enumerate(names)},
+        on_generated={name: spread([r["generated"][k] for r in results]) for k, name in enumerate(names)},
         settings={"recipe": recipe.name, "epochs": epochs, "showers of each sample": per_class},
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -17,8 +16,9 @@ from numpy.typing import NDArray
 from scipy.special import expit
 
 from caloforge.detectors import Readout
-from caloforge.errors import OutputError, UsageError
+from caloforge.errors import UsageError
 from caloforge.evaluation.classifiers.inputs import INPUTS
+from caloforge.evaluation.classifiers.kept import KeptResults
 from caloforge.evaluation.classifiers.networks import build_network
 from caloforge.evaluation.classifiers.recipes import ClassifierRecipe, batch_size, split_sizes
 from caloforge.evaluation.classifiers.scores import (
@@ -193,25 +193,6 @@ def spread(values: list[float]) -> Spread:
     return Spread(mean=float(np.mean(values)), std=deviation, values=tuple(values))
 
 
-def _kept(path: Path, fingerprint: str) -> dict[str, Any] | None:
-    """A retraining that an earlier run finished, if it was the same one."""
-    try:
-        stored: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, json.JSONDecodeError):
-        return None
-    return stored["result"] if stored.get("fingerprint") == fingerprint else None
-
-
-def _keep(path: Path, fingerprint: str, result: dict[str, Any]) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text(json.dumps({"fingerprint": fingerprint, "result": result}), encoding="utf-8")
-        temporary.replace(path)
-    except OSError as error:
-        raise OutputError(f"a finished retraining cannot be kept in '{path}' ({error.strerror})") from None
-
-
 def two_sample_test(
     recipe: ClassifierRecipe,
     generated: Showers,
@@ -250,15 +231,14 @@ def two_sample_test(
         "rows": sample.fingerprint,
         "seed": streams.seed,
         "purpose": streams.purpose,
-        # How many retrainings there are and where they run does not change any one of them.
-        "settings": {k: v for k, v in asdict(settings).items() if k not in ("retrainings", "device")},
+        # How many retrainings there are and where they run does not change any one of them; the rows are known.
+        "settings": {k: v for k, v in asdict(settings).items() if k not in ("retrainings", "max_showers", "device")},
         "edges": edges.tolist(),
     }
+    kept = KeptResults(keep, recipe.name, identity)
     results = []
     for number in range(settings.retrainings):
-        fingerprint = hashlib.sha256(json.dumps([identity, number], sort_keys=True).encode()).hexdigest()
-        path = None if keep is None else keep / f"{recipe.name}-{number:02d}.json"
-        result = None if path is None else _kept(path, fingerprint)
+        result = kept.get(number)
         if result is None:
             trained = 0
 
@@ -270,8 +250,7 @@ def two_sample_test(
             result = _retrain(recipe, sample, reference.readout, settings, streams, number, edges, after_epoch)
             # An early end must not leave the progress display short.
             advance(epochs - trained, f"AUC {result['auc']:.3f}")
-            if path is not None:
-                _keep(path, fingerprint, result)
+            kept.put(number, result)
         else:
             advance(epochs, f"AUC {result['auc']:.3f} (kept)")
         results.append(result)

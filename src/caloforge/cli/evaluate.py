@@ -1,0 +1,205 @@
+"""``caloforge evaluate`` and ``caloforge compare``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from caloforge.cli.common import OverwriteOption, ResumeOption, SeedOption, console, print_table
+from caloforge.errors import OutputError, UsageError
+
+if TYPE_CHECKING:
+    from caloforge.evaluation.files import FileEvaluation
+
+__all__ = ["register"]
+
+_FORMATS = ("html", "json", "png", "pdf", "svg")
+
+
+def evaluate(
+    generated: Annotated[
+        str, typer.Argument(help="Showers to judge: a file, or a sample of the package (NAME:SPLIT).")
+    ],
+    reference: Annotated[str, typer.Argument(help="Geant4 showers that the model was not trained on, likewise.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the report.")],
+    floor: Annotated[
+        str | None,
+        typer.Option(help="A second, independent reference: every number is also given for Geant4 against Geant4."),
+    ] = None,
+    suite: Annotated[str, typer.Option(help="quick | calogan | calochallenge | caloclouds")] = "quick",
+    only: Annotated[
+        list[str] | None, typer.Option(help="Only these measures (or beginnings of names: caloflow-dnn), with commas.")
+    ] = None,
+    skip: Annotated[list[str] | None, typer.Option(help="Leave out these measures, likewise.")] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="Model that made the showers (default: the one that the file names, if it is here)."),
+    ] = None,
+    timing: Annotated[bool, typer.Option("--timing", help="Measure the model's speed, too.")] = False,
+    other: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=FILE", help="Another model's showers, for the multi-class test; may be repeated."),
+    ] = None,
+    cross_particle: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="GENERATED=REFERENCE",
+            help="Files of another particle, for particle identification with generated showers; may be repeated.",
+        ),
+    ] = None,
+    retrainings: Annotated[int | None, typer.Option(min=1, help="Of every classifier (default: the suite's).")] = None,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help="Of every training (default: the published number).")
+    ] = None,
+    max_showers: Annotated[int | None, typer.Option(min=10, help="Use at most so many of each file.")] = None,
+    detector: Annotated[
+        str | None, typer.Option(help="For a file that does not say which detector it is from.")
+    ] = None,
+    particle: Annotated[str | None, typer.Option(help="For a file that does not say which particle it holds.")] = None,
+    allow_mismatch: Annotated[
+        bool, typer.Option("--allow-mismatch", help="Compare different spectra, particles or detectors all the same.")
+    ] = False,
+    seed: SeedOption = 0,
+    device: Annotated[str, typer.Option(help="cpu | cuda | cuda:N, for the classifiers.")] = "cpu",
+    format_: Annotated[
+        str, typer.Option("--format", help="What to write: html, png, pdf, svg; report.json always is.")
+    ] = "html,json,png",
+    resume: ResumeOption = False,
+    overwrite: OverwriteOption = False,
+) -> None:
+    r"""Judge generated showers by Geant4 showers, and write a report.
+
+    \b
+    Example: caloforge evaluate generated.h5 test.h5 --floor floor.h5 --out report
+
+    The report is one HTML page, report.json with the same content, and the figures. Both samples must be of the same
+    detector, particle and energy spectrum; the command says what differs.
+    """
+    from caloforge.evaluation.files import prepare_evaluation
+    from caloforge.progress import progress
+    from caloforge.report import claim_folder, summary_lines, write_report
+
+    formats = _words([format_])
+    for name in formats:
+        if name not in _FORMATS:
+            raise UsageError(f"--format is '{format_}', expected some of {','.join(_FORMATS)}")
+    job = prepare_evaluation(
+        generated,
+        reference,
+        floor=floor,
+        others=dict(_pairs(other, "--other", "NAME=FILE")),
+        cross_particle=_pairs(cross_particle, "--cross-particle", "GENERATED=REFERENCE"),
+        model=model,
+        detector=detector,
+        particle=particle,
+        suite_name=suite,
+        only=_words(only),
+        skip=_words(skip),
+        seed=seed,
+        retrainings=retrainings,
+        epochs=epochs,
+        max_showers=max_showers,
+        device=device,
+        allow_mismatch=allow_mismatch,
+        timing=timing,
+    )
+    keep = claim_folder(out, resume=resume, overwrite=overwrite)
+    _announce(job)
+    with progress("evaluating", job.units, "steps") as bar:
+        result = job.run(keep=keep, advance=bar.advance)
+    figures = tuple(name for name in formats if name not in ("html", "json"))
+    if figures or "html" in formats:
+        console.print("drawing figures ...")
+    files = write_report(result, out, formats=figures, page="html" in formats)
+    for line in summary_lines(result):
+        console.print(line)
+    console.print(f"report: {files.page or files.data}")
+
+
+def _announce(job: FileEvaluation) -> None:
+    """Say what is compared, what differs, and how long it will take."""
+    from caloforge.detectors import particle_name
+    from caloforge.units import format_energy
+
+    rows = [
+        [
+            word, source.label, f"{len(source.showers)}", particle_name(source.showers.particle),
+            f"{format_energy(source.showers.incident_energy.min())} to "
+            f"{format_energy(source.showers.incident_energy.max())}",
+            source.detector.name,
+        ]
+        for word, source in job.samples.items()
+    ]  # fmt: skip
+    print_table("", ["sample", "file", "showers", "particle", "energy", "detector"], rows)
+    for remark in (*job.remarks, *job.plan.notes):
+        console.print(f"note: {remark}")
+    console.print("model: " + (job.model or "not known (--model names it)"))
+    seconds = sum(job.plan.seconds.values())
+    slow = ", ".join(f"{name} {_duration(s)}" for name, s in job.plan.seconds.items())
+    expected = f"about {_duration(seconds)} of training ({slow}), and " if seconds else ""
+    console.print(f"expected: {expected}some seconds for each of the other measures")
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _words(texts: Sequence[str] | None) -> list[str]:
+    return [word.strip() for text in texts or () for word in text.split(",") if word.strip()]
+
+
+def _pairs(texts: Sequence[str] | None, option: str, form: str) -> list[tuple[str, str]]:
+    pairs = []
+    for text in texts or ():
+        one, _, two = text.partition("=")
+        if not (one and two):
+            raise UsageError(f"{option} is '{text}', expected {form}")
+        pairs.append((one, two))
+    if len({one for one, _ in pairs}) < len(pairs):
+        raise UsageError(f"{option} names the same thing twice")
+    return pairs
+
+
+def compare(
+    reports: Annotated[list[Path], typer.Argument(help="report.json files, or the folders that hold them.")],
+    name: Annotated[
+        list[str] | None, typer.Option(help="What to call a report, in their order (default: the name of its file).")
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Table to write: .html, .md or .json.")] = None,
+    overwrite: OverwriteOption = False,
+) -> None:
+    r"""Put the reports of several models side by side, beside floor and published numbers.
+
+    \b
+    Example: caloforge compare teacher/report.json student/report.json --out table.html
+    """
+    from caloforge.report import compare_reports, load_report
+
+    if name and len(name) != len(reports):
+        raise UsageError(f"--name was given {len(name)} times for {len(reports)} reports, expected one for each")
+    if out is not None and out.suffix not in (".html", ".md", ".json"):
+        raise UsageError(f"--out is '{out}', expected a name that ends in .html, .md or .json")
+    if out is not None and out.exists() and not overwrite:
+        raise OutputError(f"{out}: exists already; --overwrite replaces it")
+    table = compare_reports([load_report(path) for path in reports], name)
+    print_table("", ["measure", *table.columns], [[title, *cells] for title, cells in table.rows])
+    for note in table.notes:
+        console.print(f"note: {note}")
+    if out is not None:
+        text = {".html": table.to_page, ".md": table.to_markdown, ".json": table.to_json}[out.suffix]()
+        try:
+            out.write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise OutputError(f"{out}: cannot be written ({error.strerror})") from None
+        console.print(f"written: {out}")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module."""
+    app.command()(evaluate)
+    app.command()(compare)

@@ -1,0 +1,234 @@
+"""An evaluation of files: what is in them, what will be done, and doing it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from caloforge.detectors import Detector
+from caloforge.errors import Interrupted, UsageError
+from caloforge.evaluation.collapse import Sampler
+from caloforge.evaluation.results import EvaluationResult
+from caloforge.evaluation.run import check_evaluation, evaluate
+from caloforge.evaluation.sources import Source, differences, find_model, open_source
+from caloforge.evaluation.suites import Plan, plan_evaluation
+from caloforge.evaluation.timing import measure_timing, timing_units
+from caloforge.generation import generation_streams, sample_showers
+from caloforge.models import Conditions, ShowerModel, load_model, read_record, training_row_hashes
+from caloforge.random import Streams
+from caloforge.showers import Showers
+from caloforge.training.processes import Processes
+
+__all__ = ["FileEvaluation", "prepare_evaluation"]
+
+
+@dataclass(frozen=True)
+class FileEvaluation:
+    """An evaluation that is ready to run; made by :func:`prepare_evaluation`.
+
+    Attributes:
+        samples: ``generated``, ``reference`` and, if given, ``floor``.
+        plan: what will be done and how long it will take.
+        model: directory or name of the model, if it is known.
+        remarks: what a reader must know of the files, one sentence each.
+        timing: whether the model's speed will be measured.
+    """
+
+    samples: Mapping[str, Source]
+    plan: Plan
+    model: str | None
+    remarks: tuple[str, ...]
+    timing: bool
+    _arguments: Mapping[str, Any] = field(repr=False, default_factory=dict)
+    _seed: int = 0
+    _trained_on: NDArray[np.uint64] | None = field(repr=False, default=None)
+
+    @property
+    def units(self) -> int:
+        """Progress units in total."""
+        return self.plan.units + (timing_units() if self.timing else 0)
+
+    def run(
+        self, *, keep: Path | None = None, advance: Callable[[int, str], None] = lambda amount, note: None
+    ) -> EvaluationResult:
+        """Do everything.
+
+        Args:
+            keep: folder in which finished retrainings are kept, so that an interrupted evaluation goes on where it was.
+            advance: told of the progress, in ``units``.
+
+        Raises:
+            Interrupted: if the user stopped it; the message says what was kept.
+            UsageError: if a sample is too small for a measure, or does not fit it.
+        """
+        try:
+            return self._run(keep, advance)
+        except KeyboardInterrupt:
+            done = 0 if keep is None else len(list(keep.rglob("*.json")))
+            kept = f"{done} finished retrainings are kept in {keep}, --resume goes on from there"
+            raise Interrupted(f"interrupted; {kept if done else 'no retraining was finished'}") from None
+
+    def _run(self, keep: Path | None, advance: Callable[[int, str], None]) -> EvaluationResult:
+        generated, reference = self.samples["generated"], self.samples["reference"]
+        needs_model = self.model is not None and (self.timing or "neighbours" in self.plan.measures)
+        model = load_model(self.model) if needs_model and self.model is not None else None
+        result = evaluate(
+            generated.showers,
+            reference.showers,
+            detector=reference.detector,
+            generated_detector=generated.detector,
+            floor=self.samples["floor"].showers if "floor" in self.samples else None,
+            seed=self._seed,
+            keep=keep,
+            sampler=None if model is None else _sampler(model, self._seed),
+            trained_on=self._trained_on,
+            labels={word: source.label for word, source in self.samples.items()},
+            remarks=self.remarks,
+            advance=advance,
+            **self._arguments,
+        )
+        if not self.timing or model is None:
+            return result
+        timing = measure_timing(model, reference.showers, seed=self._seed, advance=advance)
+        return result.model_copy(update={"timing": timing})
+
+
+def _sampler(model: ShowerModel, seed: int) -> Sampler:
+    streams = generation_streams(seed).child("neighbours")
+
+    def sample(energy: float, count: int) -> Showers:
+        assert model.record is not None  # loaded from a directory
+        conditions = Conditions.first(np.full(count, energy), model.record.valid.particle)
+        showers = sample_showers(model, conditions, streams.child(f"{energy:g}")).showers
+        assert isinstance(showers, Showers)  # neighbours are a measure of voxels, so this model makes them
+        return showers
+
+    return sample
+
+
+def prepare_evaluation(
+    generated: str | Path,
+    reference: str | Path,
+    *,
+    floor: str | Path | None = None,
+    others: Mapping[str, str | Path] | None = None,
+    cross_particle: Sequence[tuple[str | Path, str | Path]] = (),
+    model: str | None = None,
+    detector: Detector | str | Path | None = None,
+    particle: int | str | None = None,
+    suite_name: str = "quick",
+    only: Sequence[str] = (),
+    skip: Sequence[str] = (),
+    seed: int = 0,
+    retrainings: int | None = None,
+    epochs: int | None = None,
+    max_showers: int | None = None,
+    device: str = "cpu",
+    allow_mismatch: bool = False,
+    timing: bool = False,
+    say: Callable[[str], None] = lambda text: None,
+) -> FileEvaluation:
+    """Open all files of an evaluation, check them, and plan it.
+
+    Args:
+        generated: showers to be judged: a file of any known format, or a sample of the package as ``NAME:SPLIT``.
+        reference: Geant4 showers that the model was not trained on, likewise.
+        floor: a second, independent reference.
+        others: further generated files by name, for the multi-class test.
+        cross_particle: generated and Geant4 files of other particles, for the cross-particle test.
+        model: directory or name of the model that made the generated showers; None looks for the one that the file names.
+        detector: for files that do not say which detector they are from.
+        particle: for files that do not say which particle they hold.
+        suite_name: name of the suite.
+        only: names of measures (or beginnings of them) to run.
+        skip: names of measures to leave out.
+        seed: of everything random.
+        retrainings: of every classifier; None for the suite's number.
+        epochs: of every training; None for the published number.
+        max_showers: use at most so many of each sample.
+        device: torch device of the classifiers.
+        allow_mismatch: compare samples of different spectra, particles, directions or detectors all the same.
+        timing: measure the model's speed, too; the suite ``calogan`` does so whenever there is a model.
+        say: told what is being done, now and then.
+
+    Raises:
+        UsageError: if the samples cannot be compared, a name is not known, or the model is not the one that made them.
+        ShowerFileError: if a file is damaged, foreign or holds impossible values.
+        ModelFileError: if the named model is missing, damaged or not finished.
+    """
+    Processes.local_device(device)  # a wrong name is noticed before anything is read
+    streams = Streams(seed, "evaluation/files")
+
+    def opened(text: str | Path, word: str, known: Detector | None = None) -> Source:
+        say(f"reading {text}")
+        return open_source(
+            text, detector=detector if detector is not None else known, particle=particle, max_showers=max_showers,
+            streams=streams.child(word),
+        )  # fmt: skip
+
+    samples = {"reference": opened(reference, "reference")}
+    known = samples["reference"].detector
+    samples = {"generated": opened(generated, "generated", known)} | samples
+    if floor is not None:
+        samples["floor"] = opened(floor, "floor", known)
+    found = _model(model, samples["generated"])
+    trained_on = None if found is None else training_row_hashes(found)
+    main = [samples[word].showers for word in ("generated", "reference")]
+    check_evaluation(
+        *main, detector=known, floor=samples["floor"].showers if floor is not None else None, trained_on=trained_on,
+        generated_detector=samples["generated"].detector, allow_mismatch=allow_mismatch,
+    )  # fmt: skip
+    further = {name: _voxels(opened(path, f"other/{name}", known)) for name, path in (others or {}).items()}
+    pairs = [
+        (_voxels(opened(one, f"cross/{k}/generated", known)), _voxels(opened(two, f"cross/{k}/reference", known)))
+        for k, (one, two) in enumerate(cross_particle)
+    ]
+    timed = timing or (suite_name == "calogan" and found is not None and not only and "timing" not in skip)
+    if timed and found is None:
+        raise UsageError("the speed of a model was asked for, but no model is known; name it with --model")
+    say("trying how fast classifiers train here")
+    choices: dict[str, Any] = {
+        "suite_name": suite_name, "only": only, "skip": [name for name in skip if name != "timing"],
+        "retrainings": retrainings, "epochs": epochs, "max_showers": max_showers, "device": device, "others": further,
+    }  # fmt: skip
+    plan = plan_evaluation(*main, with_floor=floor is not None, cross_particle=len(pairs), **choices)
+    remarks = differences(samples["generated"], samples["reference"], samples.get("floor"))
+    if found is None and "model" in samples["generated"].provenance:
+        remarks.append(
+            "The model that made the generated showers was not found here, so it is not known whether it was trained on "
+            "the reference."
+        )
+    return FileEvaluation(
+        samples=samples,
+        plan=plan,
+        model=found,
+        remarks=tuple(remarks),
+        timing=timed,
+        _arguments=choices | {"cross_particle": pairs, "allow_mismatch": allow_mismatch},
+        _seed=seed,
+        _trained_on=trained_on,
+    )
+
+
+def _voxels(source: Source) -> Showers:
+    if not isinstance(source.showers, Showers):
+        raise UsageError(
+            f"'{source.label}' holds points; this test needs voxels, and 'convert' puts points on a readout"
+        )
+    return source.showers
+
+
+def _model(named: str | None, generated: Source) -> str | None:
+    """The model that made the showers; a named one must be it, if the file says which one did."""
+    if named is None:
+        return find_model(generated)
+    record = read_record(named)
+    made_by = generated.provenance.get("model")
+    if isinstance(made_by, Mapping) and made_by.get("sha256") not in (None, record.weights_sha256):
+        raise UsageError(f"'{generated.label}' was not made by the model '{named}' (its weights have another hash)")
+    return named
