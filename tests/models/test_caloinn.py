@@ -48,11 +48,12 @@ def test_published_sizes(preset: str, features: int, blocks: int, total: int) ->
     assert one.parameter_count() + (blocks - 1) * step == total
 
 
+@pytest.mark.parametrize("noise_on", ["shares", "deposits"])
 @pytest.mark.parametrize("particle", [22, -11, 211])
-def test_real_showers_come_back_from_noise(particle: int) -> None:
+def test_real_showers_come_back_from_noise(particle: int, noise_on: str) -> None:
     """What the flow learns, sent straight to the post-processing, gives the showers back."""
     showers = geant4_showers(particle)
-    model = small(extra_energy=200.0)
+    model = small(extra_energy=200.0, noise_on=noise_on)
     fit(model, showers)
     deposits = torch.from_numpy(showers.deposits).double()
     incident = torch.from_numpy(showers.incident_energy)
@@ -85,7 +86,7 @@ def test_loss_is_the_negative_log_density_without_the_jacobians(changes: dict[st
 
 def test_jacobian_of_the_preprocessing_is_the_one_that_autograd_finds() -> None:
     detector = toy_detector((2, 2), (3, 1), threshold=0.0)
-    settings = SMALL | {"drop_voxel": True, "energy_noise_per": "voxel", "energy_scale": 1.0}
+    settings = SMALL | {"drop_voxel": True, "noise_on": "deposits", "energy_noise_per": "voxel", "energy_scale": 1.0}
     model = build_model("caloinn", settings, detector).double()
     assert isinstance(model, CaloINN)
     incident = torch.tensor([5e3], dtype=torch.float64)
@@ -147,6 +148,20 @@ def test_extreme_latents_give_finite_showers_or_invalid_ones(size: float, change
     assert (made.total_energy()[~valid] == 0).all()
 
 
+@torch.no_grad()
+def test_noise_on_shares_says_nothing_about_energies() -> None:
+    model = small(energy_scale=1.0)
+    showers = geant4_showers(22)[:50].above(0.010)
+    y, _, _ = model.variables(
+        torch.from_numpy(showers.deposits), torch.from_numpy(showers.incident_energy), torch.arange(50), 0, STREAMS
+    )
+    assert model.share_noise == pytest.approx(1e-3 / 1e5)
+    empty = torch.from_numpy(showers.deposits == 0)
+    shares = model.logit.restore(y[:, :504])
+    assert float(shares[empty].max()) <= 1e-8
+    assert float(shares[~empty].min()) > 5e-8
+
+
 def test_published_preprocessing_uses_relative_noise_and_logarithms() -> None:
     model = small(**PUBLISHED).double()
     showers = geant4_showers(22)[:20]
@@ -167,8 +182,12 @@ def test_published_preprocessing_uses_relative_noise_and_logarithms() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"drop_voxel": True}, "sums of the noisy voxels"),
-        ({"drop_voxel": True, "energy_noise_per": "voxel", "preprocessing": "published"}, "exclude each other"),
+        ({"drop_voxel": True, "noise_on": "deposits"}, "sums of the noisy voxels"),
+        ({"energy_noise_per": "voxel"}, "no sums of noisy voxels"),
+        (
+            {"drop_voxel": True, "noise_on": "deposits", "energy_noise_per": "voxel", "preprocessing": "published"},
+            "exclude each other",
+        ),
         ({"least": 0.09, "bins": 12}, "do not fit"),
         ({"spline": "quartic"}, "rqs"),
     ],

@@ -65,12 +65,16 @@ class CaloINNConfig(ModelConfig):
         dropout: dropout probability while training.
         permutations: between blocks, ``random`` fixed ones or the plain ``reverse``, as published for cubic splines.
         permutation_seed: seed of the fixed random permutations.
-        preprocessing: ``logit`` of shares and fractions with noise in MeV; ``published`` takes logarithms, with noise
-            relative to the layer's energy, and does not apply the detector's threshold.
-        noise: width of the uniform noise on each voxel in training, MeV.
+        preprocessing: ``logit`` of shares and fractions; ``published`` takes logarithms, with relative noise on both, and
+            does not apply the detector's threshold.
+        noise_on: ``shares`` adds noise of one width to the shares of all layers; ``deposits`` adds noise of one width in
+            MeV to the voxels before the shares are taken.
+        noise: width of the uniform noise on the deposits in training, MeV; noise on the shares has the width that this
+            is of the highest energy.
         energy_noise: width of the noise on the layer energies behind the fractions, MeV.
         energy_noise_per: ``layer`` adds one such noise to the energy of each layer; ``voxel`` takes the sums of the
             noisy voxels.
+        highest_energy: energy that belongs to the width of the noise on the shares, MeV; None takes the gun's highest.
         alpha: margin of the logit.
         relative_noise: width of the noise on shares and fractions of ``published`` preprocessing.
         log_alpha: margin of its logarithm.
@@ -89,7 +93,7 @@ class CaloINNConfig(ModelConfig):
     layers: Size = 4
     spline: Literal["rqs", "cubic"] = "rqs"
     bins: Annotated[int, Field(ge=2)] = 10
-    bound: Annotated[float, Field(gt=0)] = 14.0
+    bound: Annotated[float, Field(gt=0)] = 21.0
     least: Annotated[float, Field(gt=0, lt=0.1)] = 1e-3
     act_norm: bool = True
     batch_norm: bool = False
@@ -97,10 +101,12 @@ class CaloINNConfig(ModelConfig):
     permutations: Literal["random", "reverse"] = "random"
     permutation_seed: Annotated[int, Field(ge=0, lt=2**64)] = 0
     preprocessing: Literal["logit", "published"] = "logit"
+    noise_on: Literal["shares", "deposits"] = "shares"
     noise: Annotated[float, Field(ge=0)] = 1e-3
     energy_noise: Annotated[float, Field(ge=0)] = 1e-3
     energy_noise_per: Literal["layer", "voxel"] = "layer"
-    alpha: Annotated[float, Field(gt=0, lt=0.5)] = 1e-6
+    highest_energy: Annotated[float, Field(gt=0)] | None = None
+    alpha: Annotated[float, Field(gt=0, lt=0.5)] = 1e-9
     relative_noise: Annotated[float, Field(gt=0)] = 5e-6
     log_alpha: Annotated[float, Field(gt=0)] = 1e-8
     energy_scale: Annotated[float, Field(gt=0)] | None = None
@@ -118,6 +124,8 @@ class CaloINNConfig(ModelConfig):
                 "'drop_voxel' needs layer energies that are the sums of the noisy voxels: "
                 "'energy_noise_per' voxel and 'energy_noise' equal to 'noise'"
             )
+        if self.noise_on == "shares" and self.energy_noise_per == "voxel":
+            raise ValueError("noise on the shares gives no sums of noisy voxels, so 'energy_noise_per' must be layer")
         if self.drop_voxel and self.preprocessing == "published":
             raise ValueError("'drop_voxel' and 'published' preprocessing exclude each other")
         if self.least * self.bins >= 1:
@@ -159,6 +167,9 @@ class CaloINN(ShowerModel):
         self.sums = self.normalisation.sums
         self.dropping = DroppedVoxelNormalisation(sizes, axis_voxels(readout)) if config.drop_voxel else None
         self.log_incident = LogEnergy(config.incident_reference or middle_energy(detector))
+        self.share_noise = 0.0
+        if config.noise_on == "shares":
+            self.share_noise = config.noise / (config.highest_energy or _highest_energy(detector))
         # The share of a layer's only voxel is 1, so there is nothing to learn about it.
         several = torch.tensor([size > 1 for size in sizes])[self.sums.voxel_layers]
         index = torch.nonzero(several).flatten() if self.dropping is None else self.dropping.kept
@@ -220,7 +231,7 @@ class CaloINN(ShowerModel):
         """What the flow sees of some showers: shares of voxels, then energy fractions, with noise.
 
         Args:
-            deposits: (N, V), MeV, in the precision in which the shares are wanted.
+            deposits: (N, V), MeV.
             incident_energy: (N,), MeV.
             rows: numbers of the rows, which with ``draw`` address the noise; int64 (N,), in CPU memory.
             draw: number of the epoch or of the draw.
@@ -230,32 +241,39 @@ class CaloINN(ShowerModel):
             The variables y (N, D); the log-determinant of the map to them (N,), nats, from the deposits with
             ``drop_voxel``, else from shares and fractions; and whether shares and fractions lie in [0, 1], bool (N,).
         """
-        deposits = self.deposits_behind_cut(deposits)
+        # In float32 a share of almost 1 would have no logit.
+        deposits = self.deposits_behind_cut(deposits).double()
         available = self.scale(incident_energy)
         if self.config.preprocessing == "published":
-            energies = self.sums(deposits, dtype=torch.float64)
+            energies = self.sums(deposits)
             u, _ = self.fractions(energies, available)
-            shares = self.normalisation.transform(deposits, self.sums(deposits)).index_select(1, self.shape_index)
-            plain = torch.cat([shares, u.to(shares.dtype)], dim=1)
+            shares = self.normalisation.transform(deposits, energies).index_select(1, self.shape_index)
+            plain = torch.cat([shares, u], dim=1)
             noisy, _ = self.relative_noise(plain, self.relative_noise.draw(streams.child("relative"), rows, draw))
             y, logdet = self.log(noisy)
             return y, logdet, torch.ones_like(rows, dtype=torch.bool, device=deposits.device)
         uniform = self.voxel_noise.draw(streams.child("voxels"), rows, draw)
-        noisy, _ = self.voxel_noise(deposits, uniform)
-        if self.config.energy_noise_per == "voxel":
-            energies = self.sums(noisy, dtype=torch.float64)
+        noisy = deposits
+        if self.config.noise_on == "deposits":
+            noisy, _ = self.voxel_noise(deposits, uniform)
+        energies = self.sums(noisy)
+        if self.config.energy_noise_per == "layer":
+            plain_energies = self.sums(deposits)
+            told, _ = self.energy_noise(plain_energies, self.energy_noise.draw(streams.child("layers"), rows, draw))
         else:
-            energies = self.sums(deposits, dtype=torch.float64)
-            energies, _ = self.energy_noise(energies, self.energy_noise.draw(streams.child("layers"), rows, draw))
-        u, fractions_logdet = self.fractions(energies, available)
+            told = energies
+        u, fractions_logdet = self.fractions(told, available)
         if self.dropping is None:
-            shares = self.normalisation.transform(noisy, self.sums(noisy)).index_select(1, self.shape_index)
+            shares = self.normalisation.transform(noisy, energies)
+            if self.share_noise:
+                shares = (shares + self.share_noise * uniform.to(shares.device)) / (1 + self.share_noise)
+            shares = shares.index_select(1, self.shape_index)
             volume = torch.zeros_like(fractions_logdet)
         else:
             shares, _, volume = self.dropping(noisy)
             volume = volume + fractions_logdet
-        plain = torch.cat([shares, u.to(shares.dtype)], dim=1)
-        inside = ((plain >= 0) & (plain <= 1)).all(dim=1) & (u <= 1).all(dim=1)
+        plain = torch.cat([shares, u], dim=1)
+        inside = ((plain >= 0) & (plain <= 1)).all(dim=1)
         y, logdet = self.logit(plain.clamp(0, 1))
         return y, logdet + volume, inside
 
@@ -293,10 +311,12 @@ class CaloINN(ShowerModel):
     def postprocess(self, shares: Tensor, energies: Tensor) -> Tensor:
         """Deposits (N, V) from noisy shares (N, V) and noisy layer energies (N, L), MeV."""
         per_voxel = self.config.energy_noise_per == "voxel"
+        if self.share_noise:
+            shares = ((1 + self.share_noise) * shares - self.share_noise / 2).clamp_min(0)
         return restore_deposits(
             shares,
             energies,
-            noise=self.config.noise,
+            noise=0.0 if self.config.noise_on == "shares" else self.config.noise,
             energy_noise=self.config.energy_noise,
             energy_shift=self.sums(self.energy_noise.mean[None])[0] if per_voxel else self.energy_noise.mean,
             cut=max(self.cut, self.config.noise, LEAST_DEPOSIT),
@@ -366,6 +386,9 @@ class CaloINN(ShowerModel):
                 "shapes": [shares, noise, self.log.describe()],
                 "conditions": conditions,
             }
+        noise = self.voxel_noise.describe()
+        if self.share_noise:
+            noise = {"transform": "uniform noise", "width_relative": self.share_noise}
         return {
             "cut_MeV": self.cut,
             "cut_first": self.config.cut_first,
@@ -374,7 +397,9 @@ class CaloINN(ShowerModel):
                 *energies,
                 self.logit.describe(),
             ],
-            "shapes": [self.voxel_noise.describe(), shares, self.logit.describe()],
+            "shapes": [shares, noise, self.logit.describe()]
+            if self.share_noise
+            else [noise, shares, self.logit.describe()],
             "conditions": conditions,
         }
 
@@ -397,6 +422,14 @@ class _FlowStage(GradientStage):
 
     def _variables(self, batch: TrainingBatch, streams: Streams) -> Tensor:
         model = self.model
-        deposits = batch.deposits.to(model.dtype)
-        y, _, _ = model.variables(deposits, batch.incident_energy, batch.row, batch.epoch, streams)
+        y, _, _ = model.variables(batch.deposits, batch.incident_energy, batch.row, batch.epoch, streams)
         return y.to(model.dtype)
+
+
+def _highest_energy(detector: Detector) -> float:
+    """Highest energy of the gun, MeV."""
+    if detector.gun is None:
+        raise ConfigError(
+            f"the detector '{detector.name}' has no gun, so the model needs 'highest_energy', a large energy in MeV"
+        )
+    return detector.gun.spectrum.maximum
