@@ -7,7 +7,7 @@ import pytest
 import scipy.linalg
 
 from caloforge.errors import UsageError
-from caloforge.evaluation.fpd import fpd, frechet_distance, kpd
+from caloforge.evaluation.fpd import far_rows, fpd, frechet_distance, kpd
 
 
 def features(n: int, seed: int, scale: float = 1.0, shift: float = 0.0) -> np.ndarray:
@@ -79,3 +79,12 @@ def test_features_that_do_not_fit_are_refused() -> None:
         kpd(np.ones((0, 2)), np.ones((3, 2)))
     with pytest.raises(UsageError, match="2 or more"):
         kpd(np.ones((3, 2)), np.ones((3, 2)), batch_size=1)
+
+
+def test_a_single_far_shower_is_found_and_decides_the_distance() -> None:
+    reference, generated = features(1000, 1), features(1000, 2)
+    assert not far_rows(reference, generated).any()
+    generated[17, 3] = 40.0
+    assert np.flatnonzero(far_rows(reference, generated)).tolist() == [17]
+    whole, without = (fpd(reference, rows, draws=3) for rows in (generated, np.delete(generated, 17, axis=0)))
+    assert whole.value > 5 * without.value

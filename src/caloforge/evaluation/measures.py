@@ -22,7 +22,7 @@ from caloforge.evaluation.classifiers import (
 )
 from caloforge.evaluation.collapse import Sampler, average_images, lit_voxels, neighbour_groups
 from caloforge.evaluation.distances import compare_correlations, compare_observable, compare_spectrum
-from caloforge.evaluation.fpd import fpd, kpd
+from caloforge.evaluation.fpd import far_rows, fpd, kpd
 from caloforge.evaluation.histograms import (
     Binning,
     adapted_binning,
@@ -46,6 +46,7 @@ from caloforge.evaluation.observables import (
 from caloforge.evaluation.prdc import prdc, prdc_features
 from caloforge.evaluation.results import (
     ClassifierResult,
+    FarShowers,
     LogPosteriorResult,
     ObservableResult,
     PrdcResult,
@@ -57,6 +58,9 @@ from caloforge.showers import ShowerPoints, Showers
 from caloforge.units import format_energy
 
 __all__ = ["MEASURES", "Comparison", "Measure", "cut", "measure_names", "run_measures"]
+
+#: More showers than this share of all are no exception.
+_FEW = 0.005
 
 
 @dataclass(frozen=True)
@@ -255,9 +259,14 @@ def _log_posterior(job: Comparison) -> LogPosteriorResult | None:
     )
 
 
-def _fpd(job: Comparison) -> Value:
-    one, two = job.voxels
-    return fpd(high_level_features(two), high_level_features(one))
+def _fpd(job: Comparison) -> tuple[Value, FarShowers | None]:
+    one, two = (high_level_features(s) for s in job.voxels)
+    value = fpd(two, one)
+    far = far_rows(two, one)
+    number = int(far.sum())
+    if not 0 < number <= _FEW * len(far):
+        return value, None
+    return value, FarShowers(showers=number, fpd=fpd(two, one[~far]))
 
 
 def _kpd(job: Comparison) -> Value:
@@ -321,6 +330,8 @@ def run_measures(
             gathered["observables"] += result
         elif measure.field == "classifiers":
             gathered["classifiers"][name] = result
+        elif measure.field == "fpd":
+            gathered["fpd"], gathered["far_showers"] = result
         elif result is not None:
             gathered[measure.field] = result
         after(name, clock() - started)

@@ -25,6 +25,7 @@ __all__ = [
     "CrossParticleScore",
     "DiphotonResult",
     "EvaluationResult",
+    "FarShowers",
     "Images",
     "JensenShannon",
     "LogPosteriorResult",
@@ -356,7 +357,7 @@ class AngleResult(_Result):
 
 
 class SeparationCurve(_Result):
-    """Mean number of photons found of two, against their distance (mm).
+    """Mean number of photons found of two, in bins of their distance (edges, mm).
 
     Attributes:
         energy: of each photon, MeV; they lie between ``energy_min`` and ``energy_max``.
@@ -369,7 +370,7 @@ class SeparationCurve(_Result):
     energy_min: float
     energy_max: float
     pairs: tuple[int, int]
-    distances: tuple[float, ...]
+    edges: tuple[float, ...]
     generated: tuple[Value, ...]
     reference: tuple[Value, ...]
     largest_difference: Value
@@ -384,14 +385,31 @@ class DiphotonResult(_Result):
     curves: tuple[SeparationCurve, ...]
 
 
+class FarShowers(_Result):
+    """A few generated showers far outside the reference, which may dominate the FPD by themselves.
+
+    Attributes:
+        showers: generated showers with a feature more than twice as large as any reference shower's.
+        fpd: without them.
+    """
+
+    showers: int
+    fpd: Value
+
+
 class Scores(_Result):
-    """Everything measured between one sample and the reference."""
+    """Everything measured between one sample and the reference.
+
+    Attributes:
+        far_showers: None if no generated shower lies far outside the reference, or so many do that they are no exception.
+    """
 
     observables: tuple[ObservableResult, ...] = ()
     correlations: CorrelationResult | None = None
     classifiers: dict[str, ClassifierResult] = Field(default_factory=dict)
     log_posterior: LogPosteriorResult | None = None
     fpd: Value | None = None
+    far_showers: FarShowers | None = None
     kpd: Value | None = None
     prdc: PrdcResult | None = None
     images: Images | None = None

@@ -35,6 +35,7 @@ class Row:
         floor: likewise for the second reference.
         published: published models and their numbers, the best first.
         remark: difference in set-up, or another thing to know.
+        typical: value that a verdict is made from, if a few showers alone would decide otherwise.
     """
 
     key: str
@@ -44,6 +45,7 @@ class Row:
     floor: tuple[float, float | None] | None
     published: tuple[tuple[str, PublishedNumber], ...] = ()
     remark: str = ""
+    typical: float | None = None
 
 
 def number(value: float, std: float | None = None) -> str:
@@ -145,9 +147,14 @@ def summary_rows(result: EvaluationResult, tables: Sequence[PublishedTable]) -> 
                 floor=None if other is None else other[2],
                 published=_published(tables, key),
                 remark=_remark(result, key),
+                typical=None if key != "fpd" else _typical_fpd(result.generated),
             )
         )
     return rows
+
+
+def _typical_fpd(scores: Scores) -> float | None:
+    return None if scores.far_showers is None else scores.far_showers.fpd.value
 
 
 def _remark(result: EvaluationResult, key: str) -> str:
@@ -162,7 +169,11 @@ def _remark(result: EvaluationResult, key: str) -> str:
             f"{settings['epochs']} epochs{stop}"
         )
     if key in ("fpd", "kpd"):
-        return f"of {min(s.showers for s in result.samples.values())} showers"
+        text = f"of {min(s.showers for s in result.samples.values())} showers"
+        far = result.generated.far_showers
+        if key == "kpd" or far is None:
+            return text
+        return f"{text}; {number(far.fpd.value, far.fpd.error)} without {_far(far.showers)}"
     if key in ("precision", "recall", "density", "coverage"):
         return "compare with the floor; more density is not better"
     return ""
@@ -173,6 +184,8 @@ def verdict(row: Row) -> str:
     if row.ours is None:
         return ""
     value, spread = row.ours
+    if row.typical is not None:
+        value = row.typical
     if row.best == "floor":
         if row.floor is None:
             return ""
@@ -193,6 +206,10 @@ def verdict(row: Row) -> str:
         return "good" if distance <= 0 else "near" if distance <= 3 and not dead else "far"
     unit = max(abs(reach - target), 3 * scatter, 1e-9)
     return "good" if distance < unit else "near" if distance < 4 * unit else "far"
+
+
+def _far(showers: int) -> str:
+    return f"{showers} generated shower{'' if showers == 1 else 's'} far outside the reference's range"
 
 
 def worst_observables(
@@ -240,6 +257,9 @@ def _distribution_line(result: EvaluationResult) -> str:
     if ours is not None:
         second = None if result.floor is None else result.floor.fpd
         text = "no floor" if second is None else f"floor {number(second.value, second.error)}"
+        few = result.generated.far_showers
+        if few is not None:
+            text += f"; {number(few.fpd.value, few.fpd.error)} without {_far(few.showers)}"
         parts.append(f"FPD {number(ours.value, ours.error)} ({text})")
     voxels = result.generated.voxels
     if voxels is not None and (voxels.never_lit or voxels.under_lit or voxels.over_lit):
