@@ -21,11 +21,13 @@ __all__ = [
     "Binning",
     "Histogram",
     "adapted_binning",
+    "bin_numbers",
     "calochallenge_binning",
     "caloclouds_binning",
     "caloflow_binning",
     "fill",
     "fill_spectrum",
+    "published_or_adapted",
     "radial_edges",
     "response_binning",
     "voxel_energy_binning",
@@ -86,7 +88,7 @@ class Histogram:
         return int(self.counts.sum())
 
 
-def _bin_numbers(binning: Binning, values: NDArray[np.floating]) -> NDArray[np.int64]:
+def bin_numbers(binning: Binning, values: NDArray[np.floating]) -> NDArray[np.int64]:
     """0 below the range, 1..bins inside, bins + 1 above; the last bin includes its upper edge, as in numpy."""
     numbers = np.searchsorted(binning.edges, values, side="right")
     numbers[values == binning.edges[-1]] = binning.bins
@@ -96,7 +98,7 @@ def _bin_numbers(binning: Binning, values: NDArray[np.floating]) -> NDArray[np.i
 def fill(binning: Binning, values: NDArray[np.floating]) -> Histogram:
     """Histogram of values (any shape, finite)."""
     flat = np.asarray(values, dtype=np.float64).ravel()
-    return Histogram(binning, np.bincount(_bin_numbers(binning, flat), minlength=binning.bins + 2))
+    return Histogram(binning, np.bincount(bin_numbers(binning, flat), minlength=binning.bins + 2))
 
 
 def fill_spectrum(binning: Binning, showers: Showers) -> NDArray[np.int64]:
@@ -110,7 +112,7 @@ def fill_spectrum(binning: Binning, showers: Showers) -> NDArray[np.int64]:
     for start in range(0, len(showers), rows):
         block = showers.deposits[start : start + rows]
         shower, voxel = np.nonzero(block)
-        where = shower * width + _bin_numbers(binning, block[shower, voxel].astype(np.float64))
+        where = shower * width + bin_numbers(binning, block[shower, voxel].astype(np.float64))
         parts.append(np.bincount(where, minlength=len(block) * width).reshape(len(block), width))
     return np.concatenate(parts) if parts else np.zeros((0, width), dtype=np.int64)
 
@@ -137,7 +139,8 @@ def adapted_binning(values: Float64, *, bins: int = 60) -> Binning:
     return Binning(np.linspace(low, high, bins + 1))
 
 
-def _or_adapted(published: Binning | None, values: Float64) -> Binning:
+def published_or_adapted(published: Binning | None, values: Float64) -> Binning:
+    """A published binning if its range holds 90 % of the reference's values, else one adapted to them."""
     if published is None:
         return adapted_binning(values)
     edges = published.edges
@@ -176,7 +179,7 @@ def caloflow_binning(observable: Observable, reference: Float64) -> Binning:
     if observable.family in by_layer and layer is not None and layer < 3:
         edges = by_layer[observable.family][layer]
     log = observable.family in ("layer-energy", "layer-weighted-energy", "eta-width")
-    return _or_adapted(None if edges is None else Binning(edges, log, "arXiv:2106.05285"), reference)
+    return published_or_adapted(None if edges is None else Binning(edges, log, "arXiv:2106.05285"), reference)
 
 
 def calochallenge_binning(observable: Observable, layer: Layer | None, threshold: float, reference: Float64) -> Binning:
@@ -252,7 +255,7 @@ def caloclouds_binning(observable: Observable, reference: Float64) -> Binning:
         "visible-energy": np.linspace(0, 4000, 51),
         "hit-count": np.linspace(0, 3000, 51),
     }.get(observable.family)
-    return _or_adapted(None if published is None else Binning(published, source="arXiv:2511.01460"), reference)
+    return published_or_adapted(None if published is None else Binning(published, source="arXiv:2511.01460"), reference)
 
 
 def radial_edges(cell: float, radius: float) -> Float64:
