@@ -12,14 +12,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array, vstack
 
-from caloforge.detectors import Detector
+from caloforge.detectors import Detector, Readout
 from caloforge.errors import UsageError
 from caloforge.evaluation.distances import js_distance, js_divergence
 from caloforge.evaluation.histograms import Binning, adapted_binning, bin_numbers, published_or_adapted, radial_edges
@@ -62,10 +62,10 @@ _GROUPS = (0, 8, 11, 13, 15, 16, 18, 19, 21, 24, 30)
 _RINGS = (0, 6.558, 9.849, 12.96, 17.028, 23.434, 33.609, 40.119, 48.491, 68.808, 300)
 
 
-def square_cells(detector: Detector) -> Pair | None:
-    """Size of a detector's cells in x and y, mm, or None if its cells are not all equal and Cartesian."""
+def square_cells(readout: Readout) -> Pair | None:
+    """Size of a readout's cells in x and y, mm, or None if its cells are not all equal and Cartesian."""
     try:
-        return cell_pitch(detector.readout)
+        return cell_pitch(readout)
     except UsageError:
         return None
 
@@ -82,9 +82,10 @@ def cells_of(showers: Showers | ShowerPoints, detector: Detector) -> ShowerPoint
     """
     if isinstance(showers, Showers):
         return cells_as_points(showers)
+    showers = replace(showers, readout=detector.readout)
     if not detector.readout.has_voxels:
         return showers
-    pitch = square_cells(detector)
+    pitch = square_cells(detector.readout)
     if pitch is None:
         return cells_as_points(voxelise(showers, detector.readout))
     return placed(showers, cell_grid(detector, pitch))
@@ -300,7 +301,7 @@ def compare_clouds(
         streams: random numbers of bootstrap and shuffling.
     """
     one, two = (_Sample(s, relative_to_axis(s)) for s in (generated, reference))
-    pitch = square_cells(detector)
+    pitch = square_cells(detector.readout)
     radius = two.radius
     # Points without cells: rings of a centimetre resolve a shower's core and halo.
     width = 10.0 if pitch is None else max(pitch)

@@ -119,7 +119,7 @@ def numbered_cells(showers: Showers | ShowerPoints, detector: Detector, streams:
     Raises:
         UsageError: if the detector has other cells.
     """
-    pitch = square_cells(detector)
+    pitch = square_cells(detector.readout)
     if pitch is None:
         raise UsageError("the di-photon separation needs equal Cartesian cells in all layers")
     grid = cell_grid(detector, pitch)
@@ -265,7 +265,7 @@ def compare_diphotons(
         UsageError: if the detector has other cells, or there are too few showers of one energy.
     """
     finder = finder or PhotonFinder()
-    pitch = square_cells(detector)
+    pitch = square_cells(detector.readout)
     if pitch is None:
         raise UsageError("the di-photon separation needs equal Cartesian cells in all layers")
     windows = _chosen_windows(energy_windows(generated.incident_energy, reference.incident_energy))

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from caloforge.detectors import Detector, PolarGrid
 from caloforge.errors import UsageError
+from caloforge.evaluation.angles import compare_angles
 from caloforge.evaluation.checks import AnyShowers
 from caloforge.evaluation.classifiers import (
     RECIPES,
@@ -20,7 +21,9 @@ from caloforge.evaluation.classifiers import (
     recipe,
     two_sample_test,
 )
+from caloforge.evaluation.clouds import compare_clouds, relative_to_axis
 from caloforge.evaluation.collapse import Sampler, average_images, lit_voxels, neighbour_groups
+from caloforge.evaluation.diphotons import compare_diphotons
 from caloforge.evaluation.distances import compare_correlations, compare_observable, compare_spectrum
 from caloforge.evaluation.fpd import far_rows, fpd, kpd
 from caloforge.evaluation.histograms import (
@@ -68,14 +71,15 @@ class Comparison:
     """Two thresholded samples and how to compare them.
 
     Attributes:
-        generated: the sample that is judged; for the floor, the second reference.
-        reference: what it is judged by.
+        generated: the sample that is judged; for the floor, the second reference. Points have become cells.
+        reference: what it is judged by, likewise.
         detector: of both.
         settings: of the classifiers.
         streams: random numbers.
         keep: folder for finished retrainings.
         sampler: draws showers of the model at one energy.
         others: further generated samples by name, for the multi-class test; empty for the floor.
+        raw: both samples before cells were made and the threshold was applied.
         advance: told of the work done.
     """
 
@@ -87,6 +91,7 @@ class Comparison:
     keep: Path | None = None
     sampler: Sampler | None = None
     others: Mapping[str, Showers] = field(default_factory=dict)
+    raw: tuple[AnyShowers, AnyShowers] | None = None
     advance: Callable[[int, str], None] = lambda amount, note: None
 
     @property
@@ -99,6 +104,12 @@ class Comparison:
         if isinstance(self.generated, Showers) and isinstance(self.reference, Showers):
             return self.generated, self.reference
         raise UsageError("this measure needs showers on voxels, and these are points; 'convert' puts them on a readout")
+
+    @property
+    def cells(self) -> tuple[ShowerPoints, ShowerPoints]:
+        """The cells of both samples as points at their centres."""
+        one, two = (cells_as_points(s) if isinstance(s, Showers) else s for s in (self.generated, self.reference))
+        return one, two
 
 
 @dataclass(frozen=True)
@@ -203,7 +214,7 @@ def _calochallenge(job: Comparison) -> list[ObservableResult]:
 
 
 def _caloclouds(job: Comparison) -> list[ObservableResult]:
-    samples = [cells_as_points(s) if isinstance(s, Showers) else s for s in (job.generated, job.reference)]
+    samples = [relative_to_axis(s) for s in job.cells]
     readout = job.detector.readout
     cell, radius = 10.0, 300.0  # points without cells: rings of a centimetre over a shower's core and halo
     if readout.has_voxels:
@@ -246,6 +257,19 @@ def _classifier(name: str) -> Callable[[Comparison], ClassifierResult]:
         )
 
     return run
+
+
+def _clouds_classifier(job: Comparison) -> ClassifierResult:
+    one, two = job.cells
+    chosen = recipe("caloclouds-features")
+    return two_sample_test(
+        chosen, one, two, settings=job.settings, streams=job.streams, keep=job.keep, advance=job.advance
+    )
+
+
+def _diphotons(job: Comparison) -> Any:
+    one, two = job.raw or (job.generated, job.reference)
+    return compare_diphotons(one, two, job.detector, job.streams)
 
 
 def _log_posterior(job: Comparison) -> LogPosteriorResult | None:
@@ -294,6 +318,18 @@ MEASURES: dict[str, Measure] = {
         Measure("voxel-energy", "voxel energy spectrum", "observables", lambda job: [_voxel_spectrum(job)]),
         Measure("correlations", "correlations of layer energies", "correlations", _correlations),
         *(Measure(name, r.title, "classifiers", _classifier(name)) for name, r in RECIPES.items()),
+        Measure(
+            "caloclouds-profiles", "ten observables of CaloClouds", "clouds",
+            lambda job: compare_clouds(*job.cells, job.detector, job.streams), voxels=False,
+        ),
+        Measure(
+            "caloclouds-features", RECIPES["caloclouds-features"].title, "classifiers", _clouds_classifier, voxels=False
+        ),
+        Measure(
+            "internal-angle", "internal angle", "angles", lambda job: compare_angles(*job.cells, job.streams),
+            voxels=False,
+        ),
+        Measure("di-photon", "di-photon separation", "diphotons", _diphotons, voxels=False),
         Measure("log-posterior", "multi-class log-posterior", "log_posterior", _log_posterior),
         Measure("fpd", "Fréchet physics distance", "fpd", _fpd),
         Measure("kpd", "kernel physics distance", "kpd", _kpd),
@@ -302,7 +338,7 @@ MEASURES: dict[str, Measure] = {
         Measure("neighbours", "nearest neighbours", "neighbours", _neighbours),
         Measure("voxels", "voxels lit never or too often", "voxels", lambda job: lit_voxels(*job.voxels)),
     )
-}
+}  # fmt: skip
 
 
 def measure_names() -> list[str]:

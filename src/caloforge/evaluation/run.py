@@ -17,6 +17,7 @@ from caloforge.errors import UsageError
 from caloforge.evaluation.checks import AnyShowers, check_samples, identical_showers, refuse_trained_on
 from caloforge.evaluation.classifiers import ParticlePair, cross_particle_test, recipe
 from caloforge.evaluation.classifiers.two_sample import class_rows
+from caloforge.evaluation.clouds import cells_of
 from caloforge.evaluation.collapse import Sampler
 from caloforge.evaluation.measures import MEASURES, Comparison, cut, run_measures
 from caloforge.evaluation.results import Check, CrossParticleResult, EvaluationResult, SampleInfo, Scores
@@ -38,26 +39,27 @@ def _deposits(showers: AnyShowers) -> int:
 def _some(showers: AnyShowers, limit: int | None, generator: np.random.Generator) -> AnyShowers:
     if limit is None or len(showers) <= limit:
         return showers
-    if isinstance(showers, Showers):
-        return showers[class_rows(len(showers), limit, generator)]
-    return showers[:limit]
+    return showers[class_rows(len(showers), limit, generator)]
 
 
 def _prepared(
     showers: AnyShowers, label: str, detector: Detector, limit: int | None, streams: Streams, purpose: str
-) -> tuple[AnyShowers, SampleInfo]:
+) -> tuple[AnyShowers, AnyShowers, SampleInfo]:
+    """What is compared, what it was made from, and what is said of it."""
     some = _some(showers, limit, streams.child(f"rows/{purpose}").generator(0))
-    kept = cut(some, detector.analysis_threshold)
+    # A threshold is one of cells; points have to be added up in them first.
+    cells = some if isinstance(some, Showers) else cells_of(some, detector)
+    kept = cut(cells, detector.analysis_threshold)
     info = SampleInfo(
         label=label,
         showers=len(some),
         particle=some.particle,
         energy_min=float(some.incident_energy.min()),
         energy_max=float(some.incident_energy.max()),
-        cut_deposits=_deposits(some) - _deposits(kept),
+        cut_deposits=_deposits(cells) - _deposits(kept),
         fingerprint=_fingerprint(some),
     )
-    return kept, info
+    return kept, some, info
 
 
 def evaluate(
@@ -139,9 +141,12 @@ def evaluate(
     )  # fmt: skip
     names = dict(labels or {})
     prepared: dict[str, AnyShowers] = {}
+    raw: dict[str, AnyShowers] = {}
     infos: dict[str, SampleInfo] = {}
     for word, showers in samples.items():
-        prepared[word], infos[word] = _prepared(showers, names.get(word, word), detector, max_showers, streams, word)
+        prepared[word], raw[word], infos[word] = _prepared(
+            showers, names.get(word, word), detector, max_showers, streams, word
+        )
     notes = [*remarks, *plan.notes, *_notes(samples, infos, plan, checks)]
     seconds: dict[str, float] = {}
 
@@ -160,6 +165,7 @@ def evaluate(
             # The floor has random numbers of its own, or its splits would be those of the generated showers.
             streams.child(word),
             keep=None if keep is None else keep / word,
+            raw=(raw[word], raw["reference"]),
             advance=advance,
         )
         measures = plan.measures

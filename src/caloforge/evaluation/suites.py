@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from caloforge.errors import UsageError
 from caloforge.evaluation.checks import AnyShowers
 from caloforge.evaluation.classifiers import ClassifierSettings, expected_seconds, recipe
+from caloforge.evaluation.clouds import energy_windows, square_cells
 from caloforge.evaluation.measures import MEASURES
 from caloforge.showers import ShowerPoints, Showers
 
@@ -65,7 +66,13 @@ SUITES: dict[str, Suite] = {
              "calochallenge-low", "calochallenge-high", "calochallenge-low-normalised", "calochallenge-resnet",
              "log-posterior"),
         ),
-        Suite("caloclouds", "the observables of CaloClouds", ("caloclouds-observables",)),
+        Suite(
+            "caloclouds",
+            "everything in the CaloClouds papers, on points or cells",
+            ("caloclouds-profiles", "caloclouds-observables", "internal-angle", "di-photon", "caloclouds-features"),
+            retrainings=5,
+            patience=8,
+        ),
     )
 }  # fmt: skip
 
@@ -98,7 +105,7 @@ def _chosen(names: tuple[str, ...], only: Sequence[str], skip: Sequence[str]) ->
     return kept
 
 
-def _possible(name: str, reference: AnyShowers, others: Mapping[str, Showers]) -> str | None:
+def _possible(name: str, generated: AnyShowers, reference: AnyShowers, others: Mapping[str, Showers]) -> str | None:
     """Why a measure cannot be run on these showers, or None."""
     measure = MEASURES[name]
     if measure.voxels and isinstance(reference, ShowerPoints):
@@ -109,6 +116,16 @@ def _possible(name: str, reference: AnyShowers, others: Mapping[str, Showers]) -
         and len(set(reference.readout.layer_shapes)) > 1
     ):
         return f"{measure.title}: needs layers of equal shape, and those of this readout differ"
+    readout = reference.readout
+    if name == "internal-angle" and (readout is None or not len(readout.depths) or readout.n_layers < 3):
+        return f"{measure.title}: needs at least three layers of known depth"
+    if name == "di-photon":
+        if readout is None or square_cells(readout) is None:
+            return f"{measure.title}: needs equal Cartesian cells in all layers"
+        if reference.particle != 22:
+            return f"{measure.title}: needs photons"
+        if not energy_windows(generated.incident_energy, reference.incident_energy):
+            return f"{measure.title}: needs 20 showers of about one energy in each sample"
     if name == "log-posterior" and not others:
         return f"{measure.title}: needs several generated files, and there is one"
     return None
@@ -173,7 +190,7 @@ def plan_evaluation(
     notes = []
     names = []
     for name in _chosen(chosen.measures, only, skip):
-        reason = _possible(name, reference, others or {})
+        reason = _possible(name, generated, reference, others or {})
         if reason is None:
             names.append(name)
         elif name in only:
@@ -191,7 +208,7 @@ def plan_evaluation(
     seconds, units = {}, 0
     for name in names:
         if MEASURES[name].field == "classifiers":
-            if measure_time and isinstance(reference, Showers):
+            if measure_time and (isinstance(reference, Showers) or not MEASURES[name].voxels):
                 seconds[name] = rounds * expected_seconds(recipe(name), reference, count, settings)
             units += rounds * (settings.epochs or recipe(name).epochs) * settings.retrainings
         elif name == "log-posterior":

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from caloforge.evaluation.clouds import cloud_features
 from caloforge.evaluation.observables import high_level_features
 from caloforge.showers import Showers
 from caloforge.units import GeV
@@ -21,7 +23,8 @@ __all__ = [
 ]
 
 Float32 = NDArray[np.float32]
-InputFunction = Callable[[Showers], Float32]
+#: All of them take voxels; ``caloclouds`` takes points (cells), too.
+InputFunction = Callable[[Any], Float32]
 
 #: CaloFlow's unit of energy, MeV.
 _UNIT = 100 * GeV
@@ -111,4 +114,5 @@ INPUTS: dict[str, InputFunction] = {
     "low-normalised": low_normalised_inputs,
     "high-level": high_level_inputs,
     "high-level-ratios": ratio_inputs,
+    "caloclouds": cloud_features,
 }

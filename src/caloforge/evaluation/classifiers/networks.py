@@ -131,13 +131,13 @@ class ResNet3d(nn.Module):
         return out
 
 
-def build_network(kind: str, inputs: int, readout: Readout, *, outputs: int = 1) -> nn.Module:
+def build_network(kind: str, inputs: int, readout: Readout | None, *, outputs: int = 1) -> nn.Module:
     """A network by name.
 
     Args:
         kind: ``dense-WIDTH`` (three hidden layers), ``cnn`` or ``resnet``.
         inputs: number of columns of the rows.
-        readout: the voxels.
+        readout: the voxels; dense networks need none.
         outputs: number of logits.
 
     Raises:
@@ -146,8 +146,8 @@ def build_network(kind: str, inputs: int, readout: Readout, *, outputs: int = 1)
     width = kind.removeprefix("dense-")
     if kind != width and width.isdecimal():
         return dense_network(inputs, width=int(width), outputs=outputs)
-    if kind == "cnn" and outputs == 1:
+    if kind == "cnn" and outputs == 1 and readout is not None:
         return CaloFlowCNN(readout)
-    if kind == "resnet":
+    if kind == "resnet" and readout is not None:
         return ResNet3d(readout, outputs)
-    raise UsageError(f"the classifier network '{kind}' with {outputs} outputs is not known")
+    raise UsageError(f"there is no classifier network '{kind}' with {outputs} outputs for this readout")

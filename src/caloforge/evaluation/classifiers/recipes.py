@@ -77,6 +77,10 @@ RECIPES: dict[str, ClassifierRecipe] = {
             "high-level", "high-level features, standardised (this package's own test)", "this package",
             "high-level-ratios", "dense-512", 60, 1000, 5e-4, standardise=True,
         ),
+        ClassifierRecipe(
+            "caloclouds-features", "features of CaloClouds 2, standardised (network of this package)",
+            "features: arXiv:2309.05704", "caloclouds", "dense-256", 30, 1000, 5e-4, standardise=True,
+        ),
     )
 }  # fmt: skip
 

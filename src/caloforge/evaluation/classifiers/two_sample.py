@@ -31,7 +31,7 @@ from caloforge.evaluation.classifiers.scores import (
 from caloforge.evaluation.classifiers.training import fit, seeded
 from caloforge.evaluation.results import ClassifierResult, Roc, Slice, Spread
 from caloforge.random import Streams
-from caloforge.showers import Showers
+from caloforge.showers import ShowerPoints, Showers
 
 __all__ = ["ClassifierSettings", "class_rows", "energy_slices", "expected_seconds", "spread", "two_sample_test"]
 
@@ -90,7 +90,11 @@ def class_rows(count: int, wanted: int, generator: np.random.Generator) -> Indic
 
 
 def _sample(
-    recipe: ClassifierRecipe, generated: Showers, reference: Showers, settings: ClassifierSettings, streams: Streams
+    recipe: ClassifierRecipe,
+    generated: Showers | ShowerPoints,
+    reference: Showers | ShowerPoints,
+    settings: ClassifierSettings,
+    streams: Streams,
 ) -> _Sample:
     per_class = min(len(generated), len(reference), settings.max_showers or len(reference))
     generator = streams.child("rows").generator(0)
@@ -139,7 +143,7 @@ def _parts(sizes: tuple[int, int, int], per_class: int, generator: np.random.Gen
 def _retrain(
     recipe: ClassifierRecipe,
     sample: _Sample,
-    readout: Readout,
+    readout: Readout | None,
     settings: ClassifierSettings,
     streams: Streams,
     number: int,
@@ -195,8 +199,8 @@ def spread(values: list[float]) -> Spread:
 
 def two_sample_test(
     recipe: ClassifierRecipe,
-    generated: Showers,
-    reference: Showers,
+    generated: Showers | ShowerPoints,
+    reference: Showers | ShowerPoints,
     *,
     settings: ClassifierSettings,
     streams: Streams,
@@ -302,7 +306,9 @@ def _gather(
     )
 
 
-def expected_seconds(recipe: ClassifierRecipe, showers: Showers, count: int, settings: ClassifierSettings) -> float:
+def expected_seconds(
+    recipe: ClassifierRecipe, showers: Showers | ShowerPoints, count: int, settings: ClassifierSettings
+) -> float:
     """Time that a two-sample test will take on this machine, from a few training steps on part of a batch.
 
     With patience it is a typical time, else that of all epochs.
