@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from caloforge.nn.autoregressive import AutoregressiveFlow, AutoregressiveSpline
+from caloforge.nn.convolutional import ImageCoupling
 from caloforge.nn.coupling import SplineCoupling
 from caloforge.nn.cubic_splines import raw_end_derivative
 from caloforge.stage import TrainingBatch, TrainingData
@@ -78,7 +79,9 @@ def quantile_knots(values: Tensor, normal: Tensor) -> Tensor:
     return ordered.index_select(0, place).t()
 
 
-def raw_spline_parameters(block: AutoregressiveSpline | SplineCoupling, knots: Tensor, targets: Tensor) -> Tensor:
+def raw_spline_parameters(
+    block: AutoregressiveSpline | SplineCoupling | ImageCoupling, knots: Tensor, targets: Tensor
+) -> Tensor:
     """Raw parameters (D, P) of the block's splines through interior knots (D, K - 1) with given values (D, K - 1)."""
     widths, heights = (
         torch.diff(torch.nn.functional.pad(inner, (1, 1)) + _ends(inner, block.bound)) / (2 * block.bound)

@@ -12,7 +12,7 @@ from caloforge.transforms.layers import DroppedVoxelNormalisation, LayerNormalis
 from caloforge.transforms.logarithm import LogMargin
 from caloforge.transforms.logit import Logit
 from caloforge.transforms.noise import DequantisationNoise
-from caloforge.transforms.restoring import restore_deposits
+from caloforge.transforms.restoring import clean_layer_energies, restore_deposits
 
 __all__ = [
     "DequantisationNoise",
@@ -24,6 +24,7 @@ __all__ = [
     "LogEnergy",
     "LogMargin",
     "Logit",
+    "clean_layer_energies",
     "cut_layers",
     "restore_deposits",
 ]

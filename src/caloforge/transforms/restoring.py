@@ -8,7 +8,7 @@ from torch import Tensor
 from caloforge.transforms.cuts import cut_layers
 from caloforge.transforms.layers import LayerSums
 
-__all__ = ["restore_deposits"]
+__all__ = ["clean_layer_energies", "restore_deposits"]
 
 
 def restore_deposits(
@@ -35,9 +35,14 @@ def restore_deposits(
     Returns:
         Deposits (N, V), MeV: zero or at least ``cut``, with the layer energies given.
     """
-    clean = energies - energy_shift
-    # What is as far below the threshold as noise alone can bring it belongs as far above it.
-    clean = torch.where(clean >= cut - energy_noise / 2, cut + (clean - cut).abs(), clean.clamp_min(0))
+    clean = clean_layer_energies(energies, energy_noise=energy_noise, energy_shift=energy_shift, cut=cut)
     sizes = torch.tensor(sums.layer_sizes, dtype=clean.dtype, device=clean.device)
     noisy = shares * sums.spread((clean + sizes * (noise / 2)) / sums(shares))
     return cut_layers(noisy - noise / 2, clean, cut, sums, margin=noise / 2)
+
+
+def clean_layer_energies(energies: Tensor, *, energy_noise: float, energy_shift: Tensor, cut: float) -> Tensor:
+    """Layer energies (N, L) without their noise, MeV; arguments as for :func:`restore_deposits`."""
+    clean = energies - energy_shift
+    # What is as far below the threshold as noise alone can bring it belongs as far above it.
+    return torch.where(clean >= cut - energy_noise / 2, cut + (clean - cut).abs(), clean.clamp_min(0))

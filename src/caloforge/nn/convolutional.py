@@ -1,0 +1,413 @@
+"""Convolutional coupling flows on images: squeeze, 1 x 1 convolutions, U-Nets (arXiv:1807.03039, arXiv:2405.20407).
+
+An image is first squeezed: neighbouring pixels become channels. Every step then is an activation norm, a coupling whose
+splines a U-Net sets from half of the channels and from context images, and an invertible 1 x 1 convolution, which mixes
+the channels so that the next coupling has other halves. One pass in either direction.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from caloforge.errors import ConfigError
+from caloforge.nn.coupling import ActNorm
+from caloforge.nn.splines import check_spline_minima, raw_parameter_count, rqs
+
+__all__ = [
+    "ContextNet",
+    "ConvolutionalFlow",
+    "ImageCoupling",
+    "InvertibleConvolution",
+    "Squeeze",
+    "UNet",
+    "least_factor",
+]
+
+Shape = tuple[int, int]
+
+
+def least_factor(number: int) -> int:
+    """Smallest prime factor of a number; 1 of 1."""
+    return next((k for k in range(2, math.isqrt(number) + 1) if number % k == 0), number)
+
+
+def _factors(shape: Shape) -> Shape:
+    return least_factor(shape[0]), least_factor(shape[1])
+
+
+class _Wrap(nn.Module):
+    """One pixel of padding: the other end of a periodic axis, or zeros.
+
+    Args:
+        periodic: whether the first axis of the image closes on itself (the sectors of a polar grid do).
+    """
+
+    def __init__(self, periodic: bool) -> None:
+        super().__init__()
+        self.periodic = periodic
+
+    def forward(self, image: Tensor) -> Tensor:
+        """(N, C, H, W) to (N, C, H + 2, W + 2)."""
+        image = nn.functional.pad(image, (1, 1, 0, 0))
+        if not self.periodic:
+            return nn.functional.pad(image, (0, 0, 1, 1))
+        return torch.cat([image[:, :, -1:], image, image[:, :, :1]], dim=2)
+
+
+def _convolution(inputs: int, outputs: int, *, periodic: bool) -> list[nn.Module]:
+    """A 3 x 3 convolution that keeps the shape."""
+    return [_Wrap(periodic), nn.Conv2d(inputs, outputs, 3)]
+
+
+def _block(inputs: int, outputs: int, *, periodic: bool, batch_norm: bool) -> nn.Sequential:
+    """Two 3 x 3 convolutions, each with (batch norm and) leaky ReLU behind it."""
+    modules: list[nn.Module] = []
+    for source in (inputs, outputs):
+        modules += _convolution(source, outputs, periodic=periodic)
+        modules += [nn.BatchNorm2d(outputs), nn.LeakyReLU()] if batch_norm else [nn.LeakyReLU()]
+    return nn.Sequential(*modules)
+
+
+class Squeeze(nn.Module):
+    """Blocks of a x b pixels become channels: (N, C, H, W) to (N, C a b, H / a, W / b); only a change of order.
+
+    Args:
+        factors: a and b.
+    """
+
+    def __init__(self, factors: Shape) -> None:
+        super().__init__()
+        self.factors = factors
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Pixels to channels."""
+        n, c, h, w = image.shape
+        a, b = self.factors
+        return image.reshape(n, c, h // a, a, w // b, b).permute(0, 1, 3, 5, 2, 4).reshape(n, c * a * b, h // a, w // b)
+
+    def inverse(self, image: Tensor) -> Tensor:
+        """Channels to pixels."""
+        n, c, h, w = image.shape
+        a, b = self.factors
+        return image.reshape(n, c // (a * b), a, b, h, w).permute(0, 1, 4, 2, 5, 3).reshape(n, -1, h * a, w * b)
+
+
+class InvertibleConvolution(nn.Module):
+    """A 1 x 1 convolution that keeps the number of channels, in the form P L U (arXiv:1807.03039, section 3.2).
+
+    The permutation P is fixed; L has ones on its diagonal and U has ``sign * exp(log_scale)``, so the determinant is known
+    and never zero. It starts as a random rotation.
+
+    Args:
+        channels: number of channels.
+    """
+
+    permutation: Tensor
+    sign: Tensor
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        rotation = torch.linalg.qr(torch.randn(channels, channels, dtype=torch.float64))[0]
+        permutation, lower, upper = torch.linalg.lu(rotation)
+        diagonal = upper.diagonal()
+        self.register_buffer("permutation", permutation.float())
+        self.register_buffer("sign", diagonal.sign().float())
+        self.log_scale = nn.Parameter(diagonal.abs().log().float())
+        self.lower = nn.Parameter(lower.tril(-1).float())
+        self.upper = nn.Parameter(upper.triu(1).float())
+
+    def _triangles(self) -> tuple[Tensor, Tensor]:
+        unit = torch.eye(len(self.sign), dtype=self.lower.dtype, device=self.lower.device)
+        return self.lower.tril(-1) + unit, self.upper.triu(1) + torch.diag(self.sign * torch.exp(self.log_scale))
+
+    def weight(self) -> Tensor:
+        """The matrix (channels, channels)."""
+        lower, upper = self._triangles()
+        return self.permutation @ lower @ upper
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Images (N, C, H, W) to mixed images and the log-determinant (N,)."""
+        mixed = torch.einsum("ij,njhw->nihw", self.weight(), image)
+        return mixed, (image.shape[2] * image.shape[3] * self.log_scale.sum()).expand(image.shape[0])
+
+    def inverse(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Undo :meth:`forward`; log-determinant of the inverse (N,)."""
+        lower, upper = self._triangles()
+        columns = torch.einsum("ji,njhw->inhw", self.permutation, image).flatten(1)
+        columns = torch.linalg.solve_triangular(lower, columns, upper=False, unitriangular=True)
+        columns = torch.linalg.solve_triangular(upper, columns, upper=True)
+        n, c, h, w = image.shape
+        logdet = -(h * w * self.log_scale.sum()).expand(n)
+        return columns.reshape(c, n, h, w).transpose(0, 1), logdet
+
+
+class UNet(nn.Module):
+    """A U-Net whose down- and up-sampling steps are as wide as the smallest factors of the image's sides.
+
+    Every level halves, thirds or fifths the image by a convolution with a kernel as wide as its step, until nothing is
+    left to divide or ``levels`` are done; on the way back the images of the same size are put beside each other. The last
+    convolution starts at zero.
+
+    Args:
+        inputs: channels that come in.
+        outputs: channels that go out.
+        shape: height and width of the image.
+        channels: channels of the first level; every level has twice as many.
+        levels: most levels below the first.
+        periodic: whether the first axis closes on itself.
+        batch_norm: normalise over the batch behind every 3 x 3 convolution.
+    """
+
+    def __init__(
+        self, inputs: int, outputs: int, shape: Shape, *, channels: int, levels: int, periodic: bool, batch_norm: bool
+    ) -> None:
+        super().__init__()
+        self.first = _block(inputs, channels, periodic=periodic, batch_norm=batch_norm)
+        self.down, self.inside, self.up, self.outside = (nn.ModuleList() for _ in range(4))
+        while len(self.down) < levels and shape != (1, 1):
+            step = _factors(shape)
+            self.down.append(nn.Conv2d(channels, 2 * channels, step, stride=step))
+            self.inside.append(_block(2 * channels, 2 * channels, periodic=periodic, batch_norm=batch_norm))
+            self.up.insert(0, nn.ConvTranspose2d(2 * channels, channels, step, stride=step))
+            self.outside.insert(0, _block(2 * channels, channels, periodic=periodic, batch_norm=batch_norm))
+            shape, channels = (shape[0] // step[0], shape[1] // step[1]), 2 * channels
+        width = cast("nn.Conv2d", self.first[1]).out_channels
+        self.last = nn.Conv2d(width, outputs, 1)
+        nn.init.zeros_(self.last.weight)
+        nn.init.zeros_(cast("Tensor", self.last.bias))
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Images (N, inputs, H, W) to images (N, outputs, H, W)."""
+        image = self.first(image)
+        kept = []
+        for down, inside in zip(self.down, self.inside, strict=True):
+            kept.append(image)
+            image = inside(down(image))
+        for up, outside in zip(self.up, self.outside, strict=True):
+            image = outside(torch.cat([up(image), kept.pop()], dim=1))
+        result: Tensor = self.last(image)
+        return result
+
+
+class ContextNet(nn.Module):
+    """Context images at full size to channels at the squeezed size: 1 x 1, 3 x 3, strided and 3 x 3 convolutions.
+
+    Args:
+        inputs: context images.
+        outputs: channels that come out, also inside.
+        factors: those of the squeeze.
+        periodic: whether the first axis closes on itself.
+    """
+
+    def __init__(self, inputs: int, outputs: int, factors: Shape, *, periodic: bool) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(inputs, outputs, 1),
+            nn.LeakyReLU(),
+            *_convolution(outputs, outputs, periodic=periodic),
+            nn.LeakyReLU(),
+            nn.Conv2d(outputs, outputs, factors, stride=factors),
+            nn.LeakyReLU(),
+            *_convolution(outputs, outputs, periodic=periodic),
+            nn.LeakyReLU(),
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(N, inputs, H, W) to (N, outputs, H / a, W / b)."""
+        result: Tensor = self.layers(images)
+        return result
+
+
+class ImageCoupling(nn.Module):
+    """The first ``ceil(C / 2)`` channels and the context set a spline for every pixel of the other channels.
+
+    Args:
+        channels: channels C, at least 2.
+        context_channels: channels of the context.
+        shape: height and width of the image.
+        hidden_channels: channels of the U-Net's first level.
+        levels: most levels of the U-Net.
+        bins: spline bins.
+        bound: the splines act on [-bound, bound].
+        periodic: whether the first axis closes on itself.
+        batch_norm: batch norm in the U-Net.
+        least: smallest relative bin width and height and smallest interior derivative.
+
+    Raises:
+        ConfigError: if a setting is out of range.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        context_channels: int,
+        shape: Shape,
+        *,
+        hidden_channels: int,
+        levels: int,
+        bins: int,
+        bound: float,
+        periodic: bool,
+        batch_norm: bool,
+        least: float,
+    ) -> None:
+        super().__init__()
+        if channels < 2:
+            raise ConfigError(f"a coupling of images needs at least two channels, not {channels}")
+        check_spline_minima(bins, bound, least, least, least)
+        self.passive = (channels + 1) // 2
+        self.active = channels - self.passive
+        self.bins, self.bound = bins, bound
+        self.min_bin_width = self.min_bin_height = self.min_derivative = least
+        self.network = UNet(
+            self.passive + context_channels,
+            self.active * raw_parameter_count(bins),
+            shape,
+            channels=hidden_channels,
+            levels=levels,
+            periodic=periodic,
+            batch_norm=batch_norm,
+        )
+        # Raw parameters at zero would bend the spline at the knots; these make it the identity.
+        start = torch.zeros(self.active, raw_parameter_count(bins))
+        start[:, 2 * bins :] = math.log(math.expm1(1 - least))
+        with torch.no_grad():
+            cast("Tensor", self.network.last.bias).copy_(start.flatten())
+
+    def spline(self, values: Tensor, raw_parameters: Tensor, *, inverse: bool = False) -> tuple[Tensor, Tensor]:
+        """This block's splines for given raw parameters (..., 3K - 1) at ``values`` (...), element by element."""
+        return rqs(
+            values,
+            raw_parameters,
+            bound=self.bound,
+            min_bin_width=self.min_bin_width,
+            min_bin_height=self.min_bin_height,
+            min_derivative=self.min_derivative,
+            inverse=inverse,
+        )
+
+    def _run(self, image: Tensor, context: Tensor, *, inverse: bool) -> tuple[Tensor, Tensor]:
+        passive, active = image[:, : self.passive], image[:, self.passive :]
+        raw = self.network(torch.cat([passive, context], dim=1)).unflatten(1, (self.active, -1)).movedim(2, -1)
+        active, logabsdet = self.spline(active, raw, inverse=inverse)
+        return torch.cat([passive, active], dim=1), logabsdet.flatten(1).sum(dim=1)
+
+    def forward(self, image: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
+        """Data to latent: images (N, C, H, W), context (N, K, H, W) to images and log-determinants (N,)."""
+        return self._run(image, context, inverse=False)
+
+    def inverse(self, image: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
+        """Latent to data; shapes as in :meth:`forward`."""
+        return self._run(image, context, inverse=True)
+
+
+class ConvolutionalFlow(nn.Module):
+    """Squeeze, then steps of activation norm, coupling and 1 x 1 convolution, on a standard normal base distribution.
+
+    Args:
+        shape: height and width of the image; at least one of them above 1.
+        context_images: context images at full size.
+        steps: number of steps.
+        hidden_channels: channels of the U-Nets' first level.
+        context_channels: channels of the context behind its network.
+        levels: most levels of the U-Nets.
+        bins: spline bins.
+        bound: the splines act on [-bound, bound].
+        periodic: whether the first axis closes on itself.
+        batch_norm: batch norm in the U-Nets.
+        least: smallest relative bin width and height and smallest interior derivative.
+
+    Raises:
+        ConfigError: if a setting is out of range.
+    """
+
+    def __init__(
+        self,
+        shape: Shape,
+        context_images: int,
+        *,
+        steps: int,
+        hidden_channels: int,
+        context_channels: int = 8,
+        levels: int = 2,
+        bins: int = 10,
+        bound: float = 15.0,
+        periodic: bool = False,
+        batch_norm: bool = True,
+        least: float = 1e-3,
+    ) -> None:
+        super().__init__()
+        if steps < 1:
+            raise ConfigError(f"a flow needs at least one step, not {steps}")
+        factors = _factors(shape)
+        channels = factors[0] * factors[1]
+        small = (shape[0] // factors[0], shape[1] // factors[1])
+        self.shape = shape
+        self.squeeze = Squeeze(factors)
+        self.context = ContextNet(context_images, context_channels, factors, periodic=periodic)
+        self.norms = nn.ModuleList(ActNorm(channels) for _ in range(steps))
+        self.couplings = nn.ModuleList(
+            ImageCoupling(
+                channels,
+                context_channels,
+                small,
+                hidden_channels=hidden_channels,
+                levels=levels,
+                bins=bins,
+                bound=bound,
+                periodic=periodic,
+                batch_norm=batch_norm,
+                least=least,
+            )
+            for _ in range(steps)
+        )
+        self.mixings = nn.ModuleList(InvertibleConvolution(channels) for _ in range(steps))
+
+    def chain(self) -> list[tuple[ActNorm, ImageCoupling, InvertibleConvolution]]:
+        """The steps in the direction from data to latent."""
+        norms = cast("Iterable[ActNorm]", self.norms)
+        couplings = cast("Iterable[ImageCoupling]", self.couplings)
+        return list(zip(norms, couplings, cast("Iterable[InvertibleConvolution]", self.mixings), strict=True))
+
+    def forward(self, image: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
+        """Data to latent.
+
+        Args:
+            image: (N, H, W).
+            context: context images, (N, K, H, W).
+
+        Returns:
+            Latents (N, H W) and log |det| (N,), nats.
+        """
+        told = self.context(context)
+        z = self.squeeze(image[:, None])
+        logdet = image.new_zeros(image.shape[0])
+        for norm, coupling, mixing in self.chain():
+            z, first = norm(z)
+            z, second = coupling(z, told)
+            z, third = mixing(z)
+            logdet = logdet + first + second + third
+        return z.flatten(1), logdet
+
+    def inverse(self, latents: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
+        """Latents (N, H W) to images (N, H, W), exactly, and log |det| of this direction (N,), nats."""
+        told = self.context(context)
+        z = latents.reshape(latents.shape[0], -1, *told.shape[2:])
+        logdet = latents.new_zeros(latents.shape[0])
+        for norm, coupling, mixing in reversed(self.chain()):
+            z, first = mixing.inverse(z)
+            z, second = coupling.inverse(z, told)
+            z, third = norm.inverse(z)
+            logdet = logdet + first + second + third
+        return self.squeeze.inverse(z)[:, 0], logdet
+
+    def log_prob(self, image: Tensor, context: Tensor) -> Tensor:
+        """Logarithm of the density of images (N, H, W) given context images (N, K, H, W), nats, (N,)."""
+        z, logdet = self(image, context)
+        log_prob: Tensor = logdet - 0.5 * z.square().sum(dim=1) - 0.5 * z.shape[1] * math.log(2 * math.pi)
+        return log_prob
