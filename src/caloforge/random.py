@@ -80,6 +80,19 @@ class Streams:
             generator.standard_normal(dtype=np.float32, out=out[row])
         return out
 
+    def ragged_normal(
+        self,
+        indices: NDArray[np.int64],
+        sizes: NDArray[np.int64],
+        attempts: NDArray[np.int64] | int = 0,
+    ) -> NDArray[np.float32]:
+        """Standard normal numbers, ``sizes[k]`` of them for shower ``indices[k]``, one shower behind the other."""
+        ends = np.cumsum(sizes)
+        out = np.empty(int(ends[-1]) if len(ends) else 0, dtype=np.float32)
+        for row, generator in self._rows(indices, attempts):
+            generator.standard_normal(dtype=np.float32, out=out[ends[row] - sizes[row] : ends[row]])
+        return out
+
     def uniform(
         self, indices: NDArray[np.int64], size: int, attempts: NDArray[np.int64] | int = 0
     ) -> NDArray[np.float64]:

@@ -416,14 +416,20 @@ class GradientStage(Stage, ABC):
 
 
 class FitStage(Stage, ABC):
-    """A stage without gradients: one look at the data gives its state."""
+    """A stage without gradients: one look at the data gives its state.
+
+    Attributes:
+        rows: which rows it looks at; ``validation`` means the training rows if none are kept for validation.
+    """
+
+    rows: Literal["training", "validation"] = "training"
 
     @abstractmethod
     def fit(self, data: TrainingData, streams: Streams) -> dict[str, Tensor]:
-        """Compute the state from the training rows.
+        """Compute the state from the rows.
 
         Args:
-            data: the training rows; may be iterated more than once.
+            data: the rows named by ``rows``; may be iterated more than once.
             streams: random streams of this stage.
 
         Returns:

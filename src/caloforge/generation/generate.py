@@ -60,10 +60,10 @@ class GenerationResult:
         return 1000 * self.seconds / self.made if self.made else 0.0
 
 
-def block_rows(detector: Detector) -> int:
-    """Showers in a block of a generated file: about 4 MB, but 50 to 500 showers."""
+def block_rows(detector: Detector, kind: str = "voxels") -> int:
+    """Showers in a block of a generated file: about 4 MB, but 50 to 500 showers; 200 of points."""
     readout = detector.readout
-    if not readout.has_voxels:
+    if kind == "points" or not readout.has_voxels:
         return _POINTS_ROWS
     return max(_LEAST_ROWS, min(_BLOCK_ROWS, _BLOCK_BYTES // (4 * readout.n_voxels)))
 
@@ -134,7 +134,7 @@ def generate(
         threads=threads or max(1, _cores() // workers),
     )
     identity = _identity(loaded)
-    rows = block_rows(loaded.detector)
+    rows = block_rows(loaded.detector, loaded.shower_kind)
     provenance = {
         "program": "caloforge generate",
         "caloforge": __version__,
@@ -150,7 +150,7 @@ def generate(
         format,
         detector=loaded.detector,
         particle=conditions.particle,
-        kind="voxels" if loaded.detector.readout.has_voxels else "points",
+        kind=loaded.shower_kind,
         provenance=provenance | {"redrawn": 0},
         request={"model": identity, "seed": seed, "block": rows, "extrapolate": extrapolate} | conditions.request(),
         expected=len(conditions),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, final
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, final
 
 import numpy as np
 import torch
@@ -75,6 +75,7 @@ class ShowerModel(nn.Module, ABC):
         Config: class of the configuration.
         inputs: names of other models that training needs (``teacher``); see :meth:`attach`.
         has_likelihood: whether :meth:`log_prob` works.
+        shower_kind: what the model learns and makes: showers on the detector's voxels, or points.
         record: what the model's directory says about it; None for a model that was not loaded from one.
     """
 
@@ -82,6 +83,7 @@ class ShowerModel(nn.Module, ABC):
     Config: ClassVar[type[ModelConfig]]
     inputs: ClassVar[tuple[str, ...]] = ()
     has_likelihood: ClassVar[bool] = False
+    shower_kind: ClassVar[Literal["voxels", "points"]] = "voxels"
 
     def __init__(self, config: ModelConfig, detector: Detector) -> None:
         super().__init__()

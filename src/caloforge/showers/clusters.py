@@ -55,17 +55,23 @@ def merge_in_subcells(
     table = points.points
     bins = np.floor((table[:, :2].astype(np.float64) - shift[shower]) / width).astype(np.int64)
     energy = table[:, 3].astype(np.float64)
-    # The last key counts first: shower, layer, place, and the highest deposit in front.
-    order = np.lexsort((-energy, bins[:, 1], bins[:, 0], table[:, 2], shower))
-    keys = np.stack([shower, table[:, 2].astype(np.int64), bins[:, 0], bins[:, 1]], axis=1)[order]
-    starts = np.flatnonzero(np.concatenate([[True], (keys[1:] != keys[:-1]).any(axis=1)])) if len(keys) else order
+    low = bins.min(axis=0, initial=0)
+    spans = (bins.max(axis=0, initial=0) - low + 1).tolist()
+    layer = table[:, 2].astype(np.int64)
+    key = (
+        ((shower * (layer.max(initial=0) + 1) + layer) * spans[0] + bins[:, 0] - low[0]) * spans[1]
+        + bins[:, 1]
+        - low[1]
+    )
+    order = np.lexsort((-energy, key))  # by sub-cell, the highest deposit in front
+    starts = np.flatnonzero(np.diff(key[order], prepend=-1))
     merged = table[order][starts]
     sums = np.add.reduceat(energy[order], starts) if len(starts) else energy
     merged[:, 3] = sums
     if position == "centre":
-        merged[:, :2] = (bins[order][starts] + 0.5) * width + shift[keys[starts, 0]]
+        merged[:, :2] = (bins[order][starts] + 0.5) * width + shift[shower[order][starts]]
     lit = sums > 0
-    counts = np.bincount(keys[starts, 0][lit], minlength=n) if len(keys) else np.zeros(n, np.int64)
+    counts = np.bincount(shower[order][starts][lit], minlength=n)
     return ShowerPoints(
         np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
         merged[lit],

@@ -61,8 +61,8 @@ class IdealGrid:
 
     def centres(self, i: Index, j: Index, layer: Index) -> tuple[Floats, Floats]:
         """See ``Cells``."""
-        x: Floats = self.origin[0] + (i + 0.5) * self.pitch[0]
-        y: Floats = self.origin[1] + (j + 0.5) * self.pitch[1]
+        x = self.origin[0] + (i.astype(np.float64) + 0.5) * self.pitch[0]
+        y = self.origin[1] + (j.astype(np.float64) + 0.5) * self.pitch[1]
         return x, y
 
 

@@ -13,7 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -155,6 +155,7 @@ class TrainingSet:
         self._order = DataOrder(self.training_rows, seed, order.block, order.pool)
         self._table: Table | None = None
         self._validation: Table | None = None
+        self._voxels = True
         self._read_all(progress)
 
     def _read_all(self, progress: Progress | None) -> None:
@@ -167,6 +168,7 @@ class TrainingSet:
             hashes.append(row_hashes(part))
             energies.append(part.incident_energy)
             directions.append(part.direction)
+            self._voxels &= isinstance(part, Showers)
             if self.order.block is None:
                 kept.append(part)
             else:
@@ -242,9 +244,11 @@ class TrainingSet:
         share = rows[rank * len(rows) // size : (rank + 1) * len(rows) // size]
         yield from self._in_file_order(share, training.batch_size, training.precision, self._validation)
 
-    def for_fit(self) -> FitData:
-        """The training rows for a fit stage."""
-        return FitData(self)
+    def for_fit(self, rows: Literal["training", "validation"] = "training") -> FitData:
+        """The rows for a fit stage; without validation rows, the training rows are taken for both."""
+        if rows == "validation" and len(self.validation_rows):
+            return FitData(self, self.validation_rows, self._validation)
+        return FitData(self, self.training_rows)
 
     def _in_file_order(
         self, rows: Rows, batch_size: int, precision: str, kept: Table | None = None
@@ -290,7 +294,7 @@ class TrainingSet:
 
     def _turns(self, augmentation: str, epoch: int) -> _Turns | None:
         """The symmetry operation of every row in this epoch; None if there is nothing to do."""
-        if augmentation == "none" or not self.detector.readout.has_voxels or self._oblique:
+        if augmentation == "none" or not self._voxels or self._oblique:
             return None
         group = self.detector.symmetry_group(approximate=augmentation == "approximate")
         if len(group) == 1:
@@ -306,16 +310,18 @@ class TrainingSet:
 
 @dataclass(frozen=True)
 class FitData:
-    """The training rows in the order of the file, as a fit stage sees them."""
+    """Training or validation rows in the order of the file, as a fit stage sees them."""
 
     data: TrainingSet
+    rows: Rows
+    kept: Table | None = None
     batch_size: int = 1024
 
     def __len__(self) -> int:
-        return len(self.data.training_rows)
+        return len(self.rows)
 
     def __iter__(self) -> Iterator[TrainingBatch]:
-        return self.data._in_file_order(self.data.training_rows, self.batch_size, "float32")
+        return self.data._in_file_order(self.rows, self.batch_size, "float32", self.kept)
 
 
 @dataclass(frozen=True)

@@ -384,7 +384,7 @@ def run_fit_stage(stage: FitStage, run: Run) -> StageResult:
     torch.manual_seed(run.streams(stage.name).child("torch").integer(0))
     if run.processes.first:
         with torch.no_grad():
-            found = stage.fit(run.data.for_fit(), run.streams(stage.name))
+            found = stage.fit(run.data.for_fit(stage.rows), run.streams(stage.name))
         for name, value in found.items():
             if not bool(value.isfinite().all()):
                 raise TrainingError(f"the fit stage '{stage.name}' found a value that is not finite for '{name}'")

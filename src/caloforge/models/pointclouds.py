@@ -1,0 +1,535 @@
+"""What CaloClouds2 and CaloClouds3 share: points and energies of the layers from a flow, then the points from diffusion.
+
+The flow says how many points each layer has and how much energy. A diffusion model, or its one-step distillation, makes
+that many points, each on its own. They are sorted by depth and dealt out to the layers, whose energies they are scaled to;
+at last every layer is moved back from the shower axis. docs/models/caloclouds.md gives the equations.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from caloforge.detectors import Detector
+from caloforge.errors import ConfigError, UsageError
+from caloforge.models.base import Latents, ModelConfig, ShowerModel
+from caloforge.models.conditions import Conditions
+from caloforge.nn.edm import Edm, heun_sample
+from caloforge.nn.pointwise import PointWiseNet, packed_index
+from caloforge.nn.showerflow import BlockOrder, ShowerFlow
+from caloforge.random import Streams
+from caloforge.showers.projection import cell_pitch
+from caloforge.stage import TrainingBatch
+from caloforge.transforms.clouds import AxisShift, PointNormalisation
+
+__all__ = [
+    "SAMPLERS",
+    "Cloud",
+    "EdmConstants",
+    "PointCloudConfig",
+    "PointCloudModel",
+    "Profiles",
+    "Sampler",
+    "ShowerFlowSize",
+    "directions_of",
+    "mean_basis",
+]
+
+Sampler = Literal["consistency", "edm"]
+SAMPLERS: tuple[Sampler, ...] = ("consistency", "edm")
+
+Size = Annotated[int, Field(ge=1)]
+Positive = Annotated[float, Field(gt=0)]
+
+#: Number of functions in ``mean_basis``.
+_BASIS = 7
+#: A shower may have this many times the points of any training shower of its energy before it counts as unphysical.
+_ROOM = 1.25
+
+
+class ShowerFlowSize(ModelConfig):
+    """Size of the flow.
+
+    Attributes:
+        blocks: of six affine couplings and a spline each.
+        affine_hidden: width of the couplings' networks; None takes 10 times the number of outputs, as published.
+        spline_hidden: width of the splines' networks; None takes 4 times, as published.
+        bins: spline bins.
+        bound: the splines act on [-bound, bound].
+    """
+
+    blocks: Size
+    affine_hidden: Size | None = None
+    spline_hidden: Size | None = None
+    bins: Annotated[int, Field(ge=2)] = 8
+    bound: Positive = 3.0
+
+
+class EdmConstants(ModelConfig):
+    """Constants of the diffusion, see ``caloforge.nn.edm.Edm``; the defaults are the published ones."""
+
+    sigma_data: Positive = 0.5
+    sigma_min: Positive = 0.002
+    sigma_max: Positive = 80.0
+    rho: Positive = 7.0
+    log_mean: float = -1.2
+    log_std: Positive = 1.2
+
+
+class PointCloudConfig(ModelConfig):
+    """Configuration that both models share; docs/models/caloclouds.md says where defaults differ from the publications.
+
+    Attributes:
+        flow: size of the flow.
+        widths: hidden widths of the point network.
+        time_features: length of the embedding of the noise level.
+        fourier_std: spread of the frequencies of that embedding.
+        box: points further than half of this from the shower axis in x or y are left out, mm.
+        position_fuzz: full width of a uniform shift of every point in training, mm; for points at the centres of sub-cells.
+        positions: how places are normalised, see ``PointNormalisation``.
+        point_energy: how energies of points are normalised.
+        profiles: ``sqrt`` lets the flow learn square roots of counts and energies, whose spread hardly depends on the
+            energy; ``linear`` the values themselves, as published.
+        profile_noise: standard deviation of the noise on the flow's standardised outputs in training.
+        max_negative: a shower is drawn again if more of its layer energies than this come out negative.
+        cell: size of the cells for the calibration, mm; None takes the detector's.
+        edm: constants of the diffusion.
+        training_points: how many points of each shower a training step takes; None takes all.
+        noise_levels: into how many parts with a noise level of their own the points of a shower are divided in training.
+        distillation_levels: noise levels between which the one-step model is distilled.
+        target_decay: share of the distillation's target network that survives a step.
+        sampler: ``consistency`` makes points in one step, ``edm`` in ``2 * edm_steps - 1`` calls of the network.
+        edm_steps: noise levels of the ``edm`` sampler.
+        occupancy: what the calibration finds: one ``factor`` on the number of points, or one for each of the ``layers``.
+        calibration_showers: how many showers the calibration looks at, at most.
+    """
+
+    flow: ShowerFlowSize
+    widths: Annotated[tuple[Size, ...], Field(min_length=1)]
+    time_features: Annotated[int, Field(ge=2, multiple_of=2)] = 64
+    fourier_std: Positive = 16.0
+    box: Positive
+    position_fuzz: Annotated[float, Field(ge=0)] = 0.0
+    positions: Literal["asinh", "standard", "box"]
+    point_energy: Literal["log", "linear"]
+    profiles: Literal["sqrt", "linear"] = "sqrt"
+    profile_noise: Annotated[float, Field(ge=0)] = 0.1
+    max_negative: Annotated[int, Field(ge=0)] = 7
+    cell: Positive | None = None
+    edm: EdmConstants = EdmConstants()
+    training_points: Size | None = None
+    noise_levels: Size = 1
+    distillation_levels: Annotated[int, Field(ge=2)] = 18
+    target_decay: Annotated[float, Field(ge=0, lt=1)] = 0.95
+    sampler: Sampler = "consistency"
+    edm_steps: Annotated[int, Field(ge=2)] = 18
+    occupancy: Literal["factor", "layers"] = "layers"
+    calibration_showers: Size = 200
+
+
+@dataclass(frozen=True)
+class Cloud:
+    """Training showers as the models see them: shifted onto the axis, without what lies outside the box.
+
+    Attributes:
+        offsets: where the points of each shower start, int64 (N + 1,).
+        shower: number of the shower of each point, int64 (M,).
+        place: x and y from the shower axis, (M, 2), mm.
+        layer: int64 (M,).
+        energy: (M,), MeV.
+        counts: points in each layer, float64 (N, L).
+        energies: of each layer, float64 (N, L), MeV.
+    """
+
+    offsets: Tensor
+    shower: Tensor
+    place: Tensor
+    layer: Tensor
+    energy: Tensor
+    counts: Tensor
+    energies: Tensor
+
+
+@dataclass(frozen=True)
+class Profiles:
+    """What the flow says about showers.
+
+    Attributes:
+        counts: points of each layer before the calibration, whole numbers in float64 (N, L).
+        energies: of each layer, float64 (N, L), MeV; 0 where there are no points.
+        gravity: where the energy-weighted mean of x and y from the axis is to be, (N, 2), mm; None leaves it.
+        valid: bool (N,).
+    """
+
+    counts: Tensor
+    energies: Tensor
+    gravity: Tensor | None
+    valid: Tensor
+
+
+def mean_basis(energy: Tensor, direction: Tensor) -> Tensor:
+    """Functions of the condition from which the mean of the flow's outputs is made up, float64 (N, 7).
+
+    Args:
+        energy: incident energies over the highest one in training, (N,).
+        direction: unit vectors, (N, 3).
+    """
+    x, y, z = direction.unbind(dim=1)
+    slant = 1 / z
+    return torch.stack([torch.ones_like(energy), energy, energy.square(), x, y, slant, energy * slant], dim=1)
+
+
+class FlowScales(nn.Module):
+    """Constants around the flow, fitted to the training data.
+
+    Attributes:
+        incident: highest incident energy, MeV.
+        mean: of the flow's outputs, coefficients of ``mean_basis``, (7, F).
+        std: of the flow's outputs around that mean, (F,).
+        most_points: no training shower has more than ``most_points[0] + most_points[1] * E``, E in MeV.
+    """
+
+    incident: Tensor
+    mean: Tensor
+    std: Tensor
+    most_points: Tensor
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.register_buffer("incident", torch.ones((), dtype=torch.float64))
+        self.register_buffer("mean", torch.zeros(_BASIS, features, dtype=torch.float64))
+        self.register_buffer("std", torch.ones(features, dtype=torch.float64))
+        self.register_buffer("most_points", torch.tensor([1.0, 0.0], dtype=torch.float64))
+
+    def mean_of(self, conditions: Mapping[str, Tensor]) -> Tensor:
+        """Mean of the flow's outputs, float64 (N, F)."""
+        energy = conditions["incident_energy"].double() / self.incident
+        return mean_basis(energy, conditions["direction"].double()) @ self.mean
+
+    def point_limit(self, incident_energy: Tensor) -> Tensor:
+        """Most points that a shower may have, float64 (N,)."""
+        return torch.ceil(_ROOM * (self.most_points[0] + self.most_points[1] * incident_energy.double()))
+
+
+class CalibrationFactors(nn.Module):
+    """Factors that the calibration finds, for each sampler.
+
+    Attributes:
+        occupancy: on the number of points of each layer, (samplers, L).
+        energy: on all energies, (samplers,).
+    """
+
+    occupancy: Tensor
+    energy: Tensor
+
+    def __init__(self, layers: int) -> None:
+        super().__init__()
+        self.register_buffer("occupancy", torch.ones(len(SAMPLERS), layers, dtype=torch.float64))
+        self.register_buffer("energy", torch.ones(len(SAMPLERS), dtype=torch.float64))
+
+
+class PointCloudModel(ShowerModel):
+    """Base of the two models.
+
+    Args:
+        config: sizes and constants.
+        detector: with depths of its layers, and with cells unless ``cell`` is configured.
+        features: outputs of the flow.
+        flow_context: length of the flow's condition.
+        point_context: length of the point network's condition.
+        order: of the flow's layers.
+
+    Raises:
+        ConfigError: if the detector does not suit.
+    """
+
+    config: PointCloudConfig
+    shower_kind = "points"
+    #: Whether the flow says where the centre of gravity is, and showers are moved there.
+    moves_gravity: ClassVar[bool]
+
+    def __init__(
+        self,
+        config: PointCloudConfig,
+        detector: Detector,
+        *,
+        features: int,
+        flow_context: int,
+        point_context: int,
+        order: BlockOrder,
+    ) -> None:
+        super().__init__(config, detector)
+        self.layers = detector.readout.n_layers
+        if config.cell is None:
+            try:
+                self.cell = cell_pitch(detector.readout)
+            except UsageError as error:
+                raise ConfigError(f"model.cell: {error}") from None
+        else:
+            self.cell = (config.cell, config.cell)
+        self.edm = Edm(**config.edm.model_dump())
+        self.shift = AxisShift(detector.readout)
+        self.scales = FlowScales(features)
+        self.points = PointNormalisation(self.layers, config.box, config.positions, config.point_energy)
+        size = config.flow
+        self.flow = ShowerFlow(
+            features,
+            flow_context,
+            blocks=size.blocks,
+            order=order,
+            affine_hidden=size.affine_hidden,
+            spline_hidden=size.spline_hidden,
+            bins=size.bins,
+            bound=size.bound,
+        )
+        self.diffusion = self._network(point_context)
+        self.student = self._network(point_context)
+        self.target = self._network(point_context).requires_grad_(False)
+        self.calibration = CalibrationFactors(self.layers)
+
+    def _network(self, context: int) -> PointWiseNet:
+        config = self.config
+        return PointWiseNet(config.widths, context, time_features=config.time_features, fourier_std=config.fourier_std)
+
+    # ---- what differs between the models --------------------------------------------------------------------------
+
+    @abstractmethod
+    def profile_features(self, cloud: Cloud, uniform: Tensor) -> Tensor:
+        """Outputs of the flow before standardisation, float64 (N, F), of showers; uniform numbers (N, L) as noise."""
+
+    @abstractmethod
+    def profiles_of(self, features: Tensor) -> Profiles:
+        """Undo :meth:`profile_features`."""
+
+    @abstractmethod
+    def flow_condition(self, conditions: Mapping[str, Tensor]) -> Tensor:
+        """Condition of the flow, (N, C)."""
+
+    @abstractmethod
+    def point_condition(self, conditions: Mapping[str, Tensor], counts: Tensor) -> Tensor:
+        """Condition of the point network, (N, C); ``counts`` are the points of each layer before calibration, (N, L)."""
+
+    # ---- training data --------------------------------------------------------------------------------------------
+
+    def cloud(self, batch: TrainingBatch) -> Cloud:
+        """A training batch as the model sees it.
+
+        Raises:
+            UsageError: if the data are no points.
+        """
+        if batch.points is None or batch.offsets is None:
+            raise UsageError(
+                f"the model '{self.kind}' learns from points, the data hold voxels (simulate with --points)"
+            )
+        shower = packed_index(batch.offsets)
+        layer = batch.points[:, 2].long()
+        away = self.shift.displacement(directions_of(batch)).to(batch.points.dtype)[shower, layer]
+        place = batch.points[:, :2] - away
+        energy = batch.points[:, 3]
+        inside = (place.abs() <= self.config.box / 2).all(dim=1) & (energy > 0)
+        shower, layer, place, energy = shower[inside], layer[inside], place[inside], energy[inside]
+        n, cells = len(batch), shower * self.layers + layer
+        counts = torch.bincount(cells, minlength=n * self.layers).double().reshape(n, self.layers)
+        energies = torch.bincount(cells, weights=energy.double(), minlength=n * self.layers).reshape(n, self.layers)
+        offsets = torch.cat([batch.offsets.new_zeros(1), counts.sum(dim=1).long().cumsum(0)])
+        return Cloud(offsets, shower, place, layer, energy, counts, energies)
+
+    # ---- generating -----------------------------------------------------------------------------------------------
+
+    def latents(self, conditions: Conditions, streams: Streams) -> Latents:
+        """Standard normal numbers: ``profile`` (N, F); ``points`` (K, 4), packed, and where each shower's start, ``starts``.
+
+        How many points a shower has is known only to :meth:`decode_tensors`, so numbers are drawn for the most that are
+        possible under its condition.
+        """
+        rooms = self.point_room(torch.from_numpy(conditions.incident_energy)).numpy()
+        profile = streams.child("profile").normal(conditions.index, self.flow.features, attempts=conditions.attempt)
+        points = streams.child("points").ragged_normal(conditions.index, 4 * rooms, attempts=conditions.attempt)
+        return {
+            "profile": torch.from_numpy(profile),
+            "points": torch.from_numpy(points).reshape(-1, 4),
+            "starts": torch.from_numpy(np.concatenate([[0], np.cumsum(rooms)])),
+        }
+
+    def point_room(self, incident_energy: Tensor) -> Tensor:
+        """Most points that are made for a shower, int64 (N,), after the calibration, in CPU memory."""
+        limit = self.scales.point_limit(incident_energy.to(self.scales.incident.device))
+        return (limit * self._occupancy().max().clamp_min(1) + self.layers).long().cpu()
+
+    def _occupancy(self) -> Tensor:
+        return self.calibration.occupancy[SAMPLERS.index(self.config.sampler)]
+
+    def decode_tensors(
+        self, conditions: Mapping[str, Tensor], latents: Mapping[str, Tensor]
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """Points (M, 4) and offsets (N + 1,); a shower whose counts or energies are unphysical is not valid, and empty."""
+        profiles = self.sample_profiles(conditions, latents["profile"])
+        counts = self.calibrated(profiles, self._occupancy())
+        factor = self.calibration.energy[SAMPLERS.index(self.config.sampler)]
+        points, offsets = self.make_points(
+            conditions,
+            profiles,
+            counts,
+            profiles.energies * factor,
+            latents["points"],
+            latents["starts"],
+            self.config.sampler,
+        )
+        return {"offsets": offsets, "points": points}, profiles.valid
+
+    def sample_profiles(self, conditions: Mapping[str, Tensor], normal: Tensor) -> Profiles:
+        """Profiles of the layers from the flow; those of showers that are not valid are zero."""
+        raw = self.flow.sample(normal.to(self.dtype), self.flow_condition(conditions).to(self.dtype))
+        features = self.scales.mean_of(conditions) + raw.double() * self.scales.std
+        profiles = self.profiles_of(features)
+        total = profiles.counts.sum(dim=1)
+        valid = profiles.valid & (total <= self.scales.point_limit(conditions["incident_energy"]))
+        valid = valid & torch.isfinite(features).all(dim=1)
+        kept = valid[:, None] & (profiles.counts > 0) & (profiles.energies > 0)
+        zero = torch.zeros_like(profiles.counts)
+        gravity = profiles.gravity
+        if gravity is not None:
+            gravity = torch.where(valid[:, None], gravity, torch.zeros_like(gravity))
+        return Profiles(
+            torch.where(kept, profiles.counts, zero), torch.where(kept, profiles.energies, zero), gravity, valid
+        )
+
+    @staticmethod
+    def calibrated(profiles: Profiles, factors: Tensor) -> Tensor:
+        """Points to be made in each layer, int64 (N, L): at least one where the flow wants one."""
+        wanted = torch.floor(profiles.counts * factors + 0.5).clamp_min(1)
+        return torch.where(profiles.counts > 0, wanted, torch.zeros_like(wanted)).long()
+
+    def make_points(
+        self,
+        conditions: Mapping[str, Tensor],
+        profiles: Profiles,
+        counts: Tensor,
+        energies: Tensor,
+        normal: Tensor,
+        starts: Tensor,
+        sampler: Sampler,
+    ) -> tuple[Tensor, Tensor]:
+        """The points of showers whose layers are known.
+
+        Args:
+            conditions: of the showers.
+            profiles: what the flow said, for the condition of the points and their centre of gravity.
+            counts: points to be made in each layer, int64 (N, L).
+            energies: of each layer, (N, L), MeV.
+            normal: standard normal numbers, (K, 4); each shower takes the first ones of its own.
+            starts: where those of each shower start, int64 (N + 1,).
+            sampler: which one.
+
+        Returns:
+            Points (M, 4), float32, layer by layer in every shower, and offsets, int64 (N + 1,).
+        """
+        totals = counts.sum(dim=1)
+        offsets = torch.cat([totals.new_zeros(1), totals.cumsum(0)])
+        shower = torch.repeat_interleave(torch.arange(len(counts), device=counts.device), totals)
+        number = torch.arange(len(shower), device=counts.device) - offsets[shower]
+        noise = normal.index_select(0, starts[shower] + number)
+        context = self.point_condition(conditions, profiles.counts).to(self.dtype)
+        place, depth, energy = self.points.restore(self.sampled(noise, context, offsets, shower, sampler))
+        # Sorted by depth within each shower, for showers lie further apart than any two depths; dealt out to the layers; and
+        # within a layer put back into the order of their numbers, so that rounding seldom decides where a point stands.
+        reach = 4.0 * self.layers
+        deepest = torch.argsort(shower.double() * (3 * reach) + depth.double().clamp(-reach, reach))
+        cells = torch.repeat_interleave(torch.arange(counts.numel(), device=counts.device), counts.flatten())
+        order = torch.argsort(torch.empty_like(cells).scatter_(0, deepest, cells), stable=True)
+        place, energy, slots = place[order], energy[order], cells
+        made = torch.zeros(counts.numel(), dtype=torch.float64, device=counts.device)
+        made.index_add_(0, slots, energy.double())
+        energy = (energy.double() * (energies.flatten() / made.clamp_min(1e-300))[slots]).to(energy.dtype)
+        layer = slots % self.layers
+        if profiles.gravity is not None:
+            place = place + self._recentred(place, energy, shower, profiles.gravity)[shower]
+        place = place + self.shift.displacement(conditions["direction"]).reshape(-1, 2)[slots]
+        return torch.cat([place.float(), layer[:, None].float(), energy[:, None].float()], dim=1), offsets
+
+    @staticmethod
+    def _recentred(place: Tensor, energy: Tensor, shower: Tensor, gravity: Tensor) -> Tensor:
+        """How far each shower is to be moved so that its centre of gravity is where it should be, (N, 2), mm."""
+        sums = torch.zeros(len(gravity), 3, dtype=torch.float64, device=place.device)
+        weights = energy.double()[:, None]
+        sums.index_add_(0, shower, torch.cat([place.double() * weights, weights], dim=1))
+        return (gravity - sums[:, :2] / sums[:, 2:].clamp_min(1e-300)).to(place.dtype)
+
+    def sampled(self, noise: Tensor, context: Tensor, offsets: Tensor, shower: Tensor, sampler: Sampler) -> Tensor:
+        """Normalised features of points, float64 (M, 4), from standard normal numbers.
+
+        All but the network is done in float64, where sums are rounded alike whatever other showers there are.
+        """
+        noise = noise.double()
+        if sampler == "edm":
+
+            def denoise(x: Tensor, sigma: Tensor) -> Tensor:
+                return self.denoised(self.diffusion, x, sigma, context, offsets, shower)
+
+            return heun_sample(self.edm, denoise, noise, len(context), shower, self.config.edm_steps)
+        sigma = noise.new_full((len(context),), self.edm.sigma_max)
+        return self.denoised(self.target, noise * self.edm.sigma_max, sigma, context, offsets, shower, consistent=True)
+
+    def denoised(
+        self,
+        network: PointWiseNet,
+        x: Tensor,
+        sigma: Tensor,
+        context: Tensor,
+        offsets: Tensor,
+        shower: Tensor,
+        *,
+        consistent: bool = False,
+    ) -> Tensor:
+        """What a network makes of noisy points (M, 4), with the noise level (N,) and condition (N, C) of each shower.
+
+        Args:
+            network: the point network.
+            x: noisy points, packed.
+            sigma: noise levels.
+            context: conditions.
+            offsets: where the showers start, int64 (N + 1,).
+            shower: number of the shower of each point, int64 (M,).
+            consistent: with the scales of a consistency model.
+        """
+        skip, out = self.edm.consistency_scales(sigma) if consistent else self.edm.output_scales(sigma)
+        scaled = x * self.edm.input_scale(sigma)[shower][:, None]
+        dtype = context.dtype
+        raw = network(scaled.to(dtype), torch.log(sigma).to(dtype) / 4, context, offsets)
+        return torch.addcmul(skip[shower][:, None] * x, out[shower][:, None], raw)
+
+    def transforms(self) -> dict[str, Any]:
+        """The preprocessing in words and numbers."""
+        scales, found = self.scales, self.calibration
+        return {
+            "shift": self.shift.describe(),
+            "points": self.points.describe(),
+            "profiles": {
+                "transform": self.config.profiles,
+                "mean": scales.mean.tolist(),
+                "std": scales.std.tolist(),
+                "noise": self.config.profile_noise,
+            },
+            "conditions": {"incident_energy_MeV": float(scales.incident)},
+            "most_points": {"constant": float(scales.most_points[0]), "per_MeV": float(scales.most_points[1])},
+            "calibration": {
+                name: {"occupancy": found.occupancy[k].tolist(), "energy": float(found.energy[k])}
+                for k, name in enumerate(SAMPLERS)
+            },
+        }
+
+
+def directions_of(batch: TrainingBatch) -> Tensor:
+    """Flight directions of a batch, (N, 3), along +z if it names none."""
+    if batch.direction is not None:
+        return batch.direction
+    direction = torch.zeros(len(batch), 3, device=batch.incident_energy.device)
+    direction[:, 2] = 1
+    return direction

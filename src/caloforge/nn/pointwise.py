@@ -1,0 +1,150 @@
+"""PointWise Net: a network that moves every point of a shower on its own (arXiv:2305.04847, 2309.05704, 2511.01460).
+
+Each layer is a linear map whose outputs are gated and shifted by the condition of the shower. Points come packed: all
+points of all showers in one table, and where each shower's rows start. There is no padding.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from caloforge.errors import ConfigError
+
+__all__ = ["PointWiseNet", "packed_index"]
+
+_SLOPE = 0.01
+
+
+def packed_index(offsets: Tensor) -> Tensor:
+    """Number of the shower of each packed point, int64 (M,), from where the showers start, int64 (N + 1,)."""
+    counts = offsets.diff()
+    return torch.repeat_interleave(torch.arange(len(counts), device=offsets.device), counts)
+
+
+class _GatedLinear(nn.Module):
+    """``linear(x) * sigmoid(gate(condition)) + shift(condition)``."""
+
+    def __init__(self, inputs: int, outputs: int, context_features: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(inputs, outputs)
+        self.gate = nn.Linear(context_features, outputs)
+        self.shift = nn.Linear(context_features, outputs, bias=False)
+
+    def modulation(self, context: Tensor) -> tuple[Tensor, Tensor]:
+        """Gates and shifts of conditions (N, C), each (N, outputs)."""
+        return torch.sigmoid(self.gate(context)), self.shift(context)
+
+
+class PointWiseNet(nn.Module):
+    """The network.
+
+    Args:
+        widths: outputs of the hidden layers.
+        context_features: length of the condition of a shower.
+        features: of a point, in and out.
+        time_features: length of the embedding of the noise level, even.
+        fourier_std: standard deviation of the fixed random frequencies of that embedding.
+
+    Raises:
+        ConfigError: if the embedding has an odd length.
+    """
+
+    frequencies: Tensor
+
+    def __init__(
+        self,
+        widths: Sequence[int],
+        context_features: int,
+        *,
+        features: int = 4,
+        time_features: int = 64,
+        fourier_std: float = 16.0,
+    ) -> None:
+        super().__init__()
+        if time_features % 2:
+            raise ConfigError(f"the embedding of the noise level needs an even length, not {time_features}")
+        self.features = features
+        self.register_buffer("frequencies", fourier_std * torch.randn(time_features // 2))
+        self.time = nn.Linear(time_features, time_features)
+        sizes = [features, *widths, features]
+        context = time_features + context_features
+        self.layers = nn.ModuleList(_GatedLinear(a, b, context) for a, b in itertools.pairwise(sizes))
+
+    def embed(self, noise: Tensor, context: Tensor) -> Tensor:
+        """The whole condition (N, time features + C) from noise levels (N,) and conditions (N, C)."""
+        angles = (2 * math.pi) * noise[:, None] * self.frequencies
+        waves = torch.cat([torch.sin(angles), torch.cos(angles)], dim=-1)
+        return torch.cat([functional.leaky_relu(self.time(waves), _SLOPE), context], dim=-1)
+
+    def forward(self, points: Tensor, noise: Tensor, context: Tensor, offsets: Tensor) -> Tensor:
+        """Move points.
+
+        Args:
+            points: packed points (M, features).
+            noise: noise level of each shower, (N,), as the network is to see it.
+            context: condition of each shower, (N, C).
+            offsets: where the showers start, int64 (N + 1,).
+
+        Returns:
+            (M, features).
+        """
+        if torch.is_grad_enabled() or points.is_cuda or torch.compiler.is_compiling():
+            condition = self.embed(noise, context)
+            return self._gathered(points, [layer.modulation(condition) for layer in self._layers()], offsets)
+        return self._shower_by_shower(points, self._exact_modulations(noise, context), offsets)
+
+    def _exact_modulations(self, noise: Tensor, context: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Gates and shifts, worked out in float64: then they are the same whatever other showers are in the batch."""
+        angles = (2 * math.pi) * noise.double()[:, None] * self.frequencies.double()
+        waves = torch.cat([torch.sin(angles), torch.cos(angles)], dim=-1)
+        time = functional.linear(waves, self.time.weight.double(), self.time.bias.double())
+        condition = torch.cat([functional.leaky_relu(time, _SLOPE), context.double()], dim=-1)
+        layers, dtype = self._layers(), self.time.weight.dtype
+        weight = torch.cat([w for layer in layers for w in (layer.gate.weight, layer.shift.weight)]).double()
+        both = functional.linear(condition, weight)
+        found = []
+        pieces = torch.split(both, [w for layer in layers for w in (layer.linear.out_features,) * 2], dim=1)
+        for layer, gate, shift in zip(layers, pieces[::2], pieces[1::2], strict=True):
+            found.append((torch.sigmoid(gate + layer.gate.bias.double()).to(dtype), shift.to(dtype)))
+        return found
+
+    def _layers(self) -> list[_GatedLinear]:
+        return [layer for layer in self.layers if isinstance(layer, _GatedLinear)]
+
+    def _gathered(self, points: Tensor, modulations: Sequence[tuple[Tensor, Tensor]], offsets: Tensor) -> Tensor:
+        """All points at once; gates and shifts are looked up for every point."""
+        index = packed_index(offsets)
+        layers = self._layers()
+        for number, (layer, (gate, shift)) in enumerate(zip(layers, modulations, strict=True)):
+            points = torch.addcmul(shift.index_select(0, index), layer.linear(points), gate.index_select(0, index))
+            if number + 1 < len(layers):
+                points = functional.leaky_relu(points, _SLOPE)
+        return points
+
+    def _shower_by_shower(
+        self, points: Tensor, modulations: Sequence[tuple[Tensor, Tensor]], offsets: Tensor
+    ) -> Tensor:
+        """One shower after the other, gates and shifts folded into the weights: the least work where calls are cheap."""
+        layers = self._layers()
+        moved = torch.empty_like(points)
+        starts = offsets.tolist()
+        folded = []
+        for layer, (gate, shift) in zip(layers, modulations, strict=True):
+            folded.append((layer.linear.weight, gate, torch.addcmul(shift, gate, layer.linear.bias)))
+        for shower, (start, stop) in enumerate(itertools.pairwise(starts)):
+            if start == stop:
+                continue
+            # A fresh copy has the same alignment wherever the shower stands, so products are rounded in the same way.
+            x = points[start:stop].clone()
+            for number, (weight, gate, bias) in enumerate(folded):
+                x = torch.addmm(bias[shower].clone(), x, (weight * gate[shower][:, None]).t())
+                if number + 1 < len(folded):
+                    functional.leaky_relu_(x, _SLOPE)
+            moved[start:stop] = x
+        return moved

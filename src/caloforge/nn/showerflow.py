@@ -1,0 +1,148 @@
+"""ShowerFlow: the conditional coupling flow that gives points and energies of all layers (arXiv:2309.05704, section 3.1).
+
+Affine couplings alternate with fixed random permutations; between them stand elementwise linear-rational splines whose
+parameters depend on the condition only. The order of the layers is that of CaloClouds2 or that of CaloClouds3, written
+in the direction of sampling, from the normal numbers to the data.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from caloforge.errors import ConfigError
+from caloforge.nn.linear_rational import linear_rational_spline, raw_linear_rational_count
+from caloforge.nn.permutations import FixedPermutation, random_all
+
+__all__ = ["BlockOrder", "ShowerFlow"]
+
+BlockOrder = Literal["caloclouds2", "caloclouds3"]
+
+#: a: affine coupling, p: permutation, s: spline.
+_ORDERS: dict[str, str] = {"caloclouds2": "apapap" + "ps" + "apapap", "caloclouds3": "apapap" + "sp" + "apapap"}
+
+
+def _network(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
+    """Two hidden layers with ReLU; the last layer is zero, so that every transform begins as the identity."""
+    last = nn.Linear(hidden, outputs)
+    nn.init.zeros_(last.weight)
+    nn.init.zeros_(last.bias)
+    return nn.Sequential(nn.Linear(inputs, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU(), last)
+
+
+class _AffineCoupling(nn.Module):
+    """The first half stays; it and the condition shift and stretch the second half."""
+
+    def __init__(self, features: int, context_features: int, hidden: int) -> None:
+        super().__init__()
+        self.kept = features // 2
+        self.network = _network(self.kept + context_features, hidden, 2 * (features - self.kept))
+
+    def _parameters_of(self, kept: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
+        shift, raw = self.network(torch.cat([kept, context], dim=-1)).chunk(2, dim=-1)
+        return shift, torch.tanh(raw)
+
+    def sample(self, z: Tensor, context: Tensor) -> Tensor:
+        kept, moved = z[..., : self.kept], z[..., self.kept :]
+        shift, log_scale = self._parameters_of(kept, context)
+        return torch.cat([kept, moved * torch.exp(log_scale) + shift], dim=-1)
+
+    def normalise(self, x: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
+        kept, moved = x[..., : self.kept], x[..., self.kept :]
+        shift, log_scale = self._parameters_of(kept, context)
+        return torch.cat([kept, (moved - shift) * torch.exp(-log_scale)], dim=-1), -log_scale.sum(dim=-1)
+
+
+class _ConditionalSpline(nn.Module):
+    """One spline for each feature; only the condition decides about its shape."""
+
+    def __init__(self, features: int, context_features: int, hidden: int, bins: int, bound: float) -> None:
+        super().__init__()
+        self.features = features
+        self.bound = bound
+        self.network = _network(context_features, hidden, features * raw_linear_rational_count(bins))
+
+    def _raw(self, context: Tensor) -> Tensor:
+        raw: Tensor = self.network(context)
+        return raw.reshape(*raw.shape[:-1], self.features, -1)
+
+    def sample(self, z: Tensor, context: Tensor) -> Tensor:
+        return linear_rational_spline(z, self._raw(context), bound=self.bound)[0]
+
+    def normalise(self, x: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
+        z, logdet = linear_rational_spline(x, self._raw(context), bound=self.bound, inverse=True)
+        return z, logdet.sum(dim=-1)
+
+
+class _Permutation(FixedPermutation):
+    def sample(self, z: Tensor, context: Tensor) -> Tensor:
+        out: Tensor = self(z)
+        return out
+
+    def normalise(self, x: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
+        return self.inverse(x), x.new_zeros(x.shape[:-1])
+
+
+class ShowerFlow(nn.Module):
+    """The flow.
+
+    Args:
+        features: numbers per shower, D (60 or 65 for 30 layers).
+        context_features: length of the condition.
+        blocks: each holds six affine couplings and one spline; 10 and 2 are the published numbers.
+        order: how the layers of a block follow each other.
+        affine_hidden: width of the couplings' networks; None takes 10 D.
+        spline_hidden: width of the splines' networks; None takes 4 D.
+        bins: of every spline.
+        bound: the splines act on [-bound, bound].
+        seed: of the fixed permutations.
+
+    Raises:
+        ConfigError: if there are fewer than two features or no blocks.
+    """
+
+    def __init__(
+        self,
+        features: int,
+        context_features: int,
+        *,
+        blocks: int,
+        order: BlockOrder,
+        affine_hidden: int | None = None,
+        spline_hidden: int | None = None,
+        bins: int = 8,
+        bound: float = 3.0,
+        seed: int = 42,
+    ) -> None:
+        super().__init__()
+        if features < 2 or blocks < 1:
+            raise ConfigError(f"a ShowerFlow needs two features and a block, not {features} and {blocks}")
+        self.features = features
+        self.context_features = context_features
+        layers: list[nn.Module] = []
+        for number, kind in enumerate(_ORDERS[order] * blocks):
+            if kind == "a":
+                layers.append(_AffineCoupling(features, context_features, affine_hidden or 10 * features))
+            elif kind == "s":
+                hidden = spline_hidden or 4 * features
+                layers.append(_ConditionalSpline(features, context_features, hidden, bins, bound))
+            else:
+                layers.append(_Permutation(random_all(features, seed=seed, stream=number)))
+        self.layers = nn.ModuleList(layers)
+
+    def sample(self, z: Tensor, context: Tensor) -> Tensor:
+        """Standard normal numbers (N, D) and conditions (N, C) to features (N, D)."""
+        for layer in self.layers:
+            z = layer.sample(z, context)  # type: ignore[operator]
+        return z
+
+    def log_prob(self, x: Tensor, context: Tensor) -> Tensor:
+        """Logarithm of the density of features (N, D) under conditions (N, C), nats, (N,)."""
+        total = x.new_zeros(x.shape[:-1])
+        for layer in reversed(self.layers):
+            x, logdet = layer.normalise(x, context)  # type: ignore[operator]
+            total = total + logdet
+        return total - 0.5 * x.square().sum(dim=-1) - 0.5 * self.features * math.log(2 * math.pi)

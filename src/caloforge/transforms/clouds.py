@@ -1,0 +1,121 @@
+"""Point clouds as models see them: shifted onto the shower axis, within a box, normalised."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from caloforge.detectors import Readout
+from caloforge.errors import ConfigError
+
+__all__ = ["AxisShift", "PointNormalisation"]
+
+
+class AxisShift(nn.Module):
+    """Each layer moved so that the shower axis meets it at the origin (arXiv:2511.01460, section 2.2).
+
+    The axis meets layer l, whose centre lies at depth d_l, at ``d_l * (p_x, p_y) / p_z``. After the shift a shower of any
+    direction looks like one along +z, so a box around it is small and its layers lie on top of each other.
+
+    Args:
+        readout: with the depths of its layers.
+
+    Raises:
+        ConfigError: if the readout does not know them.
+    """
+
+    depths: Tensor
+
+    def __init__(self, readout: Readout) -> None:
+        super().__init__()
+        if not len(readout.depths):
+            raise ConfigError(
+                "a model of point clouds needs the depth of every layer, and the detector does not say it"
+            )
+        self.register_buffer("depths", torch.from_numpy(readout.depths.mean(axis=1)), persistent=False)
+
+    def displacement(self, direction: Tensor) -> Tensor:
+        """Where the axes meet the layers, mm, float32 (N, L, 2), from directions (N, 3)."""
+        slopes = direction[:, None, :2].double() / direction[:, None, 2:].double()
+        return (self.depths[:, None] * slopes).float()
+
+    def describe(self) -> dict[str, Any]:
+        """What ``model.json`` says about it."""
+        return {"transform": "layers shifted onto the shower axis", "depths_mm": self.depths.tolist()}
+
+
+class PointNormalisation(nn.Module):
+    """Features of points for a diffusion model: x, y, depth and energy, each of about unit scale.
+
+    Args:
+        layers: number of layers L.
+        box: full width of the box, mm.
+        positions: ``standard`` gives ``(v - mean) / (2 std)`` (arXiv:2511.01460); ``box`` maps box and layers to [-1, 1]
+            (arXiv:2309.05704); ``asinh`` standardises ``asinh(v / c)`` of x and y, where half of all points lie within c of
+            the axis: it spreads the dense core and draws in the far tails.
+        energy: ``log`` takes the standardised logarithm, ``linear`` the energy over its largest value in the training
+            data, mapped like the positions.
+    """
+
+    mean: Tensor
+    scale: Tensor
+    core: Tensor
+    least_energy: Tensor
+
+    def __init__(
+        self, layers: int, box: float, positions: Literal["asinh", "standard", "box"], energy: Literal["log", "linear"]
+    ) -> None:
+        super().__init__()
+        self.layers, self.box, self.positions, self.energy = layers, box, positions, energy
+        self.register_buffer("mean", torch.zeros(4, dtype=torch.float64))
+        self.register_buffer("scale", torch.ones(4, dtype=torch.float64))
+        self.register_buffer("core", torch.ones((), dtype=torch.float64))
+        self.register_buffer("least_energy", torch.ones((), dtype=torch.float64))
+
+    def plain(self, place: Tensor, depth: Tensor, energy: Tensor) -> Tensor:
+        """Features before normalisation, (M, 4), from places (M, 2), mm, depths (M,), layers, and energies (M,), MeV."""
+        last = torch.log(energy) if self.energy == "log" else energy
+        if self.positions == "asinh":
+            place = torch.asinh(place / self.core.to(place.dtype))
+        return torch.cat([place, depth[:, None], last[:, None]], dim=1)
+
+    def fitted(self, count: Tensor, total: Tensor, squares: Tensor, least: Tensor) -> dict[str, Tensor]:
+        """The state, from number of points, sums (4,) and sums of squares (4,) of the plain features, least energy."""
+        mean = total / count
+        scale = 2 * torch.sqrt((squares / count - mean.square()).clamp_min(1e-12))
+        if self.positions == "box":
+            half = self.layers / 2
+            mean[:3] = mean.new_tensor([0.0, 0.0, half])
+            scale[:3] = scale.new_tensor([self.box / 2, self.box / 2, half])
+        return {"mean": mean, "scale": scale, "least_energy": least}
+
+    def forward(self, plain: Tensor) -> Tensor:
+        """Plain features (M, 4) to normalised ones."""
+        return (plain - self.mean.to(plain.dtype)) / self.scale.to(plain.dtype)
+
+    def restore(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Normalised features (M, 4) to places (M, 2), mm, depths (M,), layers, and energies (M,), MeV, above zero."""
+        plain = torch.addcmul(self.mean.to(features.dtype), features, self.scale.to(features.dtype))
+        last = plain[:, 3]
+        # No point of any detector reaches the limits of the logarithm; they only keep a wild network finite.
+        linear = self.energy == "linear"
+        energy = last.clamp_min(float(self.least_energy)) if linear else torch.exp(last.clamp(-30.0, 30.0))
+        place, half = plain[:, :2], self.box / 2
+        if self.positions == "asinh":
+            place = self.core.to(plain.dtype) * torch.sinh(place.clamp(-20.0, 20.0))
+        return place.clamp(-half, half), plain[:, 2], energy
+
+    def describe(self) -> dict[str, Any]:
+        """What ``model.json`` says about it."""
+        return {
+            "transform": "points",
+            "box_mm": self.box,
+            "positions": self.positions,
+            "core_mm": float(self.core),
+            "energy": self.energy,
+            "mean": self.mean.tolist(),
+            "scale": self.scale.tolist(),
+            "least_energy_MeV": float(self.least_energy),
+        }
