@@ -87,9 +87,11 @@ def draw_histogram(
     positive = want[want > 0]
     if len(positive) and positive.max() / np.quantile(positive, 0.1) > 300:
         top.set_yscale("log")
-        top.set_ylim(positive.min() / 2, positive.max() * 20)
+        low, high = positive.min() / 2, max(positive.max(), have.max(initial=0))
+        # The data keep the lower part of the axis, the legend has the upper one.
+        top.set_ylim(low, high * (high / low) ** 0.62)
     else:
-        top.set_ylim(0, 1.5 * max(want.max(initial=0), have.max(initial=0), 1e-300))
+        top.set_ylim(0, 1.65 * max(want.max(initial=0), have.max(initial=0), 1e-300))
     top.set_xlim(edges[first], edges[last])
     per = "e-fold" if result.log else "unit"
     top.set_ylabel(f"share of showers per {per}" if result.chi2_ndf is not None else f"share of voxels per {per}")
@@ -127,7 +129,12 @@ def _ratio(
         centres[shown], ratio[shown], yerr=(have[1] / safe)[shown], fmt=".", color=GENERATED, markersize=3,
         linewidth=0.8,
     )  # fmt: skip
-    axes.set_ylim(0.4, 1.6)
+    low, high = 0.4, 1.6
+    # What lies beyond the panel is marked at its edge, or a bad ratio would look like none.
+    for beyond, where, marker in ((ratio > high, high - 0.07, "^"), (ratio < low, low + 0.07, "v")):
+        at = centres[shown & beyond]
+        axes.plot(at, np.full(len(at), where), marker, color=GENERATED, markersize=3.2, linestyle="none")
+    axes.set_ylim(low, high)
     axes.set_yticks([0.5, 1.0, 1.5])
     axes.set_ylabel("ratio")
 

@@ -11,7 +11,7 @@ from importlib import resources
 from caloforge.detectors import particle_name
 from caloforge.evaluation.results import EvaluationResult
 from caloforge.report.published import PublishedNumber, PublishedTable
-from caloforge.report.tables import Row, number, summary_rows, verdict, worst_observables
+from caloforge.report.tables import Row, number, summary_lines, summary_rows, verdict, worst_observables
 from caloforge.units import format_energy
 
 __all__ = ["Picture", "render_page", "style_sheet"]
@@ -56,11 +56,11 @@ def _summary(rows: Sequence[Row]) -> str:
     body = [
         "<tr>"
         + _cell("measure", escape(row.title), "name")
-        + _cell("this model", f"<b>{_shown(row.ours)}</b>", verdict(row))
-        + _cell("floor", _shown(row.floor) if row.floor is not None else "not measured")
-        + _cell("published", _published_cell(row.published), "small")
+        + _cell("this model", f"<b>{_shown(row.ours)}</b>", f"value {verdict(row)}".strip())
+        + _cell("floor", _shown(row.floor) if row.floor is not None else "not measured", "value")
+        + _cell("published", _published_cell(row.published), "value small" if row.published else "none")
         + _cell("ideal", escape(row.best))
-        + _cell("set-up here", escape(row.remark) or "–", "small")
+        + _cell("set-up here", escape(row.remark) or "–", "small" if row.remark else "none")
         + "</tr>"
         for row in rows
     ]
@@ -206,6 +206,7 @@ def render_page(
         or "<p class='small'>There are no published numbers for this detector and particle in the package.</p>"
     )
     seconds = sum(result.seconds.values())
+    lead = "".join(f"<p>{escape(line)}</p>" for line in summary_lines(result))
     links = "".join(
         f'<a href="#{escape(s.lower())}">{escape(s)}</a>' for s in dict.fromkeys(p.section for p in pictures)
     )
@@ -226,6 +227,7 @@ def render_page(
 </header>
 <main>
 <h2 id="summary">Summary</h2>
+<div class="lead">{lead}</div>
 <p class="legend"><span class="good">as good as its floor</span> <span class="near">near</span>
 <span class="far">far</span> — the floor is Geant4 against Geant4: the score of a perfect generator at this sample size.</p>
 {_summary(summary_rows(result, tables))}

@@ -41,6 +41,7 @@ def draw_roc(classifiers: Mapping[str, ClassifierResult]) -> Figure:
 def draw_slices(classifiers: Mapping[str, ClassifierResult], floor: Mapping[str, ClassifierResult]) -> Figure:
     """AUC in parts of the energy range; bars are standard deviations over retrainings, open points the floor."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import ScalarFormatter
 
     figure = Figure(figsize=(4.3, 4.3))
     axes = figure.add_axes((0.14, 0.12, 0.83, 0.83))
@@ -66,9 +67,12 @@ def draw_slices(classifiers: Mapping[str, ClassifierResult], floor: Mapping[str,
                 label=result.title.split(" (")[0] if filled else None,
             )
     axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(ScalarFormatter())
     highest = max((s.auc.mean for s in every), default=0.5)
     # Room above the points for the legend.
     axes.set_ylim(min(0.4, *(s.auc.mean - 0.03 for s in every), 0.4), 0.42 + 1.3 * (highest - 0.4) + 0.05)
+    # No AUC is larger than 1, so no tick says so.
+    axes.set_yticks([tick for tick in axes.get_yticks() if axes.get_ylim()[0] <= tick <= min(1.0, axes.get_ylim()[1])])
     axes.set_xlabel("incident energy [GeV]")
     axes.set_ylabel("AUC" + (" (open: floor)" if floor else ""))
     axes.legend(loc="upper left", fontsize=7.5)

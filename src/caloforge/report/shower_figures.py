@@ -168,6 +168,8 @@ def draw_event_display(group: NeighbourGroup, readout: Readout, *, generated: st
     ):
         axes = cast("Axes3D", figure.add_axes((0.44 * number, 0.02, 0.43, 0.92), projection="3d"))
         axes.minorticks_off()
+        # The background of the second panel must not cover what is written beside the first.
+        axes.patch.set_visible(False)
         lit = np.flatnonzero(image > 1e-5 * peak)
         lit = lit[np.argsort(image[lit])]
         size = 4 + 130 * np.sqrt(image[lit] / peak)
@@ -179,7 +181,7 @@ def draw_event_display(group: NeighbourGroup, readout: Readout, *, generated: st
         axes.set_title(f"{name}, {format_energy(energy)}")
         axes.set_xlabel("depth [mm]" if known else "layer", fontsize=8)
         axes.set_ylabel("x [mm]", fontsize=8)
-        axes.set_zlabel("y [mm]", fontsize=8)
+        axes.set_zlabel("y [mm]", fontsize=8, labelpad=-4)
         axes.tick_params(labelsize=7, pad=0)
         axes.set_box_aspect((1.5, 1, 1), zoom=1.05)
         axes.view_init(elev=18, azim=-62)
