@@ -70,9 +70,9 @@ VARIANTS["icaloflow"] = {
     },
 }
 #: Detectors for kinds that need something special: here layers of equally many voxels.
-DETECTORS = {"icaloflow": toy_detector((2, 3), (3, 2), (1, 6))}
+DETECTORS = dict.fromkeys(("icaloflow", "icaloflow-student"), toy_detector((2, 3), (3, 2), (1, 6)))
 #: From which kind a kind with a teacher learns.
-TEACHERS = {"caloflow-student": "caloflow"}
+TEACHERS = {"caloflow-student": "caloflow", "icaloflow-student": "icaloflow"}
 #: Changes under which the likelihood of a kind is a density in the deposits alone, without noise or threshold.
 DENSITIES: dict[str, dict[str, Any]] = {
     "l2lflows-conv": {
@@ -127,6 +127,7 @@ DENSITIES["icaloflow"] = {
     "incident_reference": 50.0,
     "layer_offset": 1.0,
 }
+DENSITIES["icaloflow-student"] = DENSITIES["icaloflow"]
 #: The kinds of the package; other tests of the same process may have registered models of their own.
 KINDS = [kind for kind in model_kinds() if model_class(kind).__module__.startswith("caloforge.")]
 CASES = [(kind, name) for kind in KINDS for name in ("tiny", *VARIANTS.get(kind, {}))]

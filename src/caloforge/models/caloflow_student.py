@@ -13,11 +13,11 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from caloforge.errors import ConfigError, UsageError
-from caloforge.models.base import ShowerModel, validated
+from caloforge.errors import UsageError
+from caloforge.models.base import ShowerModel
 from caloforge.models.caloflow import CaloFlow, CaloFlowConfig
 from caloforge.models.common import FlowSize, autoregressive_flow
-from caloforge.models.distilling import DistillationStage, FrozenTeacher, TakeOverStage, missing_teacher
+from caloforge.models.distilling import DistillationStage, FrozenTeacher, TakeOverStage, settings_with_teacher
 from caloforge.models.registry import register
 from caloforge.nn.autoregressive import AutoregressiveFlow
 from caloforge.nn.distillation import Guidance, check_guided
@@ -82,35 +82,23 @@ class CaloFlowStudent(CaloFlow):
             UsageError: if it is no CaloFlow, or one for another readout.
             ConfigError: if a setting contradicts the teacher's, or a guided student cannot follow it.
         """
-        if name != "teacher":
+        if name not in self.inputs:
             super().attach(name, model)
-        if not isinstance(model, CaloFlow) or isinstance(model, CaloFlowStudent):
-            raise UsageError(f"the teacher of a '{self.kind}' must be a 'caloflow', not a '{model.kind}'")
-        if model.detector.readout != self.detector.readout:
-            raise UsageError(
-                f"the teacher is for the readout of '{model.detector.name}', the data come from '{self.detector.name}'"
-            )
+        teacher = FrozenTeacher.of(self, model, CaloFlow)
+        assert isinstance(model, CaloFlow)
         # Defaults that depend on the detector are taken as the teacher found them.
         found = {
             "cut": model.cut,
             "incident_reference": model.log_incident.reference,
             "layer_reference": model.log_layers.reference,
         }
-        taken = {key: getattr(model.config, key) for key in CaloFlowConfig.model_fields if key not in _OWN} | found
-        for key in sorted(self.config.model_fields_set & taken.keys()):
-            if getattr(self.config, key) != taken[key]:
-                raise ConfigError(
-                    f"the student's '{key}' is {getattr(self.config, key)}, its teacher's {taken[key]}; leave it out of "
-                    "the student's settings, the teacher's count"
-                )
-        own = {key: getattr(self.config, key) for key in _OWN}
-        config = validated(CaloFlowStudentConfig, own | taken, where="settings of student and teacher")
+        config = CaloFlowStudentConfig.model_validate(settings_with_teacher(self.config, model.config, _OWN, found))
         self.__init__(config, self.detector)  # type: ignore[misc]
         if config.guidance == "guided":
             check_guided(model.shapes, self.shapes)
         else:
             _align_latents(model.shapes, self.shapes)
-        self._teacher = FrozenTeacher(model)
+        self._teacher = teacher
 
     @property
     def teacher(self) -> CaloFlow:
@@ -120,7 +108,9 @@ class CaloFlowStudent(CaloFlow):
             UsageError: if there is none.
         """
         if self._teacher is None:
-            raise missing_teacher(self.kind)
+            raise UsageError(
+                f"the model '{self.kind}' learns from another model, so it needs teacher=<model directory>"
+            )
         return self._teacher.beside(self)
 
     def stages(self, training: TrainingConfig) -> list[Stage]:

@@ -6,14 +6,14 @@ The loss is that of probability density distillation (arXiv:2110.11377; ``calofo
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
-from typing import Generic, TypeVar
+from collections.abc import Callable, Mapping
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
 
-from caloforge.errors import UsageError
-from caloforge.models.base import ShowerModel
+from caloforge.errors import ConfigError, UsageError
+from caloforge.models.base import ModelConfig, ShowerModel
 from caloforge.models.marginals import collect_rows
 from caloforge.nn.autoregressive import AutoregressiveFlow, MaskedAutoregressiveFlow
 from caloforge.nn.distillation import Guidance, data_loss, latent_loss, trace_teacher
@@ -21,7 +21,7 @@ from caloforge.nn.inverse_autoregressive import InverseAutoregressiveFlow
 from caloforge.random import Streams
 from caloforge.stage import FitStage, GradientStage, StageTraining, TrainingBatch, TrainingData
 
-__all__ = ["DistillationStage", "FrozenTeacher", "TakeOverStage"]
+__all__ = ["DistillationStage", "FrozenTeacher", "TakeOverStage", "settings_with_teacher"]
 
 #: Training rows from which the initial weights are taken.
 _START_ROWS = 1000
@@ -41,8 +41,24 @@ class FrozenTeacher(Generic[M]):
     def __init__(self, model: M) -> None:
         self._model = copy.deepcopy(model).requires_grad_(False).eval()
 
+    @classmethod
+    def of(cls, student: ShowerModel, model: ShowerModel, kind: type[M]) -> FrozenTeacher[M]:
+        """The teacher of a student, after a look whether it is one.
+
+        Raises:
+            UsageError: if it is of another kind than wanted, or for another readout.
+        """
+        if type(model) is not kind:
+            raise UsageError(f"the teacher of a '{student.kind}' must be a '{kind.kind}', not a '{model.kind}'")
+        if model.detector.readout != student.detector.readout:
+            raise UsageError(
+                f"the teacher is for the readout of '{model.detector.name}', the data come from "
+                f"'{student.detector.name}'"
+            )
+        return cls(model)
+
     def beside(self, student: ShowerModel) -> M:
-        """The teacher, on the device and in the precision of its student."""
+        """The teacher, on the device and in the precision of its student; it stays there."""
         if self._model.device != student.device or self._model.dtype != student.dtype:
             self._model.to(device=student.device, dtype=student.dtype)
         return self._model
@@ -151,6 +167,25 @@ class DistillationStage(GradientStage):
         return {"loss": loss, "data": from_data, "latent": from_latents, "kl": divergence}
 
 
-def missing_teacher(kind: str) -> UsageError:
-    """The error of a student that is to be trained without its teacher."""
-    return UsageError(f"the model '{kind}' learns from another model, so it needs teacher=<model directory>")
+def settings_with_teacher(
+    student: ModelConfig, teacher: ModelConfig, own: frozenset[str], found: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The settings of a student, those that are not its own filled in from its teacher.
+
+    Args:
+        student: settings of the student before it knew its teacher.
+        teacher: settings of the teacher.
+        own: names of the settings that are the student's own.
+        found: what the teacher made of settings that depend on its detector.
+
+    Raises:
+        ConfigError: if a setting was given for the student that contradicts the teacher's.
+    """
+    taken = {key: getattr(teacher, key) for key in type(teacher).model_fields if key not in own} | dict(found)
+    for key in sorted(student.model_fields_set & taken.keys()):
+        if getattr(student, key) != taken[key]:
+            raise ConfigError(
+                f"the student's '{key}' is {getattr(student, key)}, its teacher's {taken[key]}; leave it out of the "
+                "student's settings, the teacher's count"
+            )
+    return {key: getattr(student, key) for key in own} | taken
