@@ -172,10 +172,13 @@ class UNet(nn.Module):
         while len(self.down) < levels and shape != (1, 1):
             step = _factors(shape)
             self.down.append(nn.Conv2d(channels, 2 * channels, step, stride=step))
-            self.inside.append(_block(2 * channels, 2 * channels, periodic=periodic, batch_norm=batch_norm))
+            small = (shape[0] // step[0], shape[1] // step[1])
+            # In an image of one pixel a 3 x 3 convolution has nothing to look at.
+            inside = _block(2 * channels, 2 * channels, periodic=periodic, batch_norm=batch_norm)
+            self.inside.append(nn.LeakyReLU() if small == (1, 1) else inside)
             self.up.insert(0, nn.ConvTranspose2d(2 * channels, channels, step, stride=step))
             self.outside.insert(0, _block(2 * channels, channels, periodic=periodic, batch_norm=batch_norm))
-            shape, channels = (shape[0] // step[0], shape[1] // step[1]), 2 * channels
+            shape, channels = small, 2 * channels
         width = cast("nn.Conv2d", self.first[1]).out_channels
         self.last = nn.Conv2d(width, outputs, 1)
         nn.init.zeros_(self.last.weight)
