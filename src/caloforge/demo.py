@@ -1,70 +1,154 @@
-"""The main job in one go, on real showers: what ``make demo`` runs."""
+"""The main job in one go, on real showers: Geant4, training, generation, evaluation. What ``make demo`` runs.
+
+Every step goes on where an earlier run of the demonstration stopped, and does nothing where that had finished.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
 
-from caloforge.detectors import load_detector
+from caloforge import datasets
+from caloforge.detectors import EnergySpectrum, load_detector, particle_id
 from caloforge.errors import OutputError
+from caloforge.evaluation.files import FileEvaluation, prepare_evaluation
+from caloforge.generation import GenerationResult, SpectrumConditions, generate
+from caloforge.progress import progress
+from caloforge.report import claim_folder, summary_lines, write_report
 from caloforge.showers import Showers
 from caloforge.showers.files import open_showers
 from caloforge.showers.pictures import draw_average, draw_event
 from caloforge.showers.summary import layer_table
 from caloforge.simulation import SimulationSummary, simulate_to_file
+from caloforge.training import TrainingResult, train
 
-__all__ = ["SimulationDemo", "run_simulation_demo"]
+__all__ = ["Demo", "ReportedEvaluation", "SimulationDemo"]
+
+_SAMPLE = "calogan-gamma-sample"
 
 
 @dataclass(frozen=True)
 class SimulationDemo:
-    """What the first part of the demonstration made.
+    """What the Geant4 part made.
 
     Attributes:
         summary: how the production went.
-        showers: its showers.
         columns: titles of a table of layer energies and occupancy.
         rows: rows of that table.
         files: everything that was written.
     """
 
     summary: SimulationSummary
-    showers: Showers
     columns: list[str]
     rows: list[list[str]]
     files: list[Path]
 
 
-def run_simulation_demo(out: Path, *, events: int = 100, jobs: int = 1, seed: int = 1) -> SimulationDemo:
-    """Simulate photons of 1-100 GeV in the CaloGAN calorimeter with Geant4, and draw them.
+@dataclass(frozen=True)
+class ReportedEvaluation:
+    """What the evaluation found.
 
-    Args:
-        out: directory to write into; showers of an earlier run in it are replaced.
-        events: number of showers.
-        jobs: number of processes.
-        seed: of the showers.
-
-    Raises:
-        OutputError: if the directory cannot be made.
+    Attributes:
+        page: the report.
+        lines: three sentences that sum it up.
     """
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"{out}: cannot be made a directory ({error.strerror})") from None
-    detector = load_detector("calogan")
-    path = out / "photons.h5"
-    summary = simulate_to_file(
-        detector, path, particle="gamma", spectrum="1:100", events=events, seed=seed, jobs=jobs, overwrite=True,
-        command=f"caloforge demo --events {events} --seed {seed}",
-    )  # fmt: skip
-    with open_showers(path) as reader:
-        showers = reader.read()
-    assert isinstance(showers, Showers)  # made as voxels a moment ago
-    pictures = {"average.png": draw_average(showers), "event.png": draw_event(showers, _typical(showers))}
-    for name, figure in pictures.items():
-        figure.savefig(out / name, dpi=140)
-    columns, rows = layer_table(showers, detector.analysis_threshold)
-    return SimulationDemo(summary, showers, columns, rows, [path, *(out / name for name in pictures)])
+
+    page: Path
+    lines: list[str]
+
+
+@dataclass(frozen=True)
+class Demo:
+    """The steps of the demonstration, all in one directory.
+
+    Attributes:
+        out: the directory.
+        jobs: number of processes for Geant4, and of threads for everything else.
+        seed: of everything.
+        overwrite: begin anew instead of going on.
+    """
+
+    out: Path
+    jobs: int = 1
+    seed: int = 1
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        try:
+            self.out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(f"{self.out}: cannot be made a directory ({error.strerror})") from None
+
+    def simulate(self, events: int) -> SimulationDemo:
+        """Simulate photons of 1-100 GeV in the CaloGAN calorimeter with Geant4, and draw them.
+
+        Args:
+            events: number of showers.
+        """
+        detector = load_detector("calogan")
+        path = self.out / "geant4.h5"
+        summary = simulate_to_file(
+            detector, path, particle="gamma", spectrum="1:100", events=events, seed=self.seed, jobs=self.jobs,
+            resume=not self.overwrite, overwrite=self.overwrite,
+            command=f"caloforge demo --events {events} --seed {self.seed}",
+        )  # fmt: skip
+        with open_showers(path) as reader:
+            showers = reader.read()
+        assert isinstance(showers, Showers)  # made as voxels a moment ago
+        pictures = {"average.png": draw_average(showers), "event.png": draw_event(showers, _typical(showers))}
+        for name, figure in pictures.items():
+            figure.savefig(self.out / name, dpi=140)
+        columns, rows = layer_table(showers, detector.analysis_threshold)
+        return SimulationDemo(summary, columns, rows, [path, *(self.out / name for name in pictures)])
+
+    def train(self, preset: str = "caloflow-tiny", overrides: tuple[str, ...] = ()) -> TrainingResult:
+        """Train a small CaloFlow on the photons that ship with the package (Geant4, 1-100 GeV).
+
+        Args:
+            preset: name of a preset.
+            overrides: changes to it.
+        """
+        return train(
+            preset, datasets.path(_SAMPLE, split="train"), self.out / "model", overrides=overrides, seed=self.seed,
+            threads=self.jobs, resume=not self.overwrite, overwrite=self.overwrite, command="caloforge demo",
+        )  # fmt: skip
+
+    def generate(self, showers: int) -> GenerationResult:
+        """Generate showers of the same spectrum with the trained model.
+
+        Args:
+            showers: how many.
+        """
+        conditions = SpectrumConditions(EnergySpectrum.parse("1:100"), showers, self.seed, particle_id("gamma"))
+        return generate(
+            self.out / "model", conditions, self.out / "generated.h5", seed=self.seed, threads=self.jobs,
+            resume=not self.overwrite, overwrite=self.overwrite, command="caloforge demo",
+        )  # fmt: skip
+
+    def prepare_evaluation(self, epochs: int | None = None) -> FileEvaluation:
+        """Open the generated showers and the packaged Geant4 ones that the model has not seen.
+
+        Args:
+            epochs: of the classifiers; None takes the suite's number.
+        """
+        return prepare_evaluation(
+            self.out / "generated.h5", f"{_SAMPLE}:test", floor=f"{_SAMPLE}:floor", suite_name="quick",
+            model=str(self.out / "model"), seed=self.seed, epochs=epochs,
+        )  # fmt: skip
+
+    def evaluate(self, job: FileEvaluation) -> ReportedEvaluation:
+        """Compare and write the report.
+
+        Args:
+            job: from :meth:`prepare_evaluation`.
+        """
+        folder = self.out / "report"
+        keep = claim_folder(folder, resume=not self.overwrite, overwrite=self.overwrite)
+        with progress("evaluating", job.units, "steps") as bar:
+            result = job.run(keep=keep, advance=bar.advance)
+        files = write_report(result, folder)
+        assert files.page is not None  # it was not asked to leave it out
+        return ReportedEvaluation(files.page, summary_lines(result))
 
 
 def _typical(showers: Showers) -> int:

@@ -1,0 +1,171 @@
+"""``caloforge study``: one question, answered by training several models and comparing what they make."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from caloforge.cli.common import SeedOption, console, print_table
+
+__all__ = ["register"]
+
+app = typer.Typer(
+    help="Answer a question about training by experiment. Example: caloforge study noise --data piplus.h5 "
+    "--reference test.h5 --out study",
+    no_args_is_help=True,
+)
+
+DataOption = Annotated[str, typer.Option(help="Shower file to train on.")]
+ReferenceOption = Annotated[str, typer.Option(help="Geant4 showers that are not trained on.")]
+OutOption = Annotated[Path, typer.Option("--out", "-o", help="Directory; what is finished in it is kept and reused.")]
+FloorOption = Annotated[str | None, typer.Option(help="A second reference, for the floor.")]
+PresetOption = Annotated[str, typer.Option(help="What to train.")]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change the preset for all variants.")
+]
+ShowersOption = Annotated[
+    int | None, typer.Option(min=100, help="Showers to generate and compare (default: as many as the reference holds).")
+]
+RepetitionsOption = Annotated[int, typer.Option(min=1, help="Trainings of each variant, from different seeds.")]
+ClassifierOption = Annotated[
+    str | None, typer.Option(help="Also train a classifier of the evaluation: caloflow-dnn-unnormalised.")
+]
+RowsOption = Annotated[int | None, typer.Option(min=10, help="Training showers (default: the study's).")]
+ThreadsOption = Annotated[int | None, typer.Option(min=1, help="CPU threads (default: all cores).")]
+DeviceOption = Annotated[str, typer.Option(help="cpu | cuda | cuda:N")]
+
+
+@app.command()
+def noise(
+    data: DataOption,
+    reference: ReferenceOption,
+    out: OutOption,
+    floor: FloorOption = None,
+    preset: PresetOption = "caloflow-small",
+    set_: SetOption = None,
+    showers: ShowersOption = None,
+    repetitions: RepetitionsOption = 1,
+    classifier: ClassifierOption = None,
+    rows: RowsOption = None,
+    seed: SeedOption = 0,
+    threads: ThreadsOption = None,
+    device: DeviceOption = "cpu",
+) -> None:
+    r"""Train with and without noise regularisation (figure 4 of arXiv:2106.05285).
+
+    \b
+    Example: caloforge study noise --data piplus.h5 --reference test.h5 --out study
+    """
+    _run(
+        "noise",
+        data,
+        reference,
+        out,
+        floor,
+        preset,
+        set_,
+        showers,
+        repetitions,
+        classifier,
+        None,
+        seed,
+        threads,
+        device,
+    )
+
+
+@app.command()
+def symmetries(
+    data: DataOption,
+    reference: ReferenceOption,
+    out: OutOption,
+    floor: FloorOption = None,
+    preset: PresetOption = "caloflow-tiny",
+    set_: SetOption = None,
+    showers: ShowersOption = None,
+    repetitions: RepetitionsOption = 1,
+    classifier: ClassifierOption = None,
+    rows: RowsOption = None,
+    seed: SeedOption = 0,
+    threads: ThreadsOption = None,
+    device: DeviceOption = "cpu",
+) -> None:
+    r"""Train on few showers with and without the detector's symmetries as augmentation.
+
+    \b
+    Example: caloforge study symmetries --data photons.h5 --reference test.h5 --out study
+    """
+    _run(
+        "symmetries", data, reference, out, floor, preset, set_, showers, repetitions, classifier, rows, seed, threads,
+        device,
+    )  # fmt: skip
+
+
+@app.command()
+def particles(
+    model: Annotated[list[str], typer.Option(help="The two models, one option each, in the order of the data.")],
+    data: Annotated[list[str], typer.Option(help="Unseen showers of the two particles, one option each.")],
+    out: OutOption,
+    noise_draws: Annotated[int, typer.Option(min=1, help="Draws of the training noise to average over.")] = 1,
+    showers: Annotated[int | None, typer.Option(min=10, help="How many of each file (default: all).")] = None,
+    seed: SeedOption = 0,
+) -> None:
+    r"""Tell two particles apart by the likelihood ratio of two models.
+
+    \b
+    Example: caloforge study particles --model runs/eplus --model runs/gamma --data eplus.h5 --data gamma.h5 --out study
+    """
+    from caloforge.errors import UsageError
+    from caloforge.studies import study_particles
+
+    if len(model) != 2 or len(data) != 2:
+        raise UsageError(f"{len(model)} models and {len(data)} files were given, expected two of each")
+    found = study_particles(
+        (model[0], model[1]), (data[0], data[1]), out, noise_draws=noise_draws, showers=showers, seed=seed
+    )
+    first, second = found.particles
+    console.print(f"{first} against {second}: AUC {found.auc:.4f} ± {found.error:.4f} ({found.showers} showers)")
+    if found.impossible:
+        console.print(f"note: {found.impossible} showers have no probability under one of the models")
+    for path in found.files:
+        console.print(f"written: {path}")
+
+
+def _run(
+    name: str,
+    data: str,
+    reference: str,
+    out: Path,
+    floor: str | None,
+    preset: str,
+    set_: list[str] | None,
+    showers: int | None,
+    repetitions: int,
+    classifier: str | None,
+    rows: int | None,
+    seed: int,
+    threads: int | None,
+    device: str,
+) -> None:
+    from caloforge.studies import STUDIES, run_study
+
+    study = STUDIES[name]
+    console.print(study.question)
+    result = run_study(
+        study, data, reference, out, floor=floor, preset=preset, overrides=tuple(set_ or ()), showers=showers,
+        repetitions=repetitions, classifier=classifier, rows=rows, seed=seed, threads=threads, device=device,
+        say=lambda text: console.print(f"... {text}"),
+    )  # fmt: skip
+    columns, cells = result.table()
+    print_table(
+        f"mean ± spread over {repetitions} training(s)" if repetitions > 1 else "one training each", columns, cells
+    )
+    for path in result.files:
+        console.print(f"written: {path}")
+
+
+def register(root: typer.Typer) -> None:
+    """Add the commands of this module."""
+    root.add_typer(app, name="study")

@@ -1,0 +1,15 @@
+"""Studies: one question, answered by training several models and comparing what they make."""
+
+from caloforge.studies.particles import ParticleStudy, study_particles
+from caloforge.studies.variants import STUDIES, Study, StudyResult, Variant, VariantScores, run_study
+
+__all__ = [
+    "STUDIES",
+    "ParticleStudy",
+    "Study",
+    "StudyResult",
+    "Variant",
+    "VariantScores",
+    "run_study",
+    "study_particles",
+]

@@ -1,0 +1,296 @@
+"""The same model trained in several ways, each several times: losses, average images and distributions side by side."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from caloforge.detectors import detector_from_toml
+from caloforge.errors import OutputError, UsageError
+from caloforge.evaluation import EvaluationResult
+from caloforge.evaluation.files import prepare_evaluation
+from caloforge.generation import conditions_of_file, generate
+from caloforge.showers import Reader, open_showers
+from caloforge.studies.figures import draw_variants
+from caloforge.training import train
+from caloforge.training.metrics import read_metrics
+
+__all__ = ["STUDIES", "Study", "StudyResult", "Variant", "VariantScores", "image_deviation", "run_study"]
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way to train.
+
+    Attributes:
+        name: short name, also of its directory.
+        title: what to call it in figures.
+        overrides: changes to the preset.
+    """
+
+    name: str
+    title: str
+    overrides: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Study:
+    """A question about training.
+
+    Attributes:
+        name: short name.
+        question: the question.
+        variants: the ways to train that answer it.
+        rows: number of training showers, if it matters; None takes all.
+    """
+
+    name: str
+    question: str
+    variants: tuple[Variant, ...]
+    rows: int | None = None
+
+
+STUDIES = {
+    study.name: study
+    for study in (
+        Study(
+            "noise",
+            "What does noise regularisation buy? (arXiv:2106.05285, figure 4)",
+            (
+                Variant("with-noise", "with noise", ()),
+                Variant("without-noise", "without noise", ("model.noise=0.0", "model.energy_noise=0.0")),
+            ),
+        ),
+        Study(
+            "symmetries",
+            "What do the detector's exact symmetries buy as augmentation, on few showers?",
+            (
+                Variant("augmented", "augmented", ("training.augmentation=exact",)),
+                Variant("plain", "not augmented", ("training.augmentation=none",)),
+            ),
+            rows=1000,
+        ),
+    )
+}
+
+
+@dataclass(frozen=True)
+class VariantScores:
+    """What one variant scored, one value for each repetition.
+
+    Attributes:
+        name: of the variant.
+        title: of the variant.
+        validation_loss: best validation loss of the shower flow, nats; comparable only at equal noise.
+        training_seconds: time of training, all stages.
+        separation: separation power by observable.
+        floor: of Geant4 against Geant4, by observable; empty without a floor.
+        image_deviation: root mean square deviation of the average image from Geant4's by layer, as a share of the layer's
+            mean voxel energy.
+        auc: mean AUC of the classifier that was asked for; empty without one.
+    """
+
+    name: str
+    title: str
+    validation_loss: list[float]
+    training_seconds: list[float]
+    separation: dict[str, list[float]]
+    floor: dict[str, float]
+    image_deviation: list[list[float]]
+    auc: list[float]
+
+
+@dataclass(frozen=True)
+class StudyResult:
+    """The outcome of a study.
+
+    Attributes:
+        study: its name.
+        scores: one entry for each variant.
+        files: what was written.
+    """
+
+    study: str
+    scores: list[VariantScores]
+    files: list[Path]
+
+    def table(self) -> tuple[list[str], list[list[str]]]:
+        """Titles and rows: what was measured, and mean and spread for each variant."""
+        first = self.scores[0]
+        rows = [
+            ["best validation loss [nats]", *(_mean(s.validation_loss, 2) for s in self.scores)],
+            ["training [s]", *(_mean(s.training_seconds, 0) for s in self.scores)],
+        ]
+        for key, floor in _worst(self.scores):
+            text = f" (floor {floor:.2g})" if floor is not None else ""
+            rows.append([f"separation of {key}{text}", *(_mean(s.separation[key], 4) for s in self.scores)])
+        for layer in range(len(first.image_deviation[0])):
+            values = [[run[layer] for run in s.image_deviation] for s in self.scores]
+            rows.append([f"rms deviation of the average image, layer {layer}", *(_mean(v, 3) for v in values)])
+        if first.auc:
+            rows.append(["AUC of the classifier", *(_mean(s.auc, 3) for s in self.scores)])
+        return ["", *(s.title for s in self.scores)], rows
+
+
+def run_study(
+    study: Study,
+    data: str | Path,
+    reference: str | Path,
+    out: Path,
+    *,
+    floor: str | Path | None = None,
+    preset: str = "caloflow-small",
+    overrides: Sequence[str] = (),
+    showers: int | None = None,
+    repetitions: int = 1,
+    classifier: str | None = None,
+    rows: int | None = None,
+    seed: int = 0,
+    threads: int | None = None,
+    device: str = "cpu",
+    say: Say = print,
+) -> StudyResult:
+    """Train every variant, generate as many showers as the reference holds, and compare.
+
+    What is finished is kept: the same call goes on after an interruption.
+
+    Args:
+        study: an entry of ``STUDIES``, or another one.
+        data: shower file to train on.
+        reference: Geant4 showers that are not trained on; the generated ones have their energies.
+        out: directory for everything that is made.
+        floor: a second reference.
+        preset: what to train.
+        overrides: changes to it that all variants share.
+        showers: how many to generate and compare; None takes the reference's number.
+        repetitions: trainings of every variant, from different seeds.
+        classifier: a classifier of the evaluation to train as well (``caloflow-dnn-unnormalised``), or None.
+        rows: number of training showers; None takes the study's.
+        seed: of the first repetition.
+        threads: CPU threads.
+        device: ``cpu`` or a CUDA device.
+        say: where progress goes.
+
+    Raises:
+        UsageError: if the data do not suffice.
+        CaloForgeError: whatever training, generation or evaluation has to say.
+    """
+    if repetitions < 1:
+        raise UsageError(f"{repetitions} repetitions were asked for, expected 1 or more")
+    scores: list[VariantScores] = []
+    drawn: list[tuple[str, list[dict[str, Any]], EvaluationResult]] = []
+    for variant in study.variants:
+        results: list[EvaluationResult] = []
+        losses: list[float] = []
+        seconds: list[float] = []
+        for repetition in range(repetitions):
+            folder = out / f"{variant.name}-{seed + repetition}"
+            say(f"{variant.title}, seed {seed + repetition}: {folder}")
+            with open_showers(data) as source:
+                trained = train(
+                    preset,
+                    _First(source, rows or study.rows),
+                    folder / "model",
+                    overrides=(*overrides, *variant.overrides),
+                    seed=seed + repetition,
+                    threads=threads,
+                    device=device,
+                    resume=True,
+                    command=f"caloforge study {study.name}",
+                )
+            history = [row for row in read_metrics(folder / "model" / "metrics.jsonl") if row["stage"] == "shapes"]
+            losses.append(min(row["validation"]["loss"] for row in history))
+            seconds.append(sum(stage.seconds for stage in trained.stages))
+            made = folder / "generated.h5"
+            generate(
+                folder / "model", conditions_of_file(reference, showers=showers), made, seed=seed + repetition,
+                threads=threads, device=device, resume=True, command=f"caloforge study {study.name}",
+            )  # fmt: skip
+            only = ("caloflow-observables", "images", *((classifier,) if classifier else ()))
+            job = prepare_evaluation(
+                made, reference, floor=floor, model=str(folder / "model"), suite_name="calogan", only=only, retrainings=1,
+                max_showers=showers, device=device,
+            )  # fmt: skip
+            results.append(job.run(keep=folder / "evaluation"))
+            if not repetition:
+                drawn.append((variant.title, history, results[0]))
+        scores.append(_scores(variant, losses, seconds, results))
+    files = [out / "result.json", out / f"{study.name}.png"]
+    try:
+        files[0].write_text(json.dumps({"study": study.name, "scores": [asdict(s) for s in scores]}, indent=2) + "\n")
+        draw_variants(drawn).savefig(files[1], dpi=150)
+    except OSError as error:
+        raise OutputError(f"{out}: cannot be written ({error.strerror})") from None
+    return StudyResult(study.name, scores, files)
+
+
+@dataclass(frozen=True)
+class _First:
+    """The first showers of a file."""
+
+    source: Reader
+    rows: int | None
+
+    @property
+    def detector(self) -> Any:
+        return self.source.detector
+
+    @property
+    def particle(self) -> int:
+        return self.source.particle
+
+    def __len__(self) -> int:
+        return len(self.source) if self.rows is None else min(self.rows, len(self.source))
+
+    def read(self, start: int, stop: int) -> Any:
+        return self.source.read(start, min(stop, len(self)))
+
+
+def _scores(
+    variant: Variant, losses: list[float], seconds: list[float], results: Sequence[EvaluationResult]
+) -> VariantScores:
+    separation: dict[str, list[float]] = {}
+    floor: dict[str, float] = {}
+    deviation: list[list[float]] = []
+    auc: list[float] = []
+    for result in results:
+        for item in result.generated.observables:
+            separation.setdefault(item.key, []).append(item.separation.value)
+        for item in result.floor.observables if result.floor else ():
+            floor[item.key] = item.separation.value
+        deviation.append(image_deviation(result))
+        auc += [score.auc.mean for score in result.generated.classifiers.values()]
+    return VariantScores(variant.name, variant.title, losses, seconds, separation, floor, deviation, auc)
+
+
+def image_deviation(result: EvaluationResult) -> list[float]:
+    """Root mean square deviation of the generated average image in each layer, over the layer's mean voxel energy."""
+    images = result.generated.images
+    assert images is not None  # the study asked for them
+    readout = detector_from_toml(result.detector["toml"], where="report").readout
+    made, expected = np.asarray(images.generated), np.asarray(images.reference)
+    cuts = np.cumsum(readout.layer_sizes)[:-1]
+    return [
+        float(np.sqrt(((a - b) ** 2).mean()) / b.mean())
+        for a, b in zip(np.split(made, cuts), np.split(expected, cuts), strict=True)
+    ]
+
+
+def _worst(scores: Sequence[VariantScores], most: int = 8) -> list[tuple[str, float | None]]:
+    """The observables that any variant gets most wrong, and their floors."""
+    keys = scores[0].separation
+    ranked = sorted(keys, key=lambda key: -max(statistics.fmean(s.separation[key]) for s in scores))
+    return [(key, scores[0].floor.get(key)) for key in ranked[:most]]
+
+
+def _mean(values: Sequence[float], digits: int) -> str:
+    mean = f"{statistics.fmean(values):.{digits}f}"
+    return mean if len(values) < 2 else f"{mean} ± {statistics.stdev(values):.{digits}f}"
