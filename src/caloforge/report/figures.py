@@ -10,6 +10,15 @@ import numpy as np
 
 from caloforge.detectors import Detector
 from caloforge.evaluation.results import EvaluationResult, ObservableResult
+from caloforge.report.cloud_figures import (
+    cloud_groups,
+    draw_angle_bias,
+    draw_angle_errors,
+    draw_angle_scan,
+    draw_clouds,
+    draw_js_by_energy,
+    draw_separation,
+)
 from caloforge.report.histogram_figures import draw_histogram, draw_overview
 from caloforge.report.score_figures import draw_correlations, draw_roc, draw_slices
 from caloforge.report.shower_figures import chosen_layers, draw_event_display, draw_images, draw_neighbours
@@ -89,6 +98,7 @@ def drawings(result: EvaluationResult, detector: Detector) -> Iterator[Drawing]:
         yield Drawing(
             "correlations", "Observables", caption, True, draw_correlations(ours.correlations, generated=name)
         )
+    yield from _clouds(result)
     yield from _showers(result, detector)
     by_key = {} if floor is None else {r.key: r for r in floor.observables}
     energies = np.asarray(ours.images.reference) if ours.images is not None else None
@@ -102,6 +112,41 @@ def drawings(result: EvaluationResult, detector: Detector) -> Iterator[Drawing]:
         file = "histogram-" + observable.key.replace("/", "-")
         where = "" if observable.layer is None else f", layer {readout.layers[observable.layer].label}"
         yield Drawing(file, "Histograms", observable.family.replace("-", " ") + where, False, figure)
+
+
+def _clouds(result: EvaluationResult) -> Iterator[Drawing]:
+    name = result.samples["generated"].label
+    ours, floor = result.generated, result.floor
+    others = () if floor is None else floor.clouds
+    for title, group in cloud_groups(ours.clouds):
+        caption = f"Cells above the cut: {title}; in brackets the divergence that statistics alone give."
+        figure = draw_clouds(group, others, generated=name)
+        yield Drawing(f"clouds-{title.replace(' ', '-')}", "Cells", caption, len(group) > 1, figure)
+    if any(o.slices for o in ours.clouds):
+        caption = "Jensen-Shannon distance (in bits) of every observable at single energies."
+        yield Drawing("clouds-by-energy", "Cells", caption, True, draw_js_by_energy(ours.clouds, others))
+    if ours.angles is not None:
+        second = None if floor is None else floor.angles
+        for share, hits in (("100", "all hits"), ("4", "the 4 % of hits with the highest energies")):
+            errors = [e for e in ours.angles.errors if e.key.endswith(f"/{share}")]
+            figure = draw_angle_errors(errors, () if second is None else second.errors, generated=name)
+            caption = f"Error of the internal angle, from the principal axis of {hits}."
+            yield Drawing(f"angle-{share}", "Internal angle", caption, True, figure)
+        caption = "Error of the internal angle against the share of hits that is used."
+        yield Drawing(
+            "angle-scan", "Internal angle", caption, True, draw_angle_scan(ours.angles, second, generated=name)
+        )
+        if ours.angles.bias:
+            caption = "Bias of the internal angle against the true direction."
+            figure = draw_angle_bias(ours.angles.bias, generated=name)
+            yield Drawing("angle-bias", "Internal angle", caption, True, figure)
+    if ours.diphotons is not None:
+        caption = (
+            "Photons found in pairs of overlaid single-photon showers, against their distance. "
+            f"Reconstruction: {ours.diphotons.algorithm}."
+        )
+        figure = draw_separation(ours.diphotons, None if floor is None else floor.diphotons, generated=name)
+        yield Drawing("di-photons", "Di-photon separation", caption, True, figure)
 
 
 def _showers(result: EvaluationResult, detector: Detector) -> Iterator[Drawing]:

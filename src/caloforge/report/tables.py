@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from caloforge.evaluation.results import EvaluationResult, ObservableResult, Scores, Spread, Value
+from caloforge.report.cloud_tables import cloud_rows
 from caloforge.report.histogram_figures import excess
 from caloforge.report.published import PublishedNumber, PublishedTable
 
@@ -115,6 +116,7 @@ def score_rows(scores: Scores) -> dict[str, tuple[str, str, tuple[float, float |
         if matched:
             ratio = [g.matched_distance / g.reference_distance for g in matched]  # type: ignore[operator]
             rows["neighbours"] = ("distance to nearest neighbours / Geant4's own", "1", (float(np.median(ratio)), None))
+    rows |= cloud_rows(scores)
     return {key: row for key, row in rows.items() if row[2] is not None}
 
 
@@ -192,7 +194,8 @@ def verdict(row: Row) -> str:
         away = abs(value - row.floor[0])
         return "good" if away < 0.05 else "near" if away < 0.2 else "far"
     target = {"0": 0.0, "0.5": 0.5, "1": 1.0}[row.best]
-    if row.key == "log-posterior" or (row.key.startswith(("fpd", "mean sep", "separation", "corr")) and not row.floor):
+    unknown = ("fpd", "mean sep", "separation", "corr", "js-", "di-photon")
+    if row.key == "log-posterior" or (row.key.startswith(unknown) and not row.floor):
         # Without a floor nobody knows what value of these is good.
         return ""
     reach = row.floor[0] if row.floor is not None else target
