@@ -8,6 +8,7 @@ from typing import Any, Self, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from caloforge.errors import DetectorError
+from caloforge.validation import first_problem
 
 __all__ = ["Description", "build"]
 
@@ -45,14 +46,4 @@ def build(cls: type[T], data: Mapping[str, Any], *, where: str) -> T:
     try:
         return cls.model_validate(data)
     except ValidationError as error:
-        first = error.errors()[0]
-        key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"]).lstrip(".")
-        if first["type"] == "extra_forbidden":
-            raise DetectorError(f"{where}: the key '{key}' is not known") from None
-        if first["type"] == "missing":
-            raise DetectorError(f"{where}: the key '{key}' is missing") from None
-        reason = first["msg"].removeprefix("Value error, ")
-        reason = reason[0].lower() + reason[1:]
-        given = "" if isinstance(first["input"], dict | list | BaseModel) else f", got {first['input']!r}"
-        place = f"at '{key}' " if key else ""
-        raise DetectorError(f"{where}: {place}{reason}{given}") from None
+        raise DetectorError(first_problem(error, where)) from None
