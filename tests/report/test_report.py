@@ -246,7 +246,15 @@ def test_speed_and_particle_identification_are_shown_when_there(result: Evaluati
         }
     )  # fmt: skip
     text = render_page(more, tables_for("calogan", 22), [])
-    for word in ("0.500 ± 0.010", "1,234,567 parameters", "1.5 min", "CaloFlow (published)", "96.1", "e+ / pi+"):
+    for word in (
+        "0.500 ± 0.010",
+        "1,234,567 parameters",
+        "1.5 min",
+        "CaloFlow (published)",
+        "96.1",
+        "1,772",
+        "e+ / pi+",
+    ):
         assert word in text, word
     assert "Speed" not in render_page(result, [], [])
 
@@ -289,6 +297,7 @@ def test_published_numbers_are_those_of_the_papers() -> None:
         (-0.004, 0.02, "-0.004 ± 0.020"),
         (17.26, 4.2, "17.3 ± 4.2"),
         (1.2e-7, None, "1.20e-07"),
+        (1772.0, None, "1,772"),
         (0.0, None, "0"),
     ],
 )

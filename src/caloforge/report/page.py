@@ -116,6 +116,7 @@ def _published_table(table: PublishedTable) -> str:
     rows = [
         [m.name, *("–" if c not in m.numbers else number(m.numbers[c].value, m.numbers[c].std) for c in columns)]
         for m in table.models
+        if any(c in m.numbers for c in columns)
     ]
     return (
         f"<details><summary>{escape(table.title)} ({escape(table.source)})</summary><p>{escape(table.setup)}</p>"

@@ -52,7 +52,9 @@ class Row:
 def number(value: float, std: float | None = None) -> str:
     """A number with its spread, to the digits that the spread leaves meaningful."""
     if std is None:
-        return f"{value:.3g}" if value == 0 or 1e-3 <= abs(value) < 1e4 else f"{value:.2e}"
+        if 1e3 <= abs(value) < 1e6:
+            return f"{value:,.0f}"
+        return f"{value:.3g}" if value == 0 or 1e-3 <= abs(value) < 1e3 else f"{value:.2e}"
     if std <= 0:  # published with three digits, none of which moved
         return f"{value:.3f} ± 0.000"
     digits = max(0, 1 - int(np.floor(np.log10(std))))
@@ -236,7 +238,7 @@ def _classifier_line(result: EvaluationResult) -> str:
     found = [(rows[name], c) for name, c in result.generated.classifiers.items()]
     if not found:
         return "Classifiers: none was trained, so nothing is known of differences that no single distribution shows."
-    row, worst = max(found, key=lambda item: abs(item[0].ours[0] - 0.5) if item[0].ours else 0.0)
+    row, worst = max(found, key=lambda item: item[1].auc.mean)
     floor = "no floor" if row.floor is None else f"floor {number(*row.floor)}"
     score = f"AUC {number(worst.auc.mean, worst.auc.std)} ({floor}; {worst.title})"
     told = {"good": "cannot be told", "near": "can be told now and then", "far": "can be told"}[verdict(row)]

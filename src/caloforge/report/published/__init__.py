@@ -28,11 +28,6 @@ class PublishedModel:
     name: str
     numbers: dict[str, PublishedNumber]
 
-    @property
-    def is_floor(self) -> bool:
-        """Whether the row is Geant4 against Geant4."""
-        return self.name == "Geant4"
-
 
 @dataclass(frozen=True)
 class PublishedTable:
