@@ -12,9 +12,11 @@ from model_samples import Rows, fit, sparse_showers, toy_detector, training_batc
 from torch import Tensor
 
 from caloforge.detectors import Detector, load_detector
-from caloforge.errors import ConfigError
+from caloforge.errors import ConfigError, UsageError
 from caloforge.models import Conditions, build_model, load_preset
+from caloforge.models.distilling import DistillationStage
 from caloforge.models.icaloflow import ICaloFlow
+from caloforge.models.icaloflow_student import ICaloFlowStudent
 from caloforge.random import Streams
 from caloforge.showers import Showers
 from caloforge.stage import GradientStage, OneCycleSchedule, TrainingConfig
@@ -236,3 +238,74 @@ def test_a_layer_above_the_largest_energy_has_density_zero() -> None:
     assert bool(torch.isfinite(model.log_prob(showers, STREAMS)).all())
     bright = Showers(showers.deposits * np.float32(10), showers.incident_energy, 22, showers.readout)
     assert torch.equal(model.log_prob(bright, STREAMS), torch.full((3,), -math.inf, dtype=torch.float64))
+
+
+# ---- the student
+
+
+@pytest.mark.parametrize(
+    ("preset", "voxels", "total"),
+    [("icaloflow-student-par04-ds2", 144, 24_519_512), ("icaloflow-student-par04-ds3", 900, 95_088_152)],
+)
+def test_published_sizes_of_students(preset: str, voxels: int, total: int) -> None:
+    model = load_preset(preset).model
+    own = parameters(voxels, 2, model["first"]) + parameters(voxels, 3 + voxels + 44, model["following"])
+    assert own + parameters(45, 1, load_preset("icaloflow-par04-ds2").model["energies"]) == total
+
+
+def student(master: ICaloFlow, **changes: Any) -> ICaloFlowStudent:
+    torch.manual_seed(5)
+    own = {name: SMALL[name] for name in ("first", "following")}
+    model = build_model("icaloflow-student", own | changes, detector())
+    assert isinstance(model, ICaloFlowStudent)
+    model.attach("teacher", master)
+    return model.eval()
+
+
+def test_a_student_takes_over_settings_and_layer_energies() -> None:
+    master = small(noise=2e-3, alpha=1e-5)
+    fit(master, sparse_showers(detector(), 50))
+    pupil = student(master)
+    fit(pupil, sparse_showers(detector(), 10))
+    assert pupil.transforms() == master.transforms()
+    ours, theirs = (made(model)[1] for model in (pupil, master))
+    assert torch.equal(ours, theirs)
+    with pytest.raises(ConfigError, match=r"student's 'noise' is 0.005, its teacher's 0.002"):
+        student(master, noise=5e-3)
+    with pytest.raises(ConfigError, match="as many blocks as its teacher, 2, not 3"):
+        student(master, following={"blocks": 3, "hidden_features": 8})
+    with pytest.raises(UsageError, match="must be a 'icaloflow', not a 'icaloflow-student'"):
+        student(master).attach("teacher", pupil)
+
+
+def test_every_layer_of_a_shower_has_latent_numbers_of_its_own_in_distillation() -> None:
+    master = small()
+    fit(master, sparse_showers(detector(), 50))
+    pupil = student(master)
+    (stage,) = (s for s in pupil.stages(TrainingConfig()) if s.name == "following")
+    assert isinstance(stage, DistillationStage)
+    batch = training_batch(sparse_showers(detector(), 20), first_row=30)
+    context, address = stage.conditions(batch, STREAMS)
+    assert context.shape == (40, 3 + 6 + 2)
+    assert address.tolist() == list(range(60, 100))
+
+
+def test_distillation_brings_the_student_closer() -> None:
+    master = small()
+    showers = sparse_showers(detector(), 60)
+    fit(master, showers)
+    pupil = student(master)
+    fit(pupil, showers)
+    for stage in pupil.stages(TrainingConfig()):
+        if not isinstance(stage, GradientStage):
+            continue
+        with torch.no_grad():
+            stage.prepare(Rows(showers), STREAMS)
+            before = float(stage.validate(training_batch(showers), STREAMS)["kl"])
+        optimiser = torch.optim.Adam(stage.players[0].parameters, lr=5e-3)
+        for epoch in range(15):
+            optimiser.zero_grad()
+            stage.loss("main", training_batch(showers, epoch), STREAMS)["loss"].backward()
+            optimiser.step()
+        with torch.no_grad():
+            assert float(stage.validate(training_batch(showers), STREAMS)["kl"]) < 0.7 * before

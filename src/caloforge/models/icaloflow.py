@@ -47,6 +47,9 @@ _LIKELIHOOD_ROWS = 20
 _PUBLISHED_DIVISION = 4.0
 #: Logits of the previous layer, up to 14 in size, are conditions divided by this (the publication does not divide).
 _DIVISION = 14.0
+#: Energies and number of the layer are multiplied by this, or they would drown among the voxels of the layer before: the
+#: first weights of a layer with hundreds of inputs are small.
+_EMPHASIS = 5.0
 
 
 class ICaloFlowConfig(ModelConfig):
@@ -61,8 +64,9 @@ class ICaloFlowConfig(ModelConfig):
         noise: width of the uniform noise on each voxel in training, MeV.
         energy_noise: width of the noise on each layer energy, MeV.
         alpha: margin of the logit.
-        conditions: ``logarithms``: energies enter as logarithms, the logits of the previous layer divided by 14;
-            ``published``: energies enter as logits relative to ``energy_reference``, nothing is divided.
+        conditions: ``logarithms``: energies enter as logarithms; those of the inductive flow, and the number of the
+            layer, are multiplied by 5, and the logits of the layer before divided by 14. ``published``: energies enter as
+            logits relative to ``energy_reference``, and nothing of the inductive flow is scaled.
         energy_reference: layer energies are learnt as fractions of this energy, MeV, as published (65 GeV); None learns
             them as fractions of the incident energy times a scale.
         energy_scale: that scale; None fits it to the training data.
@@ -244,12 +248,16 @@ class ICaloFlow(ShowerModel):
         rows, count = before.shape[:2]
         layer = self._layer_condition(energies)
         number = torch.eye(self.layers - 1, dtype=layer.dtype, device=layer.device)[first - 1 : first - 1 + count]
+        incident = self.incident_condition(incident_energy)
+        if self.config.conditions == "logarithms":
+            incident, layer, number = (_EMPHASIS * value for value in (incident, layer, number))
+            before = before / _DIVISION
         return torch.cat(
             [
-                self.incident_condition(incident_energy)[:, None].expand(-1, count, -1),
+                incident[:, None].expand(-1, count, -1),
                 layer[:, first : first + count, None],
                 layer[:, first - 1 : first - 1 + count, None],
-                before if self.config.conditions == "published" else before / _DIVISION,
+                before,
                 number.expand(rows, -1, -1),
             ],
             dim=2,
