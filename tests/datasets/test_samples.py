@@ -8,6 +8,7 @@ from caloforge.errors import UsageError
 from caloforge.showers.hashes import row_hashes
 
 NAME = "calogan-gamma-sample"
+CLOUDS = "ild-gamma-clouds"
 
 
 def test_splits_are_disjoint_and_complete():
@@ -43,10 +44,28 @@ def test_path_opens_in_plain_h5py():
 
 
 def test_only_train_is_trainable():
-    rows = {row["split"]: row for row in datasets.describe()}
+    rows = {row["split"]: row for row in datasets.describe() if row["name"] == NAME}
     assert [split for split, row in rows.items() if row["trainable"]] == ["train"]
     assert rows["floor"]["detector"] == "calogan"
-    assert datasets.names() == [NAME]
+    assert datasets.names() == [NAME, CLOUDS]
+
+
+def test_clouds_are_small_disjoint_and_photons_in_the_silicon_of_ild():
+    seen = set()
+    size = 0
+    for split, rows in (("train", 580), ("test", 150), ("floor", 150)):
+        showers = datasets.load(CLOUDS, split=split).check_values()
+        assert len(showers) == rows
+        assert showers.particle == 22
+        assert 10_000 <= showers.incident_energy.min() < showers.incident_energy.max() <= 30_000
+        # What silicon sees of photons of 10 GeV, and the size of its fluctuations (docs/detectors.md).
+        seen_share = showers.total_energy() / showers.incident_energy
+        assert abs(seen_share.mean() - 0.0247) < 0.0005
+        assert np.array_equal(showers.points[:, :2] * 128, np.round(showers.points[:, :2] * 128))
+        seen |= set(row_hashes(showers).tolist())
+        size += datasets.path(CLOUDS, split=split).stat().st_size
+    assert len(seen) == 880
+    assert size <= 10e6
 
 
 def test_unknown_names_are_refused():

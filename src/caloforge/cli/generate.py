@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -43,6 +43,10 @@ def generate(
     extrapolate: Annotated[
         bool, typer.Option("--extrapolate", help="Allow energies outside the trained range; the file says so.")
     ] = False,
+    option: Annotated[
+        list[str] | None,
+        typer.Option(help="Change how the model samples: key=value, for example sampler=edm; may be repeated."),
+    ] = None,
     resume: ResumeOption = False,
     overwrite: OverwriteOption = False,
 ) -> None:
@@ -60,7 +64,7 @@ def generate(
 
     if (energy is None) == (conditions_from is None):
         raise UsageError("expected either --energy or --conditions-from")
-    loaded = load_model(model)
+    loaded = load_model(model, options=_options(option or []))
     conditions: ConditionSource
     if conditions_from is not None:
         conditions = conditions_of_file(conditions_from, showers=events)
@@ -84,6 +88,7 @@ def generate(
         threads=threads,
         device=device,
         extrapolate=extrapolate,
+        options=loaded.options,
         format=to,
         resume=resume,
         overwrite=overwrite,
@@ -101,6 +106,19 @@ def generate(
     if result.extrapolated:
         rows.append(["note", "energies outside the trained range were allowed"])
     print_table("", ["", ""], rows)
+
+
+def _options(given: list[str]) -> dict[str, Any]:
+    """Options as typed, ``key=value`` with a YAML value."""
+    import yaml
+
+    found = {}
+    for text in given:
+        key, equals, value = text.partition("=")
+        if not equals or not key.strip():
+            raise UsageError(f"--option is '{text}', expected for example sampler=edm")
+        found[key.strip()] = yaml.safe_load(value)
+    return found
 
 
 def likelihood(

@@ -45,6 +45,12 @@ _SAMPLES = {
             ("train", "test", "floor"),
             ("train",),
         ),
+        Sample(
+            "ild-gamma-clouds",
+            "Geant4 photons, 10-30 GeV uniform, points of 25 sub-cells per cell in ild-ecal",
+            ("train", "test", "floor"),
+            ("train",),
+        ),
     )
 }
 

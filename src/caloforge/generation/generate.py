@@ -80,6 +80,7 @@ def generate(
     device: str = "cpu",
     extrapolate: bool = False,
     max_attempts: int = MAX_ATTEMPTS,
+    options: Mapping[str, Any] | None = None,
     format: str = "native",  # noqa: A002 - the word that everyone uses
     resume: bool = False,
     overwrite: bool = False,
@@ -102,6 +103,7 @@ def generate(
         device: ``cpu``, ``cuda`` or ``cuda:N``.
         extrapolate: allow conditions outside the range that the model was trained for; the file says so.
         max_attempts: how often a shower may be drawn.
+        options: changes of how the model samples, see ``ShowerModel.adjust``; for a model that is loaded here.
         format: of the file.
         resume: go on with what is there.
         overwrite: replace what is there.
@@ -120,7 +122,7 @@ def generate(
     began = time.perf_counter()
     out = Path(out)
     Processes.local_device(device)  # a wrong name is noticed here rather than in a worker
-    loaded = model if isinstance(model, ShowerModel) else load_model(model)
+    loaded = model if isinstance(model, ShowerModel) else load_model(model, options=options)
     valid = None if loaded.record is None else loaded.record.valid
     if valid is not None and not extrapolate:
         conditions.check(valid)
@@ -132,14 +134,16 @@ def generate(
         max_attempts=max_attempts,
         device=device,
         threads=threads or max(1, _cores() // workers),
+        options=loaded.options,
     )
     identity = _identity(loaded)
+    chosen = {"options": loaded.options} if loaded.options else {}
     rows = block_rows(loaded.detector, loaded.shower_kind)
     provenance = {
         "program": "caloforge generate",
         "caloforge": __version__,
         "torch": torch.__version__,
-        "model": {"kind": loaded.kind, "sha256": identity},
+        "model": {"kind": loaded.kind, "sha256": identity} | chosen,
         "seed": seed,
         "particle": particle_name(conditions.particle),
         "extrapolated": extrapolate,
@@ -152,7 +156,9 @@ def generate(
         particle=conditions.particle,
         kind=loaded.shower_kind,
         provenance=provenance | {"redrawn": 0},
-        request={"model": identity, "seed": seed, "block": rows, "extrapolate": extrapolate} | conditions.request(),
+        request={"model": identity, "seed": seed, "block": rows, "extrapolate": extrapolate}
+        | chosen
+        | conditions.request(),
         expected=len(conditions),
         resume=resume,
         overwrite=overwrite,

@@ -9,8 +9,8 @@ from __future__ import annotations
 import multiprocessing
 import signal
 from collections import deque
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, Self
@@ -45,6 +45,7 @@ class WorkerSettings:
         max_attempts: how often a shower may be drawn.
         device: where to run.
         threads: CPU threads of each worker.
+        options: changes of how a model that is loaded samples.
     """
 
     model: str | Path | ShowerModel
@@ -54,6 +55,7 @@ class WorkerSettings:
     max_attempts: int
     device: str
     threads: int
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,7 @@ def _serve(connection: Connection, settings: WorkerSettings) -> None:
     try:
         model = settings.model
         if not isinstance(model, ShowerModel):
-            model = load_model(model)
+            model = load_model(model, options=settings.options)
         model = model.to(settings.device).eval()
         while True:
             try:

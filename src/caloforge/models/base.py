@@ -23,6 +23,7 @@ from caloforge.models.conditions import Conditions
 from caloforge.random import Streams
 from caloforge.showers import ShowerPoints, Showers
 from caloforge.stage import Stage, TrainingConfig
+from caloforge.validation import first_problem
 
 if TYPE_CHECKING:
     from caloforge.models.directory import ModelRecord
@@ -50,17 +51,7 @@ def validated(cls: type[T], data: Mapping[str, Any], *, where: str) -> T:
     try:
         return cls.model_validate(data)
     except ValidationError as error:
-        first = error.errors()[0]
-        key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"]).lstrip(".")
-        if first["type"] == "extra_forbidden":
-            raise ConfigError(f"{where}: the key '{key}' is not known") from None
-        if first["type"] == "missing":
-            raise ConfigError(f"{where}: the key '{key}' is missing") from None
-        reason = first["msg"].removeprefix("Value error, ")
-        reason = reason[0].lower() + reason[1:]
-        given = "" if isinstance(first["input"], dict | list | BaseModel) else f", got {first['input']!r}"
-        place = f"at '{key}' " if key else ""
-        raise ConfigError(f"{where}: {place}{reason}{given}") from None
+        raise ConfigError(first_problem(error, where)) from None
 
 
 class ShowerModel(nn.Module, ABC):
@@ -76,6 +67,8 @@ class ShowerModel(nn.Module, ABC):
         inputs: names of other models that training needs (``teacher``); see :meth:`attach`.
         has_likelihood: whether :meth:`log_prob` works.
         shower_kind: what the model learns and makes: showers on the detector's voxels, or points.
+        adjustable: keys of the configuration that may be changed after training (how many sampling steps, say).
+        options: which of them were changed, and to what; see :meth:`adjust`.
         record: what the model's directory says about it; None for a model that was not loaded from one.
     """
 
@@ -84,11 +77,13 @@ class ShowerModel(nn.Module, ABC):
     inputs: ClassVar[tuple[str, ...]] = ()
     has_likelihood: ClassVar[bool] = False
     shower_kind: ClassVar[Literal["voxels", "points"]] = "voxels"
+    adjustable: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(self, config: ModelConfig, detector: Detector) -> None:
         super().__init__()
         self.config = config
         self.detector = detector
+        self.options: dict[str, Any] = {}
         self.record: ModelRecord | None = None
 
     @abstractmethod
@@ -194,6 +189,25 @@ class ShowerModel(nn.Module, ABC):
             UsageError: if this model takes no such input, or the other one does not fit.
         """
         raise UsageError(f"the model '{self.kind}' takes no other model as '{name}'")
+
+    @final
+    def adjust(self, options: Mapping[str, Any]) -> None:
+        """Change how a trained model samples.
+
+        Args:
+            options: some of the keys in ``adjustable``, with plain values.
+
+        Raises:
+            UsageError: if a key is not one of them.
+            ConfigError: if a value is wrong.
+        """
+        for key in options:
+            if key not in self.adjustable:
+                known = ", ".join(sorted(self.adjustable)) or "none"
+                raise UsageError(f"the model '{self.kind}' has no option '{key}', its options are: {known}")
+        changed = self.config.model_dump() | dict(options)
+        self.config = validated(type(self).Config, changed, where=f"options of the model '{self.kind}'")
+        self.options = self.options | dict(options)
 
     @property
     def device(self) -> torch.device:

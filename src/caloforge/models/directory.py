@@ -422,15 +422,20 @@ def training_row_hashes(where: str | Path) -> NDArray[np.uint64]:
     return hashes.view(np.uint64)
 
 
-def load_model(where: str | Path, *, device: torch.device | str = "cpu") -> ShowerModel:
+def load_model(
+    where: str | Path, *, device: torch.device | str = "cpu", options: Mapping[str, Any] | None = None
+) -> ShowerModel:
     """Load a finished model, ready for generating (eval mode, float32 or wider).
 
     Args:
         where: a model directory, or the name of a model that ships with the package.
         device: where to put it.
+        options: changes of how it samples, see ``ShowerModel.adjust``.
 
     Raises:
         ModelFileError: if it is missing, damaged or not finished (naming the missing stages).
+        UsageError: if the model has no such option.
+        ConfigError: if the value of an option is wrong.
     """
     directory = _locate(where)
     record = _read_json(ModelRecord, directory / "model.json")
@@ -455,4 +460,5 @@ def load_model(where: str | Path, *, device: torch.device | str = "cpu") -> Show
     model.load_state_dict(tensors)
     model.record = record
     model.requires_grad_(False)
+    model.adjust(options or {})
     return model.to(device).eval()

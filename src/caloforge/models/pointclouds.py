@@ -211,7 +211,7 @@ class FlowScales(nn.Module):
     def mean_of(self, conditions: Mapping[str, Tensor]) -> Tensor:
         """Mean of the flow's outputs, float64 (N, F)."""
         energy = conditions["incident_energy"].double() / self.incident
-        return mean_basis(energy, conditions["direction"].double()) @ self.mean
+        return mean_basis(energy, conditions["direction"].double()) @ self.mean.double()
 
     def point_limit(self, incident_energy: Tensor) -> Tensor:
         """Most points that a shower may have, float64 (N,)."""
@@ -252,6 +252,7 @@ class PointCloudModel(ShowerModel):
 
     config: PointCloudConfig
     shower_kind = "points"
+    adjustable = frozenset({"sampler", "edm_steps", "max_negative"})
     #: Whether the flow says where the centre of gravity is, and showers are moved there.
     moves_gravity: ClassVar[bool]
 

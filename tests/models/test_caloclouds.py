@@ -1,0 +1,210 @@
+"""CaloClouds2 and CaloClouds3: what is special about them; the contract of all models is tested elsewhere."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from model_samples import Rows, fit, point_showers, toy_detector, training_batch
+
+from caloforge.detectors import load_detector
+from caloforge.errors import ConfigError, UsageError
+from caloforge.models import Conditions, build_model, load_preset
+from caloforge.models.cloud_stages import _CalibrationStage, _points
+from caloforge.models.pointclouds import PointCloudModel, Profiles
+from caloforge.random import Streams
+from caloforge.showers import ShowerPoints
+from caloforge.stage import TrainingConfig
+
+ILD = load_detector("ild-ecal")
+SEEDS = Streams(2, "test")
+KINDS = ["caloclouds2", "caloclouds3"]
+
+
+def new_model(kind: str, **changes: Any) -> PointCloudModel:
+    torch.manual_seed(4)
+    model = build_model(kind, load_preset(f"{kind}-tiny").model | changes, ILD)
+    assert isinstance(model, PointCloudModel)
+    return model.eval()
+
+
+def scaled(kind: str, **changes: Any) -> PointCloudModel:
+    """A model that knows the scales of some showers."""
+    model = new_model(kind, **changes)
+    stage = model.stages(TrainingConfig())[0]
+    stage.load_state(stage.fit(Rows(point_showers(ILD, 40)), SEEDS))  # type: ignore[attr-defined]
+    return model
+
+
+@pytest.mark.parametrize(
+    ("kind", "flow", "points"), [("caloclouds2", 35_235_910, 504_920), ("caloclouds3", 6_026_520, 69_608)]
+)
+def test_presets_of_published_size(kind: str, flow: int, points: int) -> None:
+    model = build_model(kind, load_preset(kind).model, ILD)
+    assert isinstance(model, PointCloudModel)
+    assert sum(p.numel() for p in model.flow.parameters()) == flow
+    for network in (model.diffusion, model.student, model.target):
+        assert sum(p.numel() for p in network.parameters()) == points
+    # The target is no trainable copy.
+    assert model.parameter_count() == flow + 2 * points
+
+
+def test_points_along_the_direction_lie_on_the_axis_and_far_ones_outside_the_box() -> None:
+    model = new_model("caloclouds3")
+    direction = np.array([[0.3, -0.2, 0.0]], dtype=np.float32)
+    direction[:, 2] = np.sqrt(1 - (direction**2).sum())
+    depths = ILD.readout.depths.mean(axis=1)
+    points = np.zeros((32, 4), dtype=np.float32)
+    points[:30, :2] = depths[:, None] * direction[:, :2] / direction[:, 2:]
+    points[:30, 2] = np.arange(30)
+    points[30] = [300.0, 0.0, 4, 0.0]
+    points[31] = [-300.0, 0.0, 4, 0.0]
+    points[:, 3] = 1.5
+    showers = ShowerPoints(np.array([0, 32]), points, np.array([2e4]), 22, ILD.readout, direction)
+    batch = training_batch(showers)
+    cloud = model.cloud(type(batch)(**(vars(batch) | {"direction": torch.from_numpy(direction)})))
+    assert torch.allclose(cloud.place, torch.zeros(30, 2), atol=1e-4)
+    assert cloud.counts.tolist() == [[1.0] * 30]
+    assert cloud.energies.tolist() == [[1.5] * 30]
+    assert cloud.offsets.tolist() == [0, 30]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("profiles", ["sqrt", "linear"])
+def test_profiles_come_back_from_their_features(kind: str, profiles: str) -> None:
+    model = new_model(kind, profiles=profiles)
+    cloud = model.cloud(training_batch(point_showers(ILD, 20)))
+    middle = torch.full_like(cloud.counts, 0.5)
+    again = model.profiles_of(model.profile_features(cloud, middle))
+    assert torch.equal(again.counts, cloud.counts)
+    assert torch.allclose(again.energies, cloud.energies)
+    assert bool(again.valid.all())
+    if again.gravity is not None:
+        weighted = torch.zeros(20, 2, dtype=torch.float64)
+        weighted.index_add_(0, cloud.shower, cloud.place.double() * cloud.energy.double()[:, None])
+        assert torch.allclose(again.gravity, weighted / cloud.energies.sum(dim=1, keepdim=True))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_unphysical_showers_are_rejected_and_empty(kind: str) -> None:
+    model = scaled(kind)
+    conditions = Conditions.first(np.full(3, 5e4), 22)
+    with torch.no_grad():
+        features = model.flow.features
+        raw = torch.zeros(3, features)
+        raw[1, -8:] = -1e3  # eight negative energies
+        raw[2, : features // 2] = 1e3  # more points than any shower has
+        model.flow.sample = lambda z, context: raw  # type: ignore[method-assign]
+        made, valid = model.decode(conditions, model.latents(conditions, SEEDS))
+    assert valid.tolist() == [True, False, False]
+    assert isinstance(made, ShowerPoints)
+    assert np.diff(made.offsets)[0] > 0
+    assert np.diff(made.offsets)[1:].tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("sampler", ["consistency", "edm"])
+def test_layers_get_the_points_and_the_energy_that_were_asked_for(kind: str, sampler: str) -> None:
+    model = scaled(kind)
+    generator = np.random.default_rng(0)
+    counts = torch.from_numpy(generator.integers(0, 12, (4, 30)))
+    energies = torch.from_numpy(generator.random((4, 30))) * (counts > 0)
+    directions = torch.tensor([[0.0, 0.0, 1.0], [0.4, 0.0, 0.916515], [0.0, 0.0, 1.0], [0.0, 0.0, 1.0]])
+    conditions = {"incident_energy": torch.full((4,), 3e4, dtype=torch.float64), "direction": directions}
+    gravity = torch.tensor([[1.0, 2.0]] * 4, dtype=torch.float64) if model.moves_gravity else None
+    profiles = Profiles(counts.double(), energies, gravity, torch.ones(4, dtype=torch.bool))
+    starts = torch.cat([torch.zeros(1, dtype=torch.int64), counts.sum(dim=1).cumsum(0)])
+    with torch.no_grad():
+        points, offsets = model.make_points(
+            conditions,
+            profiles,
+            counts,
+            energies,
+            torch.randn(int(starts[-1]), 4),
+            starts,
+            sampler,  # type: ignore[arg-type]
+        )
+    assert torch.equal(offsets, starts)
+    for k in range(4):
+        own = points[offsets[k] : offsets[k + 1]]
+        assert torch.equal(torch.bincount(own[:, 2].long(), minlength=30), counts[k])
+        held = torch.bincount(own[:, 2].long(), weights=own[:, 3].double(), minlength=30)
+        assert torch.allclose(held, energies[k], rtol=1e-5)
+        if gravity is not None:
+            away = model.shift.displacement(directions[k : k + 1])[0][own[:, 2].long()]
+            centre = ((own[:, :2] - away) * own[:, 3:]).sum(dim=0) / own[:, 3].sum()
+            assert torch.allclose(centre, torch.tensor([1.0, 2.0]), atol=1e-3)
+
+
+def test_sampler_and_steps_can_be_changed_after_training_and_nothing_else() -> None:
+    model = scaled("caloclouds3")
+    conditions = Conditions.first(np.full(2, 5e4), 22)
+    latents = model.latents(conditions, SEEDS)
+    one, _ = model.decode(conditions, latents)
+    model.adjust({"sampler": "edm", "edm_steps": 5})
+    assert model.options == {"sampler": "edm", "edm_steps": 5}
+    other, _ = model.decode(conditions, latents)
+    assert isinstance(one, ShowerPoints)
+    assert isinstance(other, ShowerPoints)
+    assert np.array_equal(one.offsets, other.offsets)
+    assert not np.allclose(one.points, other.points)
+    with pytest.raises(UsageError, match="no option 'widths', its options are: edm_steps, max_negative, sampler"):
+        model.adjust({"widths": [1]})
+    with pytest.raises(ConfigError, match="sampler"):
+        model.adjust({"sampler": "ddim"})
+
+
+def test_a_training_step_takes_as_many_points_as_wanted_from_all_over_the_shower() -> None:
+    model = scaled("caloclouds3", training_points=40, noise_levels=4)
+    batch = training_batch(point_showers(ILD, 6))
+    points = _points(model, batch, SEEDS)
+    assert points.offsets.diff().tolist() == [10] * 24
+    assert points.shower.tolist() == [k for k in range(6) for _ in range(4)]
+    assert torch.equal(points.group.bincount(), points.offsets.diff())
+    assert len(torch.unique(points.clean, dim=0)) == 240
+    everything = scaled("caloclouds3", training_points=None, noise_levels=1)
+    assert torch.equal(_points(everything, batch, SEEDS).offsets, batch.offsets)
+
+
+@pytest.mark.parametrize("occupancy", ["factor", "layers"])
+def test_calibration_finds_the_factor_at_which_cells_agree(occupancy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = scaled("caloclouds3", occupancy=occupancy)
+    stage = model.stages(TrainingConfig())[-1]
+    assert isinstance(stage, _CalibrationStage)
+    references = list(stage._references(Rows(point_showers(ILD, 40)), SEEDS))
+    real = sum(reference.cells for reference in references)
+    # Cells grow like the 0.8th power of points, and at equal points there are a quarter too many.
+    monkeypatch.setattr(
+        stage, "_made_cells", lambda reference, factors, sampler, streams: 1.25 * reference.cells * factors**0.8
+    )
+    factors = stage._occupancy(references, "consistency", SEEDS)
+    assert real.min() > 50
+    assert np.allclose(factors, 0.8**1.25, rtol=0.02)
+
+
+def test_detectors_without_depths_or_cells_are_refused() -> None:
+    config = load_preset("caloclouds3-tiny").model
+    with pytest.raises(ConfigError, match="size of a cell"):
+        build_model("caloclouds3", config, load_detector("ild-ecal/points"))
+    build_model("caloclouds3", config | {"cell": 5.0}, load_detector("ild-ecal/points"))
+    with pytest.raises(ConfigError, match="depth"):
+        build_model("caloclouds3", config | {"cell": 5.0}, toy_detector())
+
+
+def test_voxels_are_refused_as_training_data() -> None:
+    model = new_model("caloclouds3")
+    batch = training_batch(point_showers(ILD, 3))
+    voxels = type(batch)(**(vars(batch) | {"points": None, "offsets": None}))
+    with pytest.raises(UsageError, match="learns from points"):
+        model.cloud(voxels)
+
+
+def test_the_record_says_what_was_fitted() -> None:
+    model = new_model("caloclouds2")
+    fit(model, point_showers(ILD, 20))
+    words = model.transforms()
+    assert words["conditions"]["incident_energy_MeV"] > 1e4
+    assert set(words["calibration"]) == {"consistency", "edm"}
+    assert len(words["calibration"]["edm"]["occupancy"]) == 30
