@@ -127,8 +127,7 @@ def far_rows(reference: Float64, generated: Float64, *, factor: float = 2.0) -> 
         Shape (M,).
     """
     _, y = _normalised(reference, generated)
-    far: NDArray[np.bool_] = (np.abs(y) > factor).any(axis=1)
-    return far
+    return np.asarray((np.abs(y) > factor).any(axis=1), dtype=np.bool_)
 
 
 def _kernel_sums(x: Float64, wx: Float64, y: Float64, wy: Float64) -> float:
