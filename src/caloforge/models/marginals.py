@@ -22,8 +22,9 @@ from caloforge.stage import TrainingBatch, TrainingData
 
 __all__ = ["collect_rows", "normal_knots", "quantile_knots", "raw_spline_parameters", "start_from_marginals"]
 
-#: Outermost interior knots, standard deviations: 3 % of a normal variable lie beyond.
-_OUTER_KNOT = 2.2
+#: Distance of interior knots, standard deviations; with 8 bins 3 % of a normal variable lie beyond them, with 10 bins
+#: 0.3 %. Wider ones would describe the tails worse, in which much of a layer's mean energy can lie.
+_KNOT_DISTANCE, _FARTHEST_KNOT = 2.2 / 3, 3.3
 #: The output weights that make parameters depend on other variables are scaled by this, so that biases dominate first.
 _DEPENDENCE = 0.01
 #: Narrowest bin, as a share of the interval, and limits of slopes: a spike must not start as a wall.
@@ -68,8 +69,9 @@ def start_from_marginals(flow: AutoregressiveFlow, values: Tensor) -> None:
 
 def normal_knots(bins: int, features: int, device: torch.device) -> Tensor:
     """Interior knots at fixed places of a normal variable, float64 (features, bins - 1)."""
-    normal = torch.linspace(-_OUTER_KNOT, _OUTER_KNOT, bins - 1, dtype=torch.float64, device=device)
-    return (normal if bins > 2 else torch.zeros_like(normal)).expand(features, -1)
+    outermost = min(_KNOT_DISTANCE * (bins - 2) / 2, _FARTHEST_KNOT)
+    normal = torch.linspace(-outermost, outermost, bins - 1, dtype=torch.float64, device=device)
+    return normal.expand(features, -1)
 
 
 def quantile_knots(values: Tensor, normal: Tensor) -> Tensor:
