@@ -117,12 +117,13 @@ def fill_spectrum(binning: Binning, showers: Showers) -> NDArray[np.int64]:
     return np.concatenate(parts) if parts else np.zeros((0, width), dtype=np.int64)
 
 
-def adapted_binning(values: Float64, *, bins: int = 60) -> Binning:
+def adapted_binning(values: Float64, *, bins: int = 60, margin: float = 0.0) -> Binning:
     """Equal bins over all but the outermost 0.1 % of the values on either side; logarithmic over many decades.
 
     Args:
         values: of the reference, shape (N,).
         bins: number of bins.
+        margin: widen a linear range by this share of its width on either side, for samples that lie beyond.
     """
     if not len(values):
         raise UsageError("a histogram cannot be adapted to no values")
@@ -136,7 +137,8 @@ def adapted_binning(values: Float64, *, bins: int = 60) -> Binning:
         # One value only, which must not sit on an edge.
         spread = max(abs(low), 1.0) / 2
         low, high = low - spread, high + spread
-    return Binning(np.linspace(low, high, bins + 1))
+    wider = margin * (high - low)
+    return Binning(np.linspace(low - wider, high + wider, bins + 1))
 
 
 def published_or_adapted(published: Binning | None, values: Float64) -> Binning:

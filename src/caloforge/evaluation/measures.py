@@ -167,7 +167,9 @@ def _response(job: Comparison) -> list[ObservableResult]:
         )
         for s in (job.generated, job.reference)
     )  # fmt: skip
-    return [compare_observable(one, two, adapted_binning(two.values), job.streams, prefix="shower")]
+    return [
+        compare_observable(one, two, adapted_binning(two.values, bins=90, margin=0.25), job.streams, prefix="shower")
+    ]
 
 
 def _voxel_spectrum(job: Comparison) -> ObservableResult:

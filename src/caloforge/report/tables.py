@@ -240,9 +240,14 @@ def _classifier_line(result: EvaluationResult) -> str:
         return "Classifiers: none was trained, so nothing is known of differences that no single distribution shows."
     row, worst = max(found, key=lambda item: item[1].auc.mean)
     floor = "no floor" if row.floor is None else f"floor {number(*row.floor)}"
-    score = f"AUC {number(worst.auc.mean, worst.auc.std)} ({floor}; {worst.title})"
-    told = {"good": "cannot be told", "near": "can be told now and then", "far": "can be told"}[verdict(row)]
-    return f"Classifiers: the showers {told} from the reference; of {len(found)}, the best one reaches {score}."
+    score = f"AUC {number(worst.auc.mean, worst.auc.std)} ({floor}; {worst.title.split(' (')[0]})"
+    told = {
+        "good": "cannot be told from the reference",
+        "near": "can be told from the reference, though not well",
+        "far": "can be told from the reference",
+    }[verdict(row)]
+    best = "the only one" if len(found) == 1 else f"the best of {len(found)}"
+    return f"Classifiers: the showers {told}; {best} reaches {score}."
 
 
 def _distribution_line(result: EvaluationResult) -> str:
@@ -255,7 +260,8 @@ def _distribution_line(result: EvaluationResult) -> str:
         floor = worst.separation_expected if other is None else other.separation.value
         word = "statistics alone" if other is None else "floor"
         parts.append(
-            f"{far} of {len(ranked)} observables differ by more than three times what statistics give; the farthest is "
+            f"{far} of {len(ranked)} observables {'differs' if far == 1 else 'differ'} by more than three times what "
+            f"statistics give; the farthest is "
             f"{name} (separation {number(worst.separation.value)}, {word} {number(floor)}, factor {factor:.3g})"
         )
     ours = result.generated.fpd
