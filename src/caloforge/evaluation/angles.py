@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from caloforge.errors import UsageError
 from caloforge.evaluation.distances import compare_observable
-from caloforge.evaluation.histograms import adapted_binning
+from caloforge.evaluation.histograms import Binning, adapted_binning
 from caloforge.evaluation.observables import Observable
 from caloforge.evaluation.results import AngleBias, AngleResult, AngleScanPoint, Value
 from caloforge.random import Streams
@@ -149,6 +149,14 @@ def _observables(errors: AngleErrors, fraction: float) -> list[Observable]:
     ]  # fmt: skip
 
 
+def _binning(reference: Float64) -> Binning:
+    """Bins over the bulk; the long tails of a principal axis count as under- and overflow."""
+    low, high = np.quantile(reference, [0.02, 0.98])
+    if not high - low > 1e-6:
+        return adapted_binning(reference)
+    return Binning(np.linspace(low, high, 41))
+
+
 def _moments(values: Float64, generator: np.random.Generator) -> tuple[Value, Value]:
     """Mean and standard deviation, with bootstrap errors."""
     drawn = values[generator.integers(0, len(values), (_DRAWS, len(values)))]
@@ -226,7 +234,7 @@ def compare_angles(generated: ShowerPoints, reference: ShowerPoints, streams: St
         if fraction in _COMPARED:
             bias += _bias(one, two, fraction)
             observables += [
-                compare_observable(a, b, adapted_binning(b.values, bins=50), streams, prefix="angle")
+                compare_observable(a, b, _binning(b.values), streams, prefix="angle")
                 for a, b in zip(_observables(one, fraction), _observables(two, fraction), strict=True)
             ]
     return AngleResult(undefined=undefined, errors=tuple(observables), scan=tuple(scan), bias=tuple(bias))

@@ -57,6 +57,8 @@ _FEWEST = 20
 _ENERGIES = range(10, 131, 10)
 #: The rings of the radial profile hold this share of the reference's cells.
 _REACH = 0.999
+#: Published bins are used if the reference's bulk covers more than this number of them.
+_FEWEST_BINS = 10
 #: Edges of the layer groups (of 30 layers) and of the rings (mm) of arXiv:2309.05704, section 4.
 _GROUPS = (0, 8, 11, 13, 15, 16, 18, 19, 21, 24, 30)
 _RINGS = (0, 6.558, 9.849, 12.96, 17.028, 23.434, 33.609, 40.119, 48.491, 68.808, 300)
@@ -330,7 +332,12 @@ def compare_clouds(
 def _binning(definition: _Definition, reference: Float64) -> Binning:
     assert definition.edges is not None
     published = Binning(definition.edges, log=definition.log, source=_SOURCE)
-    return published_or_adapted(published, reference) if definition.single else published
+    if not definition.single:
+        return published
+    low, high = np.quantile(reference, [0.01, 0.99]) if len(reference) else (0.0, 0.0)
+    # Made for 10 to 100 GeV; a narrow sample would fill a few of those bins and show nothing.
+    fine = high - low > _FEWEST_BINS * (published.edges[1] - published.edges[0])
+    return published_or_adapted(published if fine else None, reference)
 
 
 def _weights(generator: np.random.Generator, n: int) -> Float64:

@@ -1,8 +1,8 @@
 """CLUE, the density-based clustering of high-granularity calorimeters (M. Rovere et al., arXiv:2001.09761).
 
-An implementation for many events at once. It gives the clusters of the reference implementation CLUEstering (1.4.0; a
-test compares them), which cannot be a dependency: its wheels are not on the package index, and its sources fetch a
-library from elsewhere while they are built.
+An implementation for many events at once. It gives the same clusters as the authors' CLUEstering 1.4.0, point by point (a
+test compares it with recorded results). That package is no dependency: it has no wheels on the package index, its newer
+sources fetch a library from elsewhere while they are built, and the older ones are under the GPL.
 """
 
 from __future__ import annotations
