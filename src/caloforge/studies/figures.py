@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,10 +24,11 @@ __all__ = ["draw_ratios", "draw_variants"]
 _COLOURS = (GENERATED, FLOOR, "#009e73", "#cc79a7")
 
 
-def draw_variants(runs: Sequence[tuple[str, Sequence[Mapping[str, Any]], EvaluationResult]]) -> Figure:
+def draw_variants(runs: Sequence[tuple[str, Sequence[Mapping[str, Any]], EvaluationResult]], path: Path) -> None:
     """Losses, the average image of the first layer, and its energy ratio, as figure 4 of arXiv:2106.05285.
 
     Args:
+        path: picture to write.
         runs: title, epochs of the shower flow (rows of ``metrics.jsonl``) and evaluation of each variant.
     """
     with figure_style():
@@ -49,8 +51,8 @@ def draw_variants(runs: Sequence[tuple[str, Sequence[Mapping[str, Any]], Evaluat
         for place, (title, mean) in enumerate(means):
             axes = figure.add_subplot(images[0, place])
             draw_layer(axes, layer, mean, norm)
-            axes.set_title(f"{title}: mean of layer 0")
-        return figure
+            axes.set_title(f"{title}, layer 0")
+        figure.savefig(path, dpi=150)  # here, since text is laid out while saving and needs the style
 
 
 def _draw_losses(axes: Axes, runs: Sequence[tuple[str, Sequence[Mapping[str, Any]], EvaluationResult]]) -> None:
@@ -84,8 +86,12 @@ def _draw_ratio(axes: Axes, runs: Sequence[tuple[str, Sequence[Mapping[str, Any]
 
 
 def draw_ratios(
-    ratios: Mapping[str, np.ndarray[Any, np.dtype[np.float64]]], roc: tuple[Any, Any], auc: float, title: str
-) -> Figure:
+    ratios: Mapping[str, np.ndarray[Any, np.dtype[np.float64]]],
+    roc: tuple[Any, Any],
+    auc: float,
+    title: str,
+    path: Path,
+) -> None:
     """Likelihood ratios of two kinds of showers, and the ROC curve of the test that they make.
 
     Args:
@@ -93,6 +99,7 @@ def draw_ratios(
         roc: efficiency for the first particle and misidentification of the second, both (n,).
         auc: area under that curve.
         title: heading.
+        path: picture to write.
     """
     with figure_style():
         figure = Figure(figsize=(9.5, 3.8))
@@ -112,5 +119,5 @@ def draw_ratios(
         right.plot([0, 1], [0, 1], ":", color=REFERENCE)
         right.set(xlabel=f"{second} taken for {first}", ylabel=f"{first} found", xlim=(0, 1), ylim=(0, 1))
         right.legend(loc="lower right")
-        figure.suptitle(title, x=0.07, ha="left", y=0.99)
-        return figure
+        figure.suptitle(title, x=0.125, ha="left", y=0.99)
+        figure.savefig(path, dpi=150)

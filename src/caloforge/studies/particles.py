@@ -115,7 +115,7 @@ def study_particles(
             + "\n"
         )
         cut = np.split(ranked, [len(ratios[names[0]])])
-        draw_ratios(dict(zip(names, cut, strict=True)), (true, false), auc, title).savefig(files[1], dpi=150)
+        draw_ratios(dict(zip(names, cut, strict=True)), (true, false), auc, title, files[1])
     except OSError as problem:
         raise OutputError(f"{out}: cannot be written ({problem.strerror})") from None
     return ParticleStudy(

@@ -226,7 +226,7 @@ def run_study(
     files = [out / "result.json", out / f"{study.name}.png"]
     try:
         files[0].write_text(json.dumps({"study": study.name, "scores": [asdict(s) for s in scores]}, indent=2) + "\n")
-        draw_variants(drawn).savefig(files[1], dpi=150)
+        draw_variants(drawn, files[1])
     except OSError as error:
         raise OutputError(f"{out}: cannot be written ({error.strerror})") from None
     return StudyResult(study.name, scores, files)
