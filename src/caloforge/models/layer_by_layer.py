@@ -223,9 +223,9 @@ class LayerByLayer(ShowerModel):
     def energies_with_noise(self, energies: Tensor, uniform: Tensor) -> Tensor:
         """Layer energies (N, L) with noise from uniform numbers, one for each layer or for each voxel; MeV."""
         if self.config.energy_noise_per == "layer":
-            noisy, _ = self.energy_noise(energies, uniform)
+            noisy: Tensor = self.energy_noise(energies, uniform)[0]
             return noisy
-        extra, _ = self.energy_noise(torch.zeros_like(uniform, device=energies.device), uniform)
+        extra: Tensor = self.energy_noise(torch.zeros_like(uniform, device=energies.device), uniform)[0]
         return energies + self.sums(extra)
 
     def numbers(self, incident_energy: Tensor, energy: Tensor | None) -> Tensor:

@@ -191,7 +191,7 @@ class ShowerPoints:
     def __getitem__(self, rows: slice | NDArray[np.int64] | NDArray[np.bool_]) -> ShowerPoints:
         """Some of the showers; consecutive ones (a slice of step 1) without copying their points."""
         if not isinstance(rows, slice):
-            return self._chosen(np.flatnonzero(rows) if rows.dtype == np.bool_ else rows)
+            return self._chosen(np.flatnonzero(rows) if rows.dtype == np.bool_ else rows.astype(np.int64, copy=False))
         start, stop, step = rows.indices(len(self))
         if step != 1:
             return self._chosen(np.arange(start, stop, step))
