@@ -225,8 +225,9 @@ class LayerByLayer(ShowerModel):
         if self.config.energy_noise_per == "layer":
             noisy: Tensor = self.energy_noise(energies, uniform)[0]
             return noisy
-        extra: Tensor = self.energy_noise(torch.zeros_like(uniform, device=energies.device), uniform)[0]
-        return energies + self.sums(extra)
+        extra, _ = self.energy_noise(torch.zeros_like(uniform, device=energies.device), uniform)
+        noisy = energies + self.sums(extra)
+        return noisy
 
     def numbers(self, incident_energy: Tensor, energy: Tensor | None) -> Tensor:
         """Logarithms of incident energies (N,) and layer energies (N, 1), MeV, as conditions, float64 (N, 1 or 2)."""
