@@ -133,6 +133,38 @@ def particles(
         console.print(f"written: {path}")
 
 
+@app.command()
+def models(
+    preset: Annotated[list[str], typer.Option(help="A preset or YAML file; one option for each, teachers first.")],
+    data: DataOption,
+    reference: ReferenceOption,
+    out: OutOption,
+    floor: FloorOption = None,
+    suite: Annotated[str, typer.Option(help="Suite of the evaluation: quick | calogan | calochallenge.")] = "quick",
+    only: Annotated[list[str] | None, typer.Option(help="Only these of its measures.")] = None,
+    retrainings: Annotated[int | None, typer.Option(min=1, help="Of every classifier (default: the suite's).")] = None,
+    timing: Annotated[bool, typer.Option(help="Also measure how fast the models are.")] = True,
+    seed: SeedOption = 0,
+    threads: ThreadsOption = None,
+    device: DeviceOption = "cpu",
+) -> None:
+    r"""Train several models on the same showers and put them into one table.
+
+    \b
+    Example: caloforge study models --preset caloflow-tiny --preset caloinn-tiny --data g.h5 --reference test.h5 --out study
+    """
+    from caloforge.studies import study_models
+
+    table = study_models(
+        preset, data, reference, out, floor=floor, suite=suite, only=tuple(only or ()), retrainings=retrainings,
+        timing=timing, seed=seed, threads=threads, device=device, say=lambda text: console.print(f"... {text}"),
+    )  # fmt: skip
+    print_table("", ["measure", *table.columns], [[title, *cells] for title, cells in table.rows])
+    for note in table.notes:
+        console.print(f"note: {note}")
+    console.print(f"written: {out / 'table.md'} and {out / 'table.html'}")
+
+
 def _run(
     name: str,
     data: str,

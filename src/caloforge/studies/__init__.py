@@ -1,5 +1,6 @@
 """Studies: one question, answered by training several models and comparing what they make."""
 
+from caloforge.studies.models import study_models
 from caloforge.studies.particles import ParticleStudy, study_particles
 from caloforge.studies.variants import STUDIES, Study, StudyResult, Variant, VariantScores, run_study
 
@@ -11,5 +12,6 @@ __all__ = [
     "Variant",
     "VariantScores",
     "run_study",
+    "study_models",
     "study_particles",
 ]

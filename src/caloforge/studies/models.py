@@ -1,0 +1,113 @@
+"""Many models on the same showers: trained, sampled, evaluated alike, and put into one table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from caloforge.errors import OutputError, UsageError
+from caloforge.evaluation.files import prepare_evaluation
+from caloforge.generation import conditions_of_file, generate
+from caloforge.models import load_preset, model_class
+from caloforge.models.preset import Preset
+from caloforge.progress import progress
+from caloforge.report import Comparison, claim_folder, compare_reports, load_report, write_report
+from caloforge.training import train
+
+__all__ = ["study_models"]
+
+Say = Callable[[str], None]
+
+
+def study_models(
+    presets: Sequence[str],
+    data: str | Path,
+    reference: str | Path,
+    out: Path,
+    *,
+    floor: str | Path | None = None,
+    suite: str = "quick",
+    only: Sequence[str] = (),
+    retrainings: int | None = None,
+    timing: bool = True,
+    seed: int = 0,
+    threads: int | None = None,
+    device: str = "cpu",
+    say: Say = print,
+) -> Comparison:
+    """Train several presets on one file, generate with the reference's energies, and compare.
+
+    A model that learns from another one gets the model of that kind which comes before it in the list. What is finished
+    is kept: the same call goes on after an interruption.
+
+    Args:
+        presets: names of presets or YAML files.
+        data: shower file to train on.
+        reference: Geant4 showers that are not trained on.
+        out: directory for everything that is made; each model has a folder with its report.
+        floor: a second reference.
+        suite: suite of the evaluation.
+        only: only these of its measures.
+        retrainings: of every classifier; None takes the suite's.
+        timing: also measure how fast the models are.
+        seed: of everything.
+        threads: CPU threads of training and generation.
+        device: ``cpu`` or a CUDA device.
+        say: where progress goes.
+
+    Returns:
+        One table of all models, also written to ``table.md`` and ``table.html``.
+
+    Raises:
+        UsageError: if a preset occurs twice, or needs another model that is not there.
+    """
+    chosen = [load_preset(name) for name in presets]
+    names = [Path(name).stem for name in presets]
+    if len(set(names)) < len(names):
+        raise UsageError("a preset is named twice, expected different ones")
+    for place, (name, preset) in enumerate(zip(names, chosen, strict=True)):
+        folder = out / name
+        inputs = _inputs(preset, dict(zip(names[:place], chosen[:place], strict=True)), out)
+        say(f"{name}: training")
+        train(
+            preset, data, folder / "model", inputs=inputs, seed=seed, threads=threads, device=device, resume=True,
+            command="caloforge study models",
+        )  # fmt: skip
+        say(f"{name}: generating")
+        made = folder / "generated.h5"
+        generate(
+            folder / "model", conditions_of_file(reference), made, seed=seed, threads=threads, device=device, resume=True,
+            command="caloforge study models",
+        )  # fmt: skip
+        report = folder / "report"
+        if not (report / "report.json").is_file():
+            say(f"{name}: evaluating")
+            job = prepare_evaluation(
+                made, reference, floor=floor, model=str(folder / "model"), suite_name=suite, only=only, seed=seed,
+                retrainings=retrainings, device=device, timing=timing,
+            )  # fmt: skip
+            keep = claim_folder(report, resume=True)
+            with progress("evaluating", job.units, "steps") as bar:
+                result = job.run(keep=keep, advance=bar.advance)
+            write_report(result, report)
+    table = compare_reports([load_report(out / name / "report") for name in names], names)
+    try:
+        (out / "table.md").write_text(table.to_markdown(), encoding="utf-8")
+        (out / "table.html").write_text(table.to_page(), encoding="utf-8")
+    except OSError as error:
+        raise OutputError(f"{out}: cannot be written ({error.strerror})") from None
+    return table
+
+
+def _inputs(preset: Preset, before: dict[str, Preset], out: Path) -> dict[str, Path]:
+    """The models that a preset learns from, among those that were trained before it."""
+    found: dict[str, Path] = {}
+    for word in model_class(preset.kind).inputs:
+        kind = preset.kind.removesuffix("-student")
+        teachers = [name for name, other in before.items() if other.kind == kind]
+        if not teachers:
+            raise UsageError(
+                f"a '{preset.kind}' learns from a '{kind}' ({word}), and no preset of that kind stands before it"
+            )
+        found[word] = out / teachers[-1] / "model"
+    return found
