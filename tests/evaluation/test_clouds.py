@@ -204,6 +204,7 @@ def report() -> EvaluationResult:
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_the_whole_suite_on_points(report: EvaluationResult, tmp_path: Path) -> None:
     scores = report.generated
     assert {o.key for o in scores.clouds} == ALL
