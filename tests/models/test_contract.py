@@ -77,6 +77,7 @@ TEACHERS = {"caloflow-student": "caloflow", "icaloflow-student": "icaloflow"}
 DENSITIES: dict[str, dict[str, Any]] = {
     "l2lflows-conv": {
         "energy_flow": False,
+        "batch_norm": False,
         "noise": 0.0,
         "cut_first": False,
         "incident_reference": 50.0,
