@@ -70,7 +70,7 @@ class FileEvaluation:
             return self._run(keep, advance)
         except KeyboardInterrupt:
             done = 0 if keep is None else len(list(keep.rglob("*.json")))
-            kept = f"{done} finished retrainings are kept in {keep}, --resume goes on from there"
+            kept = f"finished retrainings are kept in {keep} ({done}), --resume goes on from there"
             raise Interrupted(f"interrupted; {kept if done else 'no retraining was finished'}") from None
 
     def _run(self, keep: Path | None, advance: Callable[[int, str], None]) -> EvaluationResult:
