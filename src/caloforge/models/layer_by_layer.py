@@ -226,8 +226,8 @@ class LayerByLayer(ShowerModel):
             noisy: Tensor = self.energy_noise(energies, uniform)[0]
             return noisy
         extra, _ = self.energy_noise(torch.zeros_like(uniform, device=energies.device), uniform)
-        noisy = energies + self.sums(extra)
-        return noisy
+        with_sums: Tensor = energies + self.sums(extra)
+        return with_sums
 
     def numbers(self, incident_energy: Tensor, energy: Tensor | None) -> Tensor:
         """Logarithms of incident energies (N,) and layer energies (N, 1), MeV, as conditions, float64 (N, 1 or 2)."""
