@@ -131,10 +131,10 @@ def _keys(tree: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ..
 
 
 def test_a_whole_evaluation_with_floor(tmp_path: Path, test_split: Showers, floor_split: Showers) -> None:
-    few, other = test_split[:250], floor_split[:250]
+    few, other = test_split[:400], floor_split[:400]
     progress: list[int] = []
     settings: dict[str, Any] = {
-        "detector": DETECTOR, "floor": floor_split[400:650], "retrainings": 2, "epochs": 2, "keep": tmp_path,
+        "detector": DETECTOR, "floor": floor_split[400:800], "retrainings": 2, "epochs": 2, "keep": tmp_path,
         "skip": ["fpd", "kpd", "prdc", "voxel-energy", "correlations"],
     }  # fmt: skip
     result = evaluate(other, few, advance=lambda amount, note: progress.append(amount), **settings)
