@@ -244,6 +244,50 @@ def simulation(
     _save(json_, {"machine": describe_machine(), "rows": [asdict(r) | {"overhead": r.overhead} for r in measured]})
 
 
+@app.command()
+def clouds(
+    model: Annotated[
+        list[str] | None,
+        typer.Option(help="Preset (full size, random weights) or trained model; may be repeated."),
+    ] = None,
+    energies: Annotated[str, typer.Option(help="GeV.")] = "10,50,100",
+    geant4: Annotated[int, typer.Option(min=2, help="Geant4 showers per energy.")] = 5,
+    showers: Annotated[int, typer.Option(min=1, help="Showers of each model per energy.")] = 40,
+    json_: JsonOption = None,
+) -> None:
+    r"""Time point-cloud showers against the energy: Geant4, CaloClouds2, CaloClouds3; one thread, batch 1, with placement.
+
+    \b
+    Example: caloforge bench clouds --energies 10,50,100
+    """
+    from dataclasses import asdict
+
+    from caloforge.bench.clouds import bench_clouds
+    from caloforge.bench.machine import describe_machine
+
+    names = model or ["caloclouds2", "caloclouds3"]
+    found = bench_clouds(
+        names,
+        energies=[float(energy) for energy in _numbers(energies, "--energies")],
+        geant4_showers=geant4,
+        showers=showers,
+        say=lambda text: console.print(f"... {text}"),
+    )
+    columns = ["GeV", "Geant4 [ms]"]
+    for name in names:
+        columns += [f"{name} [ms]", "decode", "points", "Geant4 / it"]
+    rows = []
+    for row in found:
+        cells = [f"{row.energy:g}", f"{row.geant4_ms:.0f}"]
+        for name in names:
+            t = row.models[name]
+            cells += [f"{t.total:.2f}", f"{t.decode:.2f}", f"{t.points:.0f}", f"{row.geant4_ms / t.total:.0f}x"]
+        rows.append(cells)
+    print_table("CPU time per shower, one thread, batch 1, with random numbers and placement into cells", columns, rows)
+    console.print("without a magnetic field, and an idealised detector: no published ratio is of the same kind")
+    _save(json_, {"machine": describe_machine(), "rows": [asdict(row) for row in found]})
+
+
 def register(root: typer.Typer) -> None:
     """Add the commands of this module."""
     root.add_typer(app, name="bench")

@@ -97,22 +97,22 @@ class PointWiseNet(nn.Module):
         if torch.is_grad_enabled() or points.is_cuda or torch.compiler.is_compiling():
             condition = self.embed(noise, context)
             return self._gathered(points, [layer.modulation(condition) for layer in self._layers()], offsets)
-        return self._shower_by_shower(points, self._exact_modulations(noise, context), offsets)
+        return self._shower_by_shower(points, self._modulations_one_by_one(noise, context), offsets)
 
-    def _exact_modulations(self, noise: Tensor, context: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """Gates and shifts, worked out in float64: then they are the same whatever other showers are in the batch."""
-        angles = (2 * math.pi) * noise.double()[:, None] * self.frequencies.double()
-        waves = torch.cat([torch.sin(angles), torch.cos(angles)], dim=-1)
-        time = functional.linear(waves, self.time.weight.double(), self.time.bias.double())
-        condition = torch.cat([functional.leaky_relu(time, _SLOPE), context.double()], dim=-1)
-        layers, dtype = self._layers(), self.time.weight.dtype
-        weight = torch.cat([w for layer in layers for w in (layer.gate.weight, layer.shift.weight)]).double()
-        both = functional.linear(condition, weight)
-        found = []
-        pieces = torch.split(both, [w for layer in layers for w in (layer.linear.out_features,) * 2], dim=1)
-        for layer, gate, shift in zip(layers, pieces[::2], pieces[1::2], strict=True):
-            found.append((torch.sigmoid(gate + layer.gate.bias.double()).to(dtype), shift.to(dtype)))
-        return found
+    def _modulations_one_by_one(self, noise: Tensor, context: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Gates and shifts from products of the same shape for every shower: equal bits whatever else is in the batch."""
+        layers = self._layers()
+        weight = torch.cat([w for layer in layers for w in (layer.gate.weight, layer.shift.weight)])
+        both = []
+        for shower in range(len(noise)):
+            condition = self.embed(noise[shower : shower + 1].clone(), context[shower : shower + 1].clone())
+            both.append(functional.linear(condition, weight))
+        widths = [width for layer in layers for width in (layer.linear.out_features,) * 2]
+        pieces = torch.split(torch.cat(both), widths, dim=1)
+        return [
+            (torch.sigmoid(gate + layer.gate.bias), shift)
+            for layer, gate, shift in zip(layers, pieces[::2], pieces[1::2], strict=True)
+        ]
 
     def _layers(self) -> list[_GatedLinear]:
         return [layer for layer in self.layers if isinstance(layer, _GatedLinear)]
@@ -136,7 +136,7 @@ class PointWiseNet(nn.Module):
         starts = offsets.tolist()
         folded = []
         for layer, (gate, shift) in zip(layers, modulations, strict=True):
-            folded.append((layer.linear.weight, gate, torch.addcmul(shift, gate, layer.linear.bias)))
+            folded.append((layer.linear.weight, gate, shift + gate * layer.linear.bias))
         for shower, (start, stop) in enumerate(itertools.pairwise(starts)):
             if start == stop:
                 continue
