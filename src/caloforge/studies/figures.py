@@ -106,15 +106,19 @@ def draw_ratios(
         FigureCanvasAgg(figure)
         left, right = figure.subplots(1, 2, gridspec_kw={"wspace": 0.28})
         both = np.concatenate(list(ratios.values()))
-        low, high = np.quantile(both, (0.005, 0.995))
+        # A few showers lie far out on the left; they are counted in the outermost bins.
+        low, high = np.quantile(both, (0.06, 0.998))
         edges = np.linspace(low, high, 61)
         for (name, values), colour in zip(ratios.items(), _COLOURS, strict=False):
-            counts, _ = np.histogram(values, edges)
+            counts, _ = np.histogram(np.clip(values, low, high), edges)
             left.stairs(counts / len(values), edges, label=name, color=colour, fill=True, alpha=0.25)
             left.stairs(counts / len(values), edges, color=colour)
         first, second = ratios
-        left.set(xlabel=f"ln p(shower | {first}) - ln p(shower | {second}) [nats]", ylabel="share of showers")
-        left.legend()
+        left.set(
+            xlabel=f"ln p(shower | {first}) - ln p(shower | {second}) [nats]",
+            ylabel="share of showers (outer bins: all beyond)",
+        )
+        left.legend(loc="upper left")
         right.plot(roc[1], roc[0], color=GENERATED, label=f"AUC {auc:.3f}")
         right.plot([0, 1], [0, 1], ":", color=REFERENCE)
         right.set(xlabel=f"{second} taken for {first}", ylabel=f"{first} found", xlim=(0, 1), ylim=(0, 1))
