@@ -12,8 +12,9 @@ from model_samples import Rows, fit, point_showers, toy_detector, training_batch
 from caloforge.detectors import load_detector
 from caloforge.errors import ConfigError, UsageError
 from caloforge.models import Conditions, build_model, load_preset
+from caloforge.models.cloud_parts import Profiles
 from caloforge.models.cloud_stages import _CalibrationStage, _points
-from caloforge.models.pointclouds import PointCloudModel, Profiles
+from caloforge.models.pointclouds import PointCloudModel
 from caloforge.random import Streams
 from caloforge.showers import ShowerPoints
 from caloforge.stage import TrainingConfig

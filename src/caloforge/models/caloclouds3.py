@@ -10,8 +10,9 @@ from pydantic import Field
 from torch import Tensor
 
 from caloforge.detectors import Detector
+from caloforge.models.cloud_parts import Cloud, PointCloudConfig, Profiles, ShowerFlowSize
 from caloforge.models.cloud_stages import cloud_stages
-from caloforge.models.pointclouds import Cloud, PointCloudConfig, PointCloudModel, Profiles, ShowerFlowSize
+from caloforge.models.pointclouds import PointCloudModel
 from caloforge.models.registry import register
 from caloforge.stage import Stage, TrainingConfig
 

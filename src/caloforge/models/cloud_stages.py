@@ -15,16 +15,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from caloforge.errors import ShowerFileError, TrainingError
+from caloforge.models.cloud_parts import SAMPLERS, Cloud, Profiles, Sampler, mean_basis
 from caloforge.models.conditions import Conditions
-from caloforge.models.pointclouds import (
-    SAMPLERS,
-    Cloud,
-    PointCloudModel,
-    Profiles,
-    Sampler,
-    directions_of,
-    mean_basis,
-)
+from caloforge.models.pointclouds import PointCloudModel, directions_of
 from caloforge.nn.edm import heun_step
 from caloforge.nn.pointwise import PointWiseNet
 from caloforge.random import Streams

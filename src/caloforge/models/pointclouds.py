@@ -9,17 +9,24 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
 from caloforge.detectors import Detector
 from caloforge.errors import ConfigError, UsageError
-from caloforge.models.base import Latents, ModelConfig, ShowerModel
+from caloforge.models.base import Latents, ShowerModel
+from caloforge.models.cloud_parts import (
+    SAMPLERS,
+    CalibrationFactors,
+    Cloud,
+    FlowScales,
+    PointCloudConfig,
+    Profiles,
+    Sampler,
+)
 from caloforge.models.conditions import Conditions
 from caloforge.nn.edm import Edm, heun_sample
 from caloforge.nn.pointwise import PointWiseNet, packed_index
@@ -29,210 +36,7 @@ from caloforge.showers.projection import cell_pitch
 from caloforge.stage import TrainingBatch
 from caloforge.transforms.clouds import AxisShift, PointNormalisation
 
-__all__ = [
-    "SAMPLERS",
-    "Cloud",
-    "EdmConstants",
-    "PointCloudConfig",
-    "PointCloudModel",
-    "Profiles",
-    "Sampler",
-    "ShowerFlowSize",
-    "directions_of",
-    "mean_basis",
-]
-
-Sampler = Literal["consistency", "edm"]
-SAMPLERS: tuple[Sampler, ...] = ("consistency", "edm")
-
-Size = Annotated[int, Field(ge=1)]
-Positive = Annotated[float, Field(gt=0)]
-
-#: Number of functions in ``mean_basis``.
-_BASIS = 7
-#: A shower may have this many times the points of any training shower of its energy before it counts as unphysical.
-_ROOM = 1.25
-
-
-class ShowerFlowSize(ModelConfig):
-    """Size of the flow.
-
-    Attributes:
-        blocks: of six affine couplings and a spline each.
-        affine_hidden: width of the couplings' networks; None takes 10 times the number of outputs, as published.
-        spline_hidden: width of the splines' networks; None takes 4 times, as published.
-        bins: spline bins.
-        bound: the splines act on [-bound, bound].
-    """
-
-    blocks: Size
-    affine_hidden: Size | None = None
-    spline_hidden: Size | None = None
-    bins: Annotated[int, Field(ge=2)] = 8
-    bound: Positive = 3.0
-
-
-class EdmConstants(ModelConfig):
-    """Constants of the diffusion, see ``caloforge.nn.edm.Edm``; the defaults are the published ones."""
-
-    sigma_data: Positive = 0.5
-    sigma_min: Positive = 0.002
-    sigma_max: Positive = 80.0
-    rho: Positive = 7.0
-    log_mean: float = -1.2
-    log_std: Positive = 1.2
-
-
-class PointCloudConfig(ModelConfig):
-    """Configuration that both models share; docs/models/caloclouds.md says where defaults differ from the publications.
-
-    Attributes:
-        flow: size of the flow.
-        widths: hidden widths of the point network.
-        time_features: length of the embedding of the noise level.
-        fourier_std: spread of the frequencies of that embedding.
-        box: points further than half of this from the shower axis in x or y are left out, mm.
-        position_fuzz: full width of a uniform shift of every point in training, mm; for points at the centres of sub-cells.
-        positions: how places are normalised, see ``PointNormalisation``.
-        point_energy: how energies of points are normalised.
-        profiles: ``sqrt`` lets the flow learn square roots of counts and energies, whose spread hardly depends on the
-            energy; ``linear`` the values themselves, as published.
-        profile_noise: standard deviation of the noise on the flow's standardised outputs in training.
-        max_negative: a shower is drawn again if more of its layer energies than this come out negative.
-        cell: size of the cells for the calibration, mm; None takes the detector's.
-        edm: constants of the diffusion.
-        training_points: how many points of each shower a training step takes; None takes all.
-        noise_levels: into how many parts with a noise level of their own the points of a shower are divided in training.
-        distillation_levels: noise levels between which the one-step model is distilled.
-        target_decay: share of the distillation's target network that survives a step.
-        sampler: ``consistency`` makes points in one step, ``edm`` in ``2 * edm_steps - 1`` calls of the network.
-        edm_steps: noise levels of the ``edm`` sampler.
-        occupancy: what the calibration finds: one ``factor`` on the number of points, or one for each of the ``layers``.
-        calibration_showers: how many showers the calibration looks at, at most.
-    """
-
-    flow: ShowerFlowSize
-    widths: Annotated[tuple[Size, ...], Field(min_length=1)]
-    time_features: Annotated[int, Field(ge=2, multiple_of=2)] = 64
-    fourier_std: Positive = 16.0
-    box: Positive
-    position_fuzz: Annotated[float, Field(ge=0)] = 0.0
-    positions: Literal["asinh", "standard", "box"]
-    point_energy: Literal["log", "linear"]
-    profiles: Literal["sqrt", "linear"] = "sqrt"
-    profile_noise: Annotated[float, Field(ge=0)] = 0.1
-    max_negative: Annotated[int, Field(ge=0)] = 7
-    cell: Positive | None = None
-    edm: EdmConstants = EdmConstants()
-    training_points: Size | None = None
-    noise_levels: Size = 1
-    distillation_levels: Annotated[int, Field(ge=2)] = 18
-    target_decay: Annotated[float, Field(ge=0, lt=1)] = 0.95
-    sampler: Sampler = "consistency"
-    edm_steps: Annotated[int, Field(ge=2)] = 18
-    occupancy: Literal["factor", "layers"] = "layers"
-    calibration_showers: Size = 200
-
-
-@dataclass(frozen=True)
-class Cloud:
-    """Training showers as the models see them: shifted onto the axis, without what lies outside the box.
-
-    Attributes:
-        offsets: where the points of each shower start, int64 (N + 1,).
-        shower: number of the shower of each point, int64 (M,).
-        place: x and y from the shower axis, (M, 2), mm.
-        layer: int64 (M,).
-        energy: (M,), MeV.
-        counts: points in each layer, float64 (N, L).
-        energies: of each layer, float64 (N, L), MeV.
-    """
-
-    offsets: Tensor
-    shower: Tensor
-    place: Tensor
-    layer: Tensor
-    energy: Tensor
-    counts: Tensor
-    energies: Tensor
-
-
-@dataclass(frozen=True)
-class Profiles:
-    """What the flow says about showers.
-
-    Attributes:
-        counts: points of each layer before the calibration, whole numbers in float64 (N, L).
-        energies: of each layer, float64 (N, L), MeV; 0 where there are no points.
-        gravity: where the energy-weighted mean of x and y from the axis is to be, (N, 2), mm; None leaves it.
-        valid: bool (N,).
-    """
-
-    counts: Tensor
-    energies: Tensor
-    gravity: Tensor | None
-    valid: Tensor
-
-
-def mean_basis(energy: Tensor, direction: Tensor) -> Tensor:
-    """Functions of the condition from which the mean of the flow's outputs is made up, float64 (N, 7).
-
-    Args:
-        energy: incident energies over the highest one in training, (N,).
-        direction: unit vectors, (N, 3).
-    """
-    x, y, z = direction.unbind(dim=1)
-    slant = 1 / z
-    return torch.stack([torch.ones_like(energy), energy, energy.square(), x, y, slant, energy * slant], dim=1)
-
-
-class FlowScales(nn.Module):
-    """Constants around the flow, fitted to the training data.
-
-    Attributes:
-        incident: highest incident energy, MeV.
-        mean: of the flow's outputs, coefficients of ``mean_basis``, (7, F).
-        std: of the flow's outputs around that mean, (F,).
-        most_points: no training shower has more than ``most_points[0] + most_points[1] * E``, E in MeV.
-    """
-
-    incident: Tensor
-    mean: Tensor
-    std: Tensor
-    most_points: Tensor
-
-    def __init__(self, features: int) -> None:
-        super().__init__()
-        self.register_buffer("incident", torch.ones((), dtype=torch.float64))
-        self.register_buffer("mean", torch.zeros(_BASIS, features, dtype=torch.float64))
-        self.register_buffer("std", torch.ones(features, dtype=torch.float64))
-        self.register_buffer("most_points", torch.tensor([1.0, 0.0], dtype=torch.float64))
-
-    def mean_of(self, conditions: Mapping[str, Tensor]) -> Tensor:
-        """Mean of the flow's outputs, float64 (N, F)."""
-        energy = conditions["incident_energy"].double() / self.incident
-        return mean_basis(energy, conditions["direction"].double()) @ self.mean.double()
-
-    def point_limit(self, incident_energy: Tensor) -> Tensor:
-        """Most points that a shower may have, float64 (N,)."""
-        return torch.ceil(_ROOM * (self.most_points[0] + self.most_points[1] * incident_energy.double()))
-
-
-class CalibrationFactors(nn.Module):
-    """Factors that the calibration finds, for each sampler.
-
-    Attributes:
-        occupancy: on the number of points of each layer, (samplers, L).
-        energy: on all energies, (samplers,).
-    """
-
-    occupancy: Tensor
-    energy: Tensor
-
-    def __init__(self, layers: int) -> None:
-        super().__init__()
-        self.register_buffer("occupancy", torch.ones(len(SAMPLERS), layers, dtype=torch.float64))
-        self.register_buffer("energy", torch.ones(len(SAMPLERS), dtype=torch.float64))
+__all__ = ["PointCloudModel", "directions_of"]
 
 
 class PointCloudModel(ShowerModel):
