@@ -105,7 +105,7 @@ def test_training_rows(tmp_path: Path) -> None:
     result = json.loads(out.read_text())
     assert set(result["times"]) == {"loop", "flow", "flow bfloat16", "nflows"}
     assert result["agreement"]["loss"] < 1e-5
-    assert result["agreement"]["gradient"] < 1e-4
+    assert result["agreement"]["gradient"] < 1e-3
     assert result["speedup"] == pytest.approx(result["times"]["nflows"]["step"] / result["times"]["loop"]["step"])
 
 

@@ -90,7 +90,7 @@ def test_the_cnn_maps_are_two_by_two() -> None:
 
 
 def test_unknown_networks_and_recipes_are_refused() -> None:
-    with pytest.raises(UsageError, match="not known"):
+    with pytest.raises(UsageError, match="no classifier network 'transformer'"):
         build_network("transformer", 4, TINY)
     with pytest.raises(UsageError, match="expected one of caloflow-dnn"):
         recipe("transformer")

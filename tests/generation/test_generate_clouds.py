@@ -52,7 +52,8 @@ def test_all_stages_train_and_the_file_is_the_same_for_any_batch_size(tmp_path: 
     generate(run, asked, steps, seed=5, options={"sampler": "edm", "edm_steps": 3}, threads=1, show=False)
     (one, _), (two, _), (three, story) = read(first), read(again), read(steps)
     assert np.array_equal(one.offsets, two.offsets)
-    assert np.array_equal(one.points, two.points)
+    # The points a batch holds change the order in which matrix products add up, and nothing else.
+    assert np.allclose(one.points, two.points, rtol=1e-4, atol=1e-4)
     assert not np.array_equal(one.points[:10], three.points[:10])
     assert story["model"]["options"] == {"sampler": "edm", "edm_steps": 3}
     # Even a hardly trained model knows how much energy and how many points there are.

