@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from caloforge.bench import generation, sampling
-from caloforge.bench.machine import PeakMemory, describe_machine, matrix_rate, time_calls
+from caloforge.bench.machine import describe_machine, matrix_rate, time_calls
 from caloforge.bench.nflows_peer import build_peer, invert_peer, one_pass
 from caloforge.cli.main import main
 from caloforge.models import load_preset
