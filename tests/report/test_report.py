@@ -363,3 +363,12 @@ def test_a_readout_with_many_layers_and_round_cells(tmp_path: Path) -> None:
     assert len([n for n in names if n.startswith("histogram")]) == 3 + 3 + 1
     assert files.page is not None
     assert "CaloDiffusion" in files.page.read_text()
+
+
+def test_summary_of_point_clouds_names_the_farthest_observable() -> None:
+    """Points have none of the voxels' observables; the sentence must not say that nothing was compared."""
+    one, two = (datasets.load("calogan-gamma-sample", split=split)[:150] for split in ("test", "floor"))
+    only = ["caloclouds-profiles"]
+    line = summary_lines(evaluate(two, one, detector=DETECTOR, suite_name="caloclouds", only=only))[1]
+    assert "point-cloud observables" in line
+    assert "none was compared" not in line

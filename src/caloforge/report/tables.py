@@ -264,6 +264,14 @@ def _distribution_line(result: EvaluationResult) -> str:
             f"statistics give; the farthest is "
             f"{name} (separation {number(worst.separation.value)}, {word} {number(floor)}, factor {factor:.3g})"
         )
+    clouds = result.generated.clouds
+    if clouds:
+        farthest = max(clouds, key=lambda c: c.js.divergence.value / max(c.js.expected_divergence, 1e-12))
+        parts.append(
+            f"of {len(clouds)} point-cloud observables the farthest is {farthest.key.split('/')[-1].replace('-', ' ')} "
+            f"(JS divergence {number(farthest.js.divergence.value, farthest.js.divergence.error)} bits, statistics alone "
+            f"{number(farthest.js.expected_divergence)})"
+        )
     ours = result.generated.fpd
     if ours is not None:
         second = None if result.floor is None else result.floor.fpd
