@@ -66,7 +66,9 @@ def draw_slices(classifiers: Mapping[str, ClassifierResult], floor: Mapping[str,
                 linewidth=1,
                 label=result.title.split(" (")[0] if filled else None,
             )
-    axes.set_xscale("log")
+    if every and max(s.energy_max for s in every) > 10 * min(s.energy_min for s in every):
+        # Below a decade the labels of a logarithmic axis run into each other.
+        axes.set_xscale("log")
     axes.xaxis.set_major_formatter(ScalarFormatter())
     highest = max((s.auc.mean for s in every), default=0.5)
     # Room above the points for the legend.
