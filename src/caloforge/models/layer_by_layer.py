@@ -17,11 +17,12 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from caloforge.detectors import Detector
-from caloforge.errors import ConfigError, UsageError
+from caloforge.errors import ConfigError
 from caloforge.models.base import Latents, ModelConfig, ShowerModel
 from caloforge.models.common import LEAST_DEPOSIT, FlowSize, ScaleStage, middle_energy
 from caloforge.models.conditions import Conditions
 from caloforge.models.energy_flow import EnergyFlowStage, LayerEnergyFlow
+from caloforge.models.likelihood import noise_averaged_log_prob
 from caloforge.models.marginals import collect_rows
 from caloforge.random import Streams
 from caloforge.showers import ShowerPoints, Showers
@@ -285,7 +286,6 @@ class LayerByLayer(ShowerModel):
 
     # ---- likelihood -----------------------------------------------------------------------------------------------
 
-    @torch.no_grad()
     def log_prob(
         self, showers: Showers | ShowerPoints, streams: Streams, *, draws: int = 1, first_row: int = 0
     ) -> Tensor:
@@ -306,21 +306,12 @@ class LayerByLayer(ShowerModel):
         Raises:
             UsageError: if the showers have another readout, or fewer than one draw is asked for.
         """
-        if not isinstance(showers, Showers) or showers.readout != self.detector.readout:
-            raise UsageError(f"the showers do not have the readout of '{self.detector.name}', for which the model is")
-        if draws < 1:
-            raise UsageError(f"a likelihood needs at least one draw of the noise, not {draws}")
-        parts = []
-        for start in range(0, len(showers), _LIKELIHOOD_ROWS):
-            block = showers[start : start + _LIKELIHOOD_ROWS]
-            deposits = self.deposits_behind_cut(torch.from_numpy(block.deposits)).to(self.device).double()
-            incident = torch.from_numpy(block.incident_energy).to(self.device)
-            rows = torch.arange(first_row + start, first_row + start + len(block))
-            values = [self._log_prob(deposits, incident, rows, draw, streams) for draw in range(draws)]
-            parts.append(torch.logsumexp(torch.stack(values), dim=0).cpu() - math.log(draws))
-        return torch.cat(parts) if parts else torch.zeros(0, dtype=torch.float64)
+        return noise_averaged_log_prob(
+            self, self._noisy_log_prob, showers, streams, draws=draws, first_row=first_row, rows=_LIKELIHOOD_ROWS
+        )
 
-    def _log_prob(self, deposits: Tensor, incident: Tensor, rows: Tensor, draw: int, streams: Streams) -> Tensor:
+    def _noisy_log_prob(self, deposits: Tensor, incident: Tensor, rows: Tensor, draw: int, streams: Streams) -> Tensor:
+        deposits = self.deposits_behind_cut(deposits).double()
         noise = DequantisationNoise(deposits.shape[1], self.config.noise).to(deposits.device)
         uniform = noise.draw(streams.child("voxels"), rows, draw)
         noisy, _ = noise(deposits, uniform)
