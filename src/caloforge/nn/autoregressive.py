@@ -7,8 +7,6 @@ about half the arithmetic of a single pass (see ``caloforge.nn.inverse``).
 
 from __future__ import annotations
 
-import math
-from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import zip_longest
 from typing import ClassVar, cast
@@ -16,7 +14,8 @@ from typing import ClassVar, cast
 import torch
 from torch import Tensor, nn
 
-from caloforge.errors import ConfigError, UsageError
+from caloforge.errors import ConfigError
+from caloforge.nn.flow import ConditionalFlow, fixed_permutations
 from caloforge.nn.inverse import invert_flow
 from caloforge.nn.made import MADE, MaskKind
 from caloforge.nn.permutations import FixedPermutation, IndexArray
@@ -104,7 +103,7 @@ class AutoregressiveSpline(nn.Module):
         return x, logabsdet.sum(dim=-1)
 
 
-class AutoregressiveFlow(nn.Module, ABC):
+class AutoregressiveFlow(ConditionalFlow):
     """A stack of autoregressive spline blocks with fixed permutations and a standard normal base distribution.
 
     Which side of its splines a conditioner reads is up to the subclass: the data side makes the density fast
@@ -153,8 +152,6 @@ class AutoregressiveFlow(nn.Module, ABC):
         super().__init__()
         if blocks < 1:
             raise ConfigError(f"a flow needs at least one block, not {blocks}")
-        if len(permutations) > blocks:
-            raise ConfigError(f"{len(permutations)} permutations do not fit behind {blocks} blocks")
         self.features = features
         self.context_features = context_features
         self.bins = bins
@@ -174,33 +171,12 @@ class AutoregressiveFlow(nn.Module, ABC):
             )
             for _ in range(blocks)
         )
-        self.permutations = nn.ModuleList(FixedPermutation(index) for index in permutations)
-        for _, permutation in self.chain():
-            if permutation is not None and permutation.index.numel() != features:
-                raise ConfigError(f"a permutation of {permutation.index.numel()} does not fit {features} features")
+        self.permutations = fixed_permutations(permutations, features=features, blocks=blocks)
 
     def chain(self) -> Iterator[tuple[AutoregressiveSpline, FixedPermutation | None]]:
         """Blocks in the direction from data to latent, each with the permutation behind it, if there is one."""
         permutations = cast("Iterable[FixedPermutation]", self.permutations)
         yield from zip_longest(cast("Iterable[AutoregressiveSpline]", self.blocks), permutations)
-
-    def _check(self, values: Tensor, context: Tensor | None) -> None:
-        if values.ndim != 2 or values.shape[1] != self.features:
-            raise UsageError(f"the flow expects values of shape (batch, {self.features}), not {tuple(values.shape)}")
-        expected = (values.shape[0], self.context_features)
-        found = (values.shape[0], 0) if context is None else tuple(context.shape)
-        if found != expected:
-            raise UsageError(f"the flow expects a context of shape {expected}, not {found}")
-
-    def log_prob(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        """Logarithm of the density of ``x`` (batch, D) given ``context`` (batch, C), nats, (batch,)."""
-        z, logdet = self(x, context)
-        log_prob: Tensor = logdet - 0.5 * z.square().sum(dim=-1) - 0.5 * self.features * math.log(2 * math.pi)
-        return log_prob
-
-    @abstractmethod
-    def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Latents z (batch, D) and conditions (batch, C) to data (batch, D) and log |det dx/dz| (batch,), nats."""
 
 
 class MaskedAutoregressiveFlow(AutoregressiveFlow):

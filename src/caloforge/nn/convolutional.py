@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from caloforge.errors import ConfigError
 from caloforge.nn.coupling import ActNorm
+from caloforge.nn.flow import log_density
 from caloforge.nn.splines import check_spline_minima, raw_parameter_count, rqs
 
 __all__ = [
@@ -411,6 +412,4 @@ class ConvolutionalFlow(nn.Module):
 
     def log_prob(self, image: Tensor, context: Tensor) -> Tensor:
         """Logarithm of the density of images (N, H, W) given context images (N, K, H, W), nats, (N,)."""
-        z, logdet = self(image, context)
-        log_prob: Tensor = logdet - 0.5 * z.square().sum(dim=1) - 0.5 * z.shape[1] * math.log(2 * math.pi)
-        return log_prob
+        return log_density(*self(image, context))

@@ -6,7 +6,6 @@ leaves half of the features alone, so more blocks are needed. The chain runs fro
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import zip_longest
 from typing import Literal, cast
@@ -14,8 +13,9 @@ from typing import Literal, cast
 import torch
 from torch import Tensor, nn
 
-from caloforge.errors import ConfigError, UsageError
+from caloforge.errors import ConfigError
 from caloforge.nn.cubic_splines import cubic_parameter_count, cubic_spline
+from caloforge.nn.flow import ConditionalFlow, fixed_permutations
 from caloforge.nn.permutations import FixedPermutation, IndexArray
 from caloforge.nn.splines import check_spline_minima, raw_parameter_count, rqs
 
@@ -174,7 +174,7 @@ class SplineCoupling(nn.Module):
         return self._run(z, context, inverse=True)
 
 
-class CouplingFlow(nn.Module):
+class CouplingFlow(ConditionalFlow):
     """A stack of coupling blocks with fixed permutations and activation norms, on a standard normal base distribution.
 
     Args:
@@ -220,8 +220,6 @@ class CouplingFlow(nn.Module):
         super().__init__()
         if blocks < 1 or layers < 1:
             raise ConfigError(f"a coupling flow needs at least one block and one layer, not {blocks} and {layers}")
-        if len(permutations) > blocks:
-            raise ConfigError(f"{len(permutations)} permutations do not fit behind {blocks} blocks")
         self.features = features
         self.context_features = context_features
         self.blocks = nn.ModuleList(
@@ -242,10 +240,7 @@ class CouplingFlow(nn.Module):
             for _ in range(blocks)
         )
         self.norms = nn.ModuleList(ActNorm(features) for _ in range(blocks - 1 if act_norm else 0))
-        self.permutations = nn.ModuleList(FixedPermutation(index) for index in permutations)
-        for permutation in cast("Iterable[FixedPermutation]", self.permutations):
-            if permutation.index.numel() != features:
-                raise ConfigError(f"a permutation of {permutation.index.numel()} does not fit {features} features")
+        self.permutations = fixed_permutations(permutations, features=features, blocks=blocks)
 
     def chain(self) -> Iterator[tuple[ActNorm | None, SplineCoupling, FixedPermutation | None]]:
         """Blocks in the direction from data to latent, each with the norm in front and the permutation behind it."""
@@ -253,14 +248,6 @@ class CouplingFlow(nn.Module):
         blocks = cast("Iterable[SplineCoupling]", self.blocks)
         permutations = cast("Iterable[FixedPermutation]", self.permutations)
         yield from zip_longest(norms[: len(self.blocks)], blocks, permutations)
-
-    def _check(self, values: Tensor, context: Tensor | None) -> None:
-        if values.ndim != 2 or values.shape[1] != self.features:
-            raise UsageError(f"the flow expects values of shape (batch, {self.features}), not {tuple(values.shape)}")
-        expected = (values.shape[0], self.context_features)
-        found = (values.shape[0], 0) if context is None else tuple(context.shape)
-        if found != expected:
-            raise UsageError(f"the flow expects a context of shape {expected}, not {found}")
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Data to latent.
@@ -300,9 +287,3 @@ class CouplingFlow(nn.Module):
                 z, contribution = norm.inverse(z)
                 logdet = logdet + contribution
         return z, logdet
-
-    def log_prob(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        """Logarithm of the density of ``x`` (batch, D) given ``context`` (batch, C), nats, (batch,)."""
-        z, logdet = self(x, context)
-        log_prob: Tensor = logdet - 0.5 * z.square().sum(dim=-1) - 0.5 * self.features * math.log(2 * math.pi)
-        return log_prob
