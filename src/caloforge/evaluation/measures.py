@@ -37,6 +37,7 @@ from caloforge.evaluation.histograms import (
     response_binning,
     voxel_energy_binning,
 )
+from caloforge.evaluation.layers import compare_layers
 from caloforge.evaluation.observables import (
     Observable,
     calochallenge_observables,
@@ -245,6 +246,12 @@ def _point_spectrum(binning: Binning, points: ShowerPoints) -> NDArray[np.int64]
     return total.reshape(len(points), width)
 
 
+def _layers(job: Comparison) -> Any:
+    samples = (job.generated, job.reference)
+    one, two = job.cells if any(isinstance(s, ShowerPoints) for s in samples) else samples
+    return compare_layers(one, two, tuple(layer.label for layer in job.detector.readout.layers))
+
+
 def _correlations(job: Comparison) -> Any:
     one, two = job.voxels
     labels = tuple(layer.label for layer in two.readout.layers)
@@ -318,6 +325,7 @@ MEASURES: dict[str, Measure] = {
         Measure("calochallenge-observables", "CaloChallenge observables", "observables", _calochallenge),
         Measure("caloclouds-observables", "CaloClouds observables", "observables", _caloclouds, voxels=False),
         Measure("voxel-energy", "voxel energy spectrum", "observables", lambda job: [_voxel_spectrum(job)]),
+        Measure("layers", "mean energy and lit cells by layer", "layers", _layers, voxels=False),
         Measure("correlations", "correlations of layer energies", "correlations", _correlations),
         *(Measure(name, r.title, "classifiers", _classifier(name)) for name, r in RECIPES.items()),
         Measure(

@@ -28,6 +28,7 @@ __all__ = [
     "FarShowers",
     "Images",
     "JensenShannon",
+    "LayerMeans",
     "LogPosteriorResult",
     "Neighbour",
     "NeighbourGroup",
@@ -134,6 +135,21 @@ class CorrelationResult(_Result):
     reference_matrix: tuple[tuple[float, ...], ...]
     largest_difference: Value
     rms_difference: Value
+
+
+class LayerMeans(_Result):
+    """Energy and number of lit cells per incident energy in every layer, generated over reference.
+
+    Attributes:
+        share: each layer's share of the reference's energy.
+        energy: ratio of the energies; None where the reference has none.
+        lit: ratio of the numbers of lit cells (or points), likewise.
+    """
+
+    layers: tuple[str, ...]
+    share: tuple[float, ...]
+    energy: tuple[Value | None, ...]
+    lit: tuple[Value | None, ...]
 
 
 class Roc(_Result):
@@ -405,6 +421,7 @@ class Scores(_Result):
     """
 
     observables: tuple[ObservableResult, ...] = ()
+    layers: LayerMeans | None = None
     correlations: CorrelationResult | None = None
     classifiers: dict[str, ClassifierResult] = Field(default_factory=dict)
     log_posterior: LogPosteriorResult | None = None

@@ -47,7 +47,7 @@ SUITES: dict[str, Suite] = {
         Suite(
             "quick",
             "a first look in minutes",
-            ("response", "caloflow-observables", "voxel-energy", "correlations", "fpd", "kpd", "prdc", *_COLLAPSE,
+            ("response", "layers", "caloflow-observables", "voxel-energy", "correlations", "fpd", "kpd", "prdc", *_COLLAPSE,
              "high-level", "caloflow-dnn-unnormalised"),
             retrainings=3,
             patience=8,
@@ -55,21 +55,21 @@ SUITES: dict[str, Suite] = {
         Suite(
             "calogan",
             "everything in the CaloFlow paper, and FPD, KPD and PRDC",
-            ("response", "caloflow-observables", "voxel-energy", "correlations", "fpd", "kpd", "prdc", *_COLLAPSE,
+            ("response", "layers", "caloflow-observables", "voxel-energy", "correlations", "fpd", "kpd", "prdc", *_COLLAPSE,
              *(f"caloflow-{network}-{kind}" for network in ("dnn", "cnn")
                for kind in ("unnormalised", "normalised", "logit", "logit-normalised"))),
         ),
         Suite(
             "calochallenge",
             "everything in CaloChallenge",
-            ("calochallenge-observables", "voxel-energy", "correlations", "fpd", "kpd", "prdc", "images", "voxels",
+            ("calochallenge-observables", "layers", "voxel-energy", "correlations", "fpd", "kpd", "prdc", "images", "voxels",
              "calochallenge-low", "calochallenge-high", "calochallenge-low-normalised", "calochallenge-resnet",
              "log-posterior"),
         ),
         Suite(
             "caloclouds",
             "everything in the CaloClouds papers, on points or cells",
-            ("caloclouds-profiles", "caloclouds-observables", "internal-angle", "di-photon", "caloclouds-features"),
+            ("caloclouds-profiles", "layers", "caloclouds-observables", "internal-angle", "di-photon", "caloclouds-features"),
             retrainings=5,
             patience=8,
         ),

@@ -20,7 +20,7 @@ from caloforge.report.cloud_figures import (
     draw_separation,
 )
 from caloforge.report.histogram_figures import draw_histogram, draw_overview
-from caloforge.report.score_figures import draw_correlations, draw_roc, draw_slices
+from caloforge.report.score_figures import draw_correlations, draw_layers, draw_roc, draw_slices
 from caloforge.report.shower_figures import chosen_layers, draw_event_display, draw_images, draw_neighbours
 from caloforge.units import format_energy
 
@@ -93,6 +93,13 @@ def drawings(result: EvaluationResult, detector: Detector) -> Iterator[Drawing]:
         others = () if floor is None else floor.observables
         caption = "Separation power of every observable over that of statistics alone; 1 is as good as Geant4 itself."
         yield Drawing("overview", "Observables", caption, True, draw_overview(ours.observables, others))
+    if ours.layers is not None:
+        caption = (
+            "Energy and lit cells of every layer over Geant4's; the band is 5 %, grey the layers' shares of the energy "
+            "(pale points: less than 1 %)."
+        )
+        means = draw_layers(ours.layers, None if floor is None else floor.layers)
+        yield Drawing("layers", "Observables", caption, True, means)
     if ours.correlations is not None:
         caption = "Pearson correlations of the layer energies."
         yield Drawing(

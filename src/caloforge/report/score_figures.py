@@ -7,15 +7,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from caloforge.evaluation.results import ClassifierResult, CorrelationResult
-from caloforge.report.style import REFERENCE
+from caloforge.evaluation.layers import SIGNIFICANT_SHARE
+from caloforge.evaluation.results import ClassifierResult, CorrelationResult, LayerMeans
+from caloforge.report.style import FLOOR, GENERATED, REFERENCE
 from caloforge.units import GeV
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["draw_correlations", "draw_roc", "draw_slices"]
+__all__ = ["draw_correlations", "draw_layers", "draw_roc", "draw_slices"]
 
+#: Ratios beyond this are drawn at its edge.
+_LAYER_RANGE = (0.7, 1.3)
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#8c564b", "#000000")
 
 
@@ -108,4 +111,47 @@ def draw_correlations(result: CorrelationResult, *, generated: str, reference: s
                 axes.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=8.5, color=shade)
         figure.colorbar(image, ax=axes, shrink=0.85, pad=0.02)
     panels[0].set_ylabel("layer")
+    return figure
+
+
+def draw_layers(result: LayerMeans, floor: LayerMeans | None, *, reference: str = "Geant4") -> Figure:
+    """Energy and number of lit cells of every layer over the reference's; bars are statistical errors.
+
+    The shaded profile is each layer's share of the reference's energy; layers with less than 1 % are drawn pale.
+
+    Args:
+        result: generated against reference.
+        floor: the second reference against the reference, drawn as open points, or None.
+        reference: name of the reference.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9.3, 3.2), layout="constrained")
+    panels = figure.subplots(1, 2, sharey=True)
+    places = np.arange(len(result.layers))
+    share = np.asarray(result.share)
+    for axes, name, title in ((panels[0], "energy", "mean energy"), (panels[1], "lit", "number of lit cells")):
+        profile = axes.twinx()
+        profile.bar(places, share, width=1, color=REFERENCE, alpha=0.15, linewidth=0)
+        profile.set_ylim(0, 1.05 * max(float(share.max()), 1e-12))
+        profile.set_yticks([])
+        profile.minorticks_off()
+        axes.axhline(1, color=REFERENCE, linewidth=0.8)
+        axes.axhspan(0.95, 1.05, color=GENERATED, alpha=0.08, linewidth=0)
+        for source, colour, face, shift in ((floor, FLOOR, "white", 0.2), (result, GENERATED, GENERATED, 0.0)):
+            if source is None:
+                continue
+            for number, ratio in enumerate(getattr(source, name)):
+                if ratio is not None:
+                    pale = 1.0 if share[number] > SIGNIFICANT_SHARE else 0.3
+                    axes.errorbar(
+                        number + shift, np.clip(ratio.value, *_LAYER_RANGE), yerr=ratio.error, fmt="o", markersize=3.2,
+                        color=colour, markerfacecolor=face, linewidth=0.9, alpha=pale,
+                    )  # fmt: skip
+        axes.set_ylim(*_LAYER_RANGE)
+        axes.set_title(title)
+        axes.set_xlabel("layer")
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.minorticks_off()
+    panels[0].set_ylabel(f"ratio to {reference}" + (" (open: floor)" if floor is not None else ""))
     return figure

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from caloforge.evaluation.layers import largest_deviation
 from caloforge.evaluation.results import EvaluationResult, ObservableResult, Scores, Spread, Value
 from caloforge.report.cloud_tables import cloud_rows
 from caloforge.report.histogram_figures import excess
@@ -98,6 +99,14 @@ def score_rows(scores: Scores) -> dict[str, tuple[str, str, tuple[float, float |
     if scores.prdc is not None:
         for name in ("precision", "recall", "density", "coverage"):
             rows[name] = (name, "floor", (getattr(scores.prdc, name), None))
+    if scores.layers is not None:
+        for name, what in (("energy", "mean energy"), ("lit", "number of lit cells")):
+            worst = _pair(largest_deviation(scores.layers, getattr(scores.layers, name)))
+            rows[f"layers {name}"] = (
+                f"largest deviation of a layer's {what}, layers above 1 % of the energy",
+                "0",
+                worst,
+            )
     if scores.correlations is not None:
         rows["correlations"] = (
             "largest difference of layer correlations", "0", _pair(scores.correlations.largest_difference)
@@ -196,7 +205,7 @@ def verdict(row: Row) -> str:
         away = abs(value - row.floor[0])
         return "good" if away < 0.05 else "near" if away < 0.2 else "far"
     target = {"0": 0.0, "0.5": 0.5, "1": 1.0}[row.best]
-    unknown = ("fpd", "mean sep", "separation", "corr", "js-", "di-photon")
+    unknown = ("fpd", "mean sep", "separation", "corr", "layers", "js-", "di-photon")
     if row.key == "log-posterior" or (row.key.startswith(unknown) and not row.floor):
         # Without a floor nobody knows what value of these is good.
         return ""
