@@ -13,11 +13,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from caloforge.errors import UsageError
-from caloforge.models.base import ShowerModel
 from caloforge.models.caloflow import CaloFlow, CaloFlowConfig
 from caloforge.models.common import FlowSize, autoregressive_flow
-from caloforge.models.distilling import DistillationStage, FrozenTeacher, TakeOverStage, settings_with_teacher
+from caloforge.models.distilling import DistillationStage, Student, TakeOverStage
 from caloforge.models.registry import register
 from caloforge.nn.autoregressive import AutoregressiveFlow
 from caloforge.nn.distillation import Guidance, check_guided
@@ -26,9 +24,6 @@ from caloforge.random import Streams
 from caloforge.stage import Stage, TrainingBatch, TrainingConfig
 
 __all__ = ["CaloFlowStudent", "CaloFlowStudentConfig"]
-
-#: What is the student's own; everything else comes from the teacher.
-_OWN = frozenset({"shapes", "start", "guidance", "data_weight"})
 
 
 class CaloFlowStudentConfig(CaloFlowConfig):
@@ -47,7 +42,7 @@ class CaloFlowStudentConfig(CaloFlowConfig):
 
 
 @register("caloflow-student")
-class CaloFlowStudent(CaloFlow):
+class CaloFlowStudent(Student[CaloFlow], CaloFlow):
     """A CaloFlow whose Flow II samples in one pass.
 
     Args:
@@ -59,12 +54,9 @@ class CaloFlowStudent(CaloFlow):
     """
 
     Config = CaloFlowStudentConfig
-    inputs = ("teacher",)
+    taught_by = CaloFlow
+    own = frozenset({"shapes", "start", "guidance", "data_weight"})
     config: CaloFlowStudentConfig
-
-    def __init__(self, config: CaloFlowStudentConfig, detector: Any) -> None:
-        super().__init__(config, detector)
-        self._teacher: FrozenTeacher[CaloFlow] | None = None
 
     def _shape_flow(self, features: int, context_features: int, learnt: list[int]) -> AutoregressiveFlow:
         config = self.config
@@ -75,43 +67,12 @@ class CaloFlowStudent(CaloFlow):
             config.shapes, features, context_features, config.masks, permutations, inverse=True
         )  # fmt: skip
 
-    def attach(self, name: str, model: ShowerModel) -> None:
-        """Take over the settings of the teacher, a trained CaloFlow; initial weights are drawn anew.
-
-        Raises:
-            UsageError: if it is no CaloFlow, or one for another readout.
-            ConfigError: if a setting contradicts the teacher's, or a guided student cannot follow it.
-        """
-        if name not in self.inputs:
-            super().attach(name, model)
-        teacher = FrozenTeacher.of(self, model, CaloFlow)
-        assert isinstance(model, CaloFlow)
-        # Defaults that depend on the detector are taken as the teacher found them.
-        found = {
-            "cut": model.cut,
-            "incident_reference": model.log_incident.reference,
-            "layer_reference": model.log_layers.reference,
-        }
-        config = CaloFlowStudentConfig.model_validate(settings_with_teacher(self.config, model.config, _OWN, found))
-        self.__init__(config, self.detector)  # type: ignore[misc]
-        if config.guidance == "guided":
-            check_guided(model.shapes, self.shapes)
+    def follow(self, teacher: CaloFlow) -> None:
+        """See :meth:`caloforge.models.distilling.Student.follow`; without guidance only the latents must match."""
+        if self.config.guidance == "guided":
+            check_guided(teacher.shapes, self.shapes)
         else:
-            _align_latents(model.shapes, self.shapes)
-        self._teacher = teacher
-
-    @property
-    def teacher(self) -> CaloFlow:
-        """The teacher, frozen, on the same device.
-
-        Raises:
-            UsageError: if there is none.
-        """
-        if self._teacher is None:
-            raise UsageError(
-                f"the model '{self.kind}' learns from another model, so it needs teacher=<model directory>"
-            )
-        return self._teacher.beside(self)
+            _align_latents(teacher.shapes, self.shapes)
 
     def stages(self, training: TrainingConfig) -> list[Stage]:
         """What is copied from the teacher, and the distillation of Flow II."""

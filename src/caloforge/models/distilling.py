@@ -1,4 +1,4 @@
-"""What models that learn from a teacher share: the frozen teacher, and the stage that distils one flow.
+"""What models that learn from a teacher share: attaching it, the frozen teacher, and the stage that distils one flow.
 
 The loss is that of probability density distillation (arXiv:2110.11377; ``caloforge.nn.distillation``).
 """
@@ -6,12 +6,14 @@ The loss is that of probability density distillation (arXiv:2110.11377; ``calofo
 from __future__ import annotations
 
 import copy
+from abc import abstractmethod
 from collections.abc import Callable, Mapping
-from typing import Any, Generic, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, TypeVar, cast
 
 import torch
 from torch import Tensor
 
+from caloforge.detectors import Detector
 from caloforge.errors import ConfigError, UsageError
 from caloforge.models.base import ModelConfig, ShowerModel
 from caloforge.models.marginals import collect_rows
@@ -20,8 +22,9 @@ from caloforge.nn.distillation import Guidance, data_loss, latent_loss, trace_te
 from caloforge.nn.inverse_autoregressive import InverseAutoregressiveFlow
 from caloforge.random import Streams
 from caloforge.stage import FitStage, GradientStage, StageTraining, TrainingBatch, TrainingData
+from caloforge.transforms import LogEnergy
 
-__all__ = ["DistillationStage", "FrozenTeacher", "TakeOverStage", "settings_with_teacher"]
+__all__ = ["DistillationStage", "FrozenTeacher", "Student", "TakeOverStage", "settings_with_teacher"]
 
 #: Training rows from which the initial weights are taken.
 _START_ROWS = 1000
@@ -62,6 +65,78 @@ class FrozenTeacher(Generic[M]):
         if self._model.device != student.device or self._model.dtype != student.dtype:
             self._model.to(device=student.device, dtype=student.dtype)
         return self._model
+
+
+class _Preprocessing(Protocol):
+    """Constants of a teacher that depend on its detector unless its configuration gives them."""
+
+    cut: float
+    log_incident: LogEnergy
+    log_layers: LogEnergy
+
+
+class Student(ShowerModel, Generic[M]):
+    """A model that learns from another one; a base class to stand in front of the one that makes the showers.
+
+    Args:
+        config: its configuration.
+        detector: the calorimeter.
+
+    Attributes:
+        taught_by: class of the teacher.
+        own: names of the settings that are the student's own; all others come from the teacher.
+    """
+
+    inputs = ("teacher",)
+    taught_by: type[M]
+    own: ClassVar[frozenset[str]]
+
+    def __init__(self, config: ModelConfig, detector: Detector) -> None:
+        super().__init__(config, detector)
+        self._teacher: FrozenTeacher[M] | None = None
+
+    def attach(self, name: str, model: ShowerModel) -> None:
+        """Take over the settings of the teacher, a trained model; initial weights are drawn anew.
+
+        Raises:
+            UsageError: if it is of another kind than wanted, or for another readout.
+            ConfigError: if a setting contradicts the teacher's, or the student cannot follow it.
+        """
+        if name not in self.inputs:
+            super().attach(name, model)
+        teacher = FrozenTeacher.of(self, model, self.taught_by)
+        # Defaults that depend on the detector are taken as the teacher found them.
+        constants = cast("_Preprocessing", model)
+        found = {
+            "cut": constants.cut,
+            "incident_reference": constants.log_incident.reference,
+            "layer_reference": constants.log_layers.reference,
+        }
+        settings = settings_with_teacher(self.config, model.config, self.own, found)
+        self.__init__(type(self).Config.model_validate(settings), self.detector)  # type: ignore[misc]
+        self.follow(cast("M", model))
+        self._teacher = teacher
+
+    @abstractmethod
+    def follow(self, teacher: M) -> None:
+        """Get ready to learn from a teacher whose settings were taken over.
+
+        Raises:
+            ConfigError: if its flows cannot be followed.
+        """
+
+    @property
+    def teacher(self) -> M:
+        """The teacher, frozen, on the same device.
+
+        Raises:
+            UsageError: if there is none.
+        """
+        if self._teacher is None:
+            raise UsageError(
+                f"the model '{self.kind}' learns from another model, so it needs teacher=<model directory>"
+            )
+        return self._teacher.beside(self)
 
 
 class TakeOverStage(FitStage):

@@ -13,11 +13,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from caloforge.detectors import Detector
-from caloforge.errors import UsageError
-from caloforge.models.base import ShowerModel
 from caloforge.models.common import FlowSize, autoregressive_flow
-from caloforge.models.distilling import DistillationStage, FrozenTeacher, TakeOverStage, settings_with_teacher
+from caloforge.models.distilling import DistillationStage, Student, TakeOverStage
 from caloforge.models.icaloflow import ICaloFlow, ICaloFlowConfig
 from caloforge.models.registry import register
 from caloforge.nn.autoregressive import AutoregressiveFlow
@@ -27,9 +24,6 @@ from caloforge.random import Streams
 from caloforge.stage import Stage, TrainingBatch, TrainingConfig
 
 __all__ = ["ICaloFlowStudent", "ICaloFlowStudentConfig"]
-
-#: What is the student's own; everything else comes from the teacher.
-_OWN = frozenset({"first", "following", "start", "data_weight"})
 
 
 class ICaloFlowStudentConfig(ICaloFlowConfig):
@@ -47,7 +41,7 @@ class ICaloFlowStudentConfig(ICaloFlowConfig):
 
 
 @register("icaloflow-student")
-class ICaloFlowStudent(ICaloFlow):
+class ICaloFlowStudent(Student[ICaloFlow], ICaloFlow):
     """An iCaloFlow whose flows of voxels sample in one pass; always fully guided, as published.
 
     Args:
@@ -59,12 +53,9 @@ class ICaloFlowStudent(ICaloFlow):
     """
 
     Config = ICaloFlowStudentConfig
-    inputs = ("teacher",)
+    taught_by = ICaloFlow
+    own = frozenset({"first", "following", "start", "data_weight"})
     config: ICaloFlowStudentConfig
-
-    def __init__(self, config: ICaloFlowStudentConfig, detector: Detector) -> None:
-        super().__init__(config, detector)
-        self._teacher: FrozenTeacher[ICaloFlow] | None = None
 
     def _flow(self, name: str, features: int, context_features: int) -> AutoregressiveFlow:
         if name == "energies":
@@ -73,42 +64,11 @@ class ICaloFlowStudent(ICaloFlow):
         permutations = alternating_within_layers([features], size.blocks, seed=self.config.permutation_seed)
         return autoregressive_flow(size, features, context_features, self.config.masks, permutations, inverse=True)
 
-    def attach(self, name: str, model: ShowerModel) -> None:
-        """Take over the settings of the teacher, a trained iCaloFlow; initial weights are drawn anew.
-
-        Raises:
-            UsageError: if it is no iCaloFlow, or one for another readout.
-            ConfigError: if a setting contradicts the teacher's, or the student cannot follow it block by block.
-        """
-        if name not in self.inputs:
-            super().attach(name, model)
-        teacher = FrozenTeacher.of(self, model, ICaloFlow)
-        assert isinstance(model, ICaloFlow)
-        # Defaults that depend on the detector are taken as the teacher found them.
-        found = {
-            "cut": model.cut,
-            "incident_reference": model.log_incident.reference,
-            "layer_reference": model.log_layers.reference,
-        }
-        config = ICaloFlowStudentConfig.model_validate(settings_with_teacher(self.config, model.config, _OWN, found))
-        self.__init__(config, self.detector)  # type: ignore[misc]
-        check_guided(model.first, self.first)
-        if model.following is not None and self.following is not None:
-            check_guided(model.following, self.following)
-        self._teacher = teacher
-
-    @property
-    def teacher(self) -> ICaloFlow:
-        """The teacher, frozen, on the same device.
-
-        Raises:
-            UsageError: if there is none.
-        """
-        if self._teacher is None:
-            raise UsageError(
-                f"the model '{self.kind}' learns from another model, so it needs teacher=<model directory>"
-            )
-        return self._teacher.beside(self)
+    def follow(self, teacher: ICaloFlow) -> None:
+        """See :meth:`caloforge.models.distilling.Student.follow`."""
+        check_guided(teacher.first, self.first)
+        if teacher.following is not None and self.following is not None:
+            check_guided(teacher.following, self.following)
 
     def stages(self, training: TrainingConfig) -> list[Stage]:
         """What is copied from the teacher, and the distillations of its flows of voxels, independent of each other."""
