@@ -14,7 +14,7 @@ from caloforge.detectors import load_detector
 from caloforge.errors import ShowerFileError, UsageError
 from caloforge.showers import ShowerPoints, Showers, open_showers, row_hashes
 from caloforge.stage import StageTraining
-from caloforge.training.data import RowOrder, TrainingSet
+from caloforge.training.data import FirstShowers, RowOrder, TrainingSet
 from caloforge.training.order import DataOrder, split_rows
 from caloforge.training.table import Table, joined
 
@@ -228,6 +228,16 @@ def test_float64_batches_are_float64():
     batch = next(training_set().batches(StageTraining(batch_size=16, precision="float64"), 0))
     assert batch.deposits.dtype == torch.float64
     assert next(training_set().batches(PLAIN, 0)).deposits.dtype == torch.float32
+
+
+@pytest.mark.parametrize(("most", "expected"), [(None, 60), (25, 25), (100, 60)])
+def test_first_showers_are_those_of_the_source_and_no_more(most, expected):
+    source = Source(toy_showers(60))
+    first = FirstShowers(source, most)
+    assert len(first) == expected
+    assert (first.detector, first.particle) == (source.detector, source.particle)
+    read = first.read(10, 60)
+    np.testing.assert_array_equal(read.deposits, source.read(10, expected).deposits)
 
 
 def test_hashes_conditions_and_fingerprint():

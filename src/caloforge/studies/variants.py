@@ -16,9 +16,10 @@ from caloforge.errors import OutputError, UsageError
 from caloforge.evaluation import EvaluationResult
 from caloforge.evaluation.files import prepare_evaluation
 from caloforge.generation import conditions_of_file, generate
-from caloforge.showers import Reader, open_showers
+from caloforge.showers import open_showers
 from caloforge.studies.figures import draw_variants
 from caloforge.training import train
+from caloforge.training.data import FirstShowers
 from caloforge.training.metrics import read_metrics
 
 __all__ = ["STUDIES", "Study", "StudyResult", "Variant", "VariantScores", "image_deviation", "run_study"]
@@ -197,7 +198,7 @@ def run_study(
             with open_showers(data) as source:
                 trained = train(
                     preset,
-                    _First(source, rows or study.rows),
+                    FirstShowers(source, rows or study.rows),
                     folder / "model",
                     overrides=(*overrides, *variant.overrides),
                     seed=seed + repetition,
@@ -230,28 +231,6 @@ def run_study(
     except OSError as error:
         raise OutputError(f"{out}: cannot be written ({error.strerror})") from None
     return StudyResult(study.name, scores, files)
-
-
-@dataclass(frozen=True)
-class _First:
-    """The first showers of a file."""
-
-    source: Reader
-    rows: int | None
-
-    @property
-    def detector(self) -> Any:
-        return self.source.detector
-
-    @property
-    def particle(self) -> int:
-        return self.source.particle
-
-    def __len__(self) -> int:
-        return len(self.source) if self.rows is None else min(self.rows, len(self.source))
-
-    def read(self, start: int, stop: int) -> Any:
-        return self.source.read(start, min(stop, len(self)))
 
 
 def _scores(

@@ -29,7 +29,7 @@ from caloforge.stage import StageTraining, TrainingBatch
 from caloforge.training.order import DataOrder, split_rows
 from caloforge.training.table import Table, joined
 
-__all__ = ["RowOrder", "ShowerSource", "TrainingSet", "available_memory"]
+__all__ = ["FirstShowers", "RowOrder", "ShowerSource", "TrainingSet", "available_memory"]
 
 Rows = NDArray[np.int64]
 
@@ -58,6 +58,36 @@ class ShowerSource(Protocol):
     def read(self, start: int, stop: int) -> Showers | ShowerPoints:
         """Consecutive showers."""
         ...
+
+
+@dataclass(frozen=True)
+class FirstShowers:
+    """The first showers of a source, as a source of their own.
+
+    Attributes:
+        source: where they come from.
+        most: how many there are at the most; None for all of the source.
+    """
+
+    source: ShowerSource
+    most: int | None
+
+    @property
+    def detector(self) -> Detector | None:
+        """See :class:`ShowerSource`."""
+        return self.source.detector
+
+    @property
+    def particle(self) -> int:
+        """See :class:`ShowerSource`."""
+        return self.source.particle
+
+    def __len__(self) -> int:
+        return len(self.source) if self.most is None else min(self.most, len(self.source))
+
+    def read(self, start: int, stop: int) -> Showers | ShowerPoints:
+        """See :class:`ShowerSource`."""
+        return self.source.read(start, min(stop, len(self)))
 
 
 @dataclass(frozen=True)

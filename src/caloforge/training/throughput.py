@@ -25,7 +25,7 @@ from caloforge.nn.nflows_weights import load_nflows_state, nflows_state
 from caloforge.random import Streams
 from caloforge.showers import open_showers
 from caloforge.stage import GradientStage, StageTraining, TrainingBatch
-from caloforge.training.data import RowOrder, ShowerSource, TrainingSet
+from caloforge.training.data import FirstShowers, RowOrder, ShowerSource, TrainingSet
 from caloforge.training.interruption import Interruption
 from caloforge.training.loop import Run, train_stage
 from caloforge.training.optimisers import make_optimiser
@@ -254,7 +254,7 @@ def _measure(
     if len(source) < batch_size * steps:
         raise UsageError(f"the data hold {len(source)} showers, expected at least {batch_size * steps}")
     rows = TrainingSet(
-        _First(source, batch_size * steps), seed=seed, val_fraction=0.0, order=RowOrder(None), device=device
+        FirstShowers(source, batch_size * steps), seed=seed, val_fraction=0.0, order=RowOrder(None), device=device
     )
     stage.prepare(rows.for_fit(), Streams(seed, "throughput"))  # compared and timed from where training starts
     x, context = _flow_inputs(model, stage, next(rows.batches(stage.training, 0)))
@@ -298,28 +298,6 @@ def _measure(
         times=times,
         agreement=agreement,
     )
-
-
-@dataclass(frozen=True)
-class _First:
-    """The first showers of a source."""
-
-    source: ShowerSource
-    rows: int
-
-    @property
-    def detector(self) -> Any:
-        return self.source.detector
-
-    @property
-    def particle(self) -> int:
-        return self.source.particle
-
-    def __len__(self) -> int:
-        return self.rows
-
-    def read(self, start: int, stop: int) -> Any:
-        return self.source.read(start, min(stop, self.rows))
 
 
 def _flow_inputs(model: Any, stage: GradientStage, batch: TrainingBatch) -> tuple[Tensor, Tensor]:
