@@ -4,12 +4,22 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+from numpy.testing import assert_array_equal
 
 from caloforge import datasets
 from caloforge.cli.main import main
+from caloforge.detectors import load_detector
 from caloforge.errors import UsageError
+from caloforge.models import ConditionRange, build_model, load_model, save_model
+from caloforge.showers import Showers, open_showers
+from caloforge.stage import TrainingConfig
 from caloforge.studies import study_models
+from caloforge.studies.controls import shuffle_voxels, untrained_copy
+
+SIZES = {flow: {"blocks": 1, "hidden_features": 8, "hidden_layers": 1} for flow in ("energies", "shapes")}
 
 TINY = """
 kind: {kind}
@@ -32,17 +42,53 @@ def test_two_models_in_one_table(tmp_path: Path) -> None:
     names[1].write_text(TINY.format(kind="caloflow").replace("hidden_features: 8", "hidden_features: 16"))
     test, floor = (str(datasets.path("calogan-gamma-sample", split=split)) for split in ("test", "floor"))
     command = ["study", "models", "--data", floor, "--reference", test, "--out", str(tmp_path / "out"), "--no-timing"]
-    command += ["--only", "images", "--threads", "1"]
+    command += ["--only", "layers", "--only", "response", "--threads", "1", "--controls"]
     for name in names:
         command += ["--preset", str(name)]
     assert main(command) == 0
     table = (tmp_path / "out" / "table.md").read_text()
     assert "narrow" in table
     assert "wide" in table
+    # One epoch is no training, but enough to beat both controls in the response.
+    assert table.count("1 of 1 separation powers are smaller") == 4
+    assert table.count("largest deviation of a layer's mean energy") == 3  # row of the table, and a verdict for each
     report = tmp_path / "out" / "wide" / "report" / "report.json"
     before = report.stat().st_mtime_ns
     assert main(command) == 0
     assert report.stat().st_mtime_ns == before
+
+
+def test_shuffling_keeps_the_spectrum_of_every_voxel_and_nothing_else(tmp_path: Path) -> None:
+    data = datasets.path("calogan-gamma-sample", split="floor")
+    shuffle_voxels(data, tmp_path / "s.h5", showers=200, seed=3)
+    with open_showers(data) as source, open_showers(tmp_path / "s.h5") as shuffled:
+        before, after = source.read(0, 200), shuffled.read(0, len(shuffled))
+    assert isinstance(before, Showers)
+    assert isinstance(after, Showers)
+    assert len(after) == 200
+    assert_array_equal(np.sort(after.deposits, axis=0), np.sort(before.deposits, axis=0))
+    assert (after.deposits != before.deposits).any(axis=1).all()
+    with pytest.raises(UsageError, match="expected at least"):
+        shuffle_voxels(data, tmp_path / "t.h5", showers=10_000, seed=3)
+
+
+def test_an_untrained_copy_keeps_what_was_fitted(tmp_path: Path) -> None:
+    detector = load_detector("calogan")
+    model = build_model("caloflow", SIZES, detector)
+    model.scale.value.fill_(1.25)
+    save_model(
+        tmp_path / "m",
+        model,
+        ConditionRange(particle=22, incident_energy=(1e3, 1e5)),
+        training={"settings": TrainingConfig().model_dump(mode="json")},
+    )
+    untrained_copy(tmp_path / "m", tmp_path / "u", seed=1)
+    copy = load_model(tmp_path / "u")
+    assert_array_equal(copy.scale.value, model.scale.value)
+    before, after = dict(model.named_parameters()), dict(copy.named_parameters())
+    changed = [name for name, value in before.items() if not torch.equal(value, after[name])]
+    assert any(name.startswith("shapes.") for name in changed)
+    assert any(name.startswith("energies.") for name in changed)
 
 
 def test_a_student_without_its_teacher_and_a_preset_twice_are_refused(tmp_path: Path) -> None:

@@ -144,6 +144,9 @@ def models(
     only: Annotated[list[str] | None, typer.Option(help="Only these of its measures.")] = None,
     retrainings: Annotated[int | None, typer.Option(min=1, help="Of every classifier (default: the suite's).")] = None,
     timing: Annotated[bool, typer.Option(help="Also measure how fast the models are.")] = True,
+    controls: Annotated[
+        bool, typer.Option("--controls", help="Also hold each against an untrained copy and against shuffled voxels.")
+    ] = False,
     seed: SeedOption = 0,
     threads: ThreadsOption = None,
     device: DeviceOption = "cpu",
@@ -157,7 +160,8 @@ def models(
 
     table = study_models(
         preset, data, reference, out, floor=floor, suite=suite, only=tuple(only or ()), retrainings=retrainings,
-        timing=timing, seed=seed, threads=threads, device=device, say=lambda text: console.print(f"... {text}"),
+        timing=timing, controls=controls, seed=seed, threads=threads, device=device,
+        say=lambda text: console.print(f"... {text}"),
     )  # fmt: skip
     print_table("", ["measure", *table.columns], [[title, *cells] for title, cells in table.rows])
     for note in table.notes:

@@ -6,12 +6,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from caloforge.errors import OutputError, UsageError
+from caloforge.evaluation import EvaluationResult
 from caloforge.evaluation.files import prepare_evaluation
 from caloforge.generation import conditions_of_file, generate
 from caloforge.models import load_preset, model_class
 from caloforge.models.preset import Preset
 from caloforge.progress import progress
 from caloforge.report import Comparison, claim_folder, compare_reports, load_report, write_report
+from caloforge.showers import open_showers
+from caloforge.studies.controls import contest, layer_verdict, shuffle_voxels, untrained_copy
 from caloforge.training import train
 
 __all__ = ["study_models"]
@@ -30,6 +33,7 @@ def study_models(
     only: Sequence[str] = (),
     retrainings: int | None = None,
     timing: bool = True,
+    controls: bool = False,
     seed: int = 0,
     threads: int | None = None,
     device: str = "cpu",
@@ -39,6 +43,9 @@ def study_models(
 
     A model that learns from another one gets the model of that kind which comes before it in the list. What is finished
     is kept: the same call goes on after an interruption.
+
+    With ``controls`` every model is also held against two samples that it must beat, an untrained copy of itself and
+    training showers whose voxels are shuffled, and the table says where it does not.
 
     Args:
         presets: names of presets or YAML files.
@@ -50,6 +57,7 @@ def study_models(
         only: only these of its measures.
         retrainings: of every classifier; None takes the suite's.
         timing: also measure how fast the models are.
+        controls: also compare with untrained copies and with shuffled voxels.
         seed: of everything.
         threads: CPU threads of training and generation.
         device: ``cpu`` or a CUDA device.
@@ -65,6 +73,26 @@ def study_models(
     names = [Path(name).stem for name in presets]
     if len(set(names)) < len(names):
         raise UsageError("a preset is named twice, expected different ones")
+
+    def judge(made: Path, folder: Path, model: Path | None, times: int | None, *, timed: bool) -> EvaluationResult:
+        if not (folder / "report.json").is_file():
+            job = prepare_evaluation(
+                made, reference, floor=floor, model=None if model is None else str(model), suite_name=suite, only=only,
+                seed=seed, retrainings=times, device=device, timing=timed,
+            )  # fmt: skip
+            keep = claim_folder(folder, resume=True)
+            with progress("evaluating", job.units, "steps") as bar:
+                result = job.run(keep=keep, advance=bar.advance)
+            write_report(result, folder)
+        return load_report(folder)
+
+    def sample(model: Path, made: Path) -> None:
+        generate(
+            model, conditions_of_file(reference), made, seed=seed, threads=threads, device=device, resume=True,
+            command="caloforge study models",
+        )  # fmt: skip
+
+    reports: list[EvaluationResult] = []
     for place, (name, preset) in enumerate(zip(names, chosen, strict=True)):
         folder = out / name
         inputs = _inputs(preset, dict(zip(names[:place], chosen[:place], strict=True)), out)
@@ -74,23 +102,25 @@ def study_models(
             command="caloforge study models",
         )  # fmt: skip
         say(f"{name}: generating")
-        made = folder / "generated.h5"
-        generate(
-            folder / "model", conditions_of_file(reference), made, seed=seed, threads=threads, device=device, resume=True,
-            command="caloforge study models",
-        )  # fmt: skip
-        report = folder / "report"
-        if not (report / "report.json").is_file():
-            say(f"{name}: evaluating")
-            job = prepare_evaluation(
-                made, reference, floor=floor, model=str(folder / "model"), suite_name=suite, only=only, seed=seed,
-                retrainings=retrainings, device=device, timing=timing,
-            )  # fmt: skip
-            keep = claim_folder(report, resume=True)
-            with progress("evaluating", job.units, "steps") as bar:
-                result = job.run(keep=keep, advance=bar.advance)
-            write_report(result, report)
-    table = compare_reports([load_report(out / name / "report") for name in names], names)
+        sample(folder / "model", folder / "generated.h5")
+        say(f"{name}: evaluating")
+        reports.append(judge(folder / "generated.h5", folder / "report", folder / "model", retrainings, timed=timing))
+    table = compare_reports(reports, names)
+    if controls:
+        say("shuffled voxels: evaluating")
+        with open_showers(reference) as source:
+            count = len(source)
+        shuffle_voxels(data, out / "shuffled" / "showers.h5", showers=count, seed=seed)
+        shuffled = judge(out / "shuffled" / "showers.h5", out / "shuffled" / "report", None, 1, timed=False)
+        for name, ours in zip(names, reports, strict=True):
+            say(f"{name}: an untrained copy")
+            folder = out / name / "untrained"
+            untrained_copy(out / name / "model", folder / "model", seed=seed)
+            sample(folder / "model", folder / "generated.h5")
+            copy = judge(folder / "generated.h5", folder / "report", folder / "model", 1, timed=False)
+            table.notes.append(f"{name}: {layer_verdict(ours)}.")
+            for word, control in (("shuffled voxels", shuffled), ("an untrained copy", copy)):
+                table.notes.append(f"{name} against {word}: {contest(ours, control).sentence()}.")
     try:
         (out / "table.md").write_text(table.to_markdown(), encoding="utf-8")
         (out / "table.html").write_text(table.to_page(), encoding="utf-8")

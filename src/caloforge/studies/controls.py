@@ -1,0 +1,140 @@
+"""Samples that a trained model must beat: training showers with shuffled voxels, and an untrained copy of the model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from caloforge.errors import UsageError
+from caloforge.evaluation import EvaluationResult
+from caloforge.evaluation.layers import largest_deviation
+from caloforge.evaluation.results import ObservableResult, Scores
+from caloforge.models import build_model, load_model, read_record, save_model
+from caloforge.random import Streams
+from caloforge.showers import Showers, create_showers
+from caloforge.showers.files import open_showers
+from caloforge.stage import FitStage, TrainingConfig
+
+__all__ = ["Contest", "contest", "layer_verdict", "shuffle_voxels", "untrained_copy"]
+
+#: So many observables are named at most.
+_NAMED = 6
+
+
+def shuffle_voxels(data: str | Path, out: Path, *, showers: int, seed: int) -> None:
+    """Write showers of which every voxel comes from another shower.
+
+    Each voxel keeps its spectrum, and loses what it has to do with the other voxels and with the incident energy.
+
+    Args:
+        data: showers on voxels; the first ones are taken.
+        out: file to write; what is there already is kept if it is complete.
+        showers: how many.
+        seed: of the permutations.
+
+    Raises:
+        UsageError: if there are fewer showers, or they are points.
+    """
+    request = {"control": "shuffled voxels", "showers": showers, "seed": seed}
+    with open_showers(data) as source:
+        if len(source) < showers:
+            raise UsageError(f"{data}: holds {len(source)} showers, expected at least the reference's {showers}")
+        read = source.read(0, showers)
+        if not isinstance(read, Showers):
+            raise UsageError(f"{data}: voxels are shuffled, and these showers are points")
+        if out.exists():
+            with open_showers(out) as finished:
+                if len(finished) == showers and finished.provenance.get("control") == request["control"]:
+                    return
+        rng = Streams(seed, "study/shuffle").generator(0)
+        deposits = rng.permuted(read.deposits, axis=0)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        writer = create_showers(
+            out, detector=source.detector, particle=source.particle, provenance=request, request=request,
+            expected=showers, overwrite=True,
+        )  # fmt: skip
+        with writer:
+            writer.write(Showers(deposits, read.incident_energy, read.particle, read.readout, read.direction))
+
+
+def untrained_copy(trained: Path, out: Path, *, seed: int) -> None:
+    """Write the same model with random weights; what was fitted rather than trained (scales, calibrations) is kept.
+
+    Args:
+        trained: model directory.
+        out: model directory to write; a finished one is kept.
+        seed: of the weights.
+    """
+    if (out / "model.json").is_file():
+        return
+    model, record = load_model(trained), read_record(trained)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(Streams(seed, "study/untrained").integer(0))
+        fresh = build_model(record.kind, record.config, model.detector, where="config")
+    training = TrainingConfig.model_validate(record.training["settings"])
+    fitted = {stage.name: stage for stage in model.stages(training) if isinstance(stage, FitStage)}
+    for stage in fresh.stages(training):
+        if stage.name in fitted:
+            stage.load_state(fitted[stage.name].state())
+    out.mkdir(parents=True, exist_ok=True)
+    save_model(out, fresh, record.valid, training={"settings": record.training["settings"], "seconds": {}})
+
+
+@dataclass(frozen=True)
+class Contest:
+    """How a model does against a control.
+
+    Attributes:
+        better: number of separation powers that are smaller than the control's.
+        compared: number of separation powers.
+        worse: names of the observables in which the control is at least as good.
+        auc: mean AUC of the model and of the control for each classifier that judged both.
+    """
+
+    better: int
+    compared: int
+    worse: tuple[str, ...]
+    auc: dict[str, tuple[float, float]]
+
+    def sentence(self) -> str:
+        """The same in words."""
+        parts = [f"{self.better} of {self.compared} separation powers are smaller"]
+        if self.worse:
+            named = [key.split("/", 1)[1].replace("-", " ").replace("/", " ") for key in self.worse[:_NAMED]]
+            more = len(self.worse) - len(named)
+            parts[0] += f" (not {', '.join(named)}{f' and {more} more' if more else ''})"
+        parts += [f"AUC {ours:.3f} for {other:.3f} ({name})" for name, (ours, other) in self.auc.items()]
+        return "; ".join(parts)
+
+
+def contest(ours: EvaluationResult, control: EvaluationResult) -> Contest:
+    """Compare the scores of a model with those of a control on the same reference.
+
+    The spectrum of the voxels is left out, since shuffling does not change it.
+    """
+    mine, other = (_by_key(r.generated) for r in (ours, control))
+    keys = [key for key in mine if key in other]
+    worse = tuple(key for key in keys if mine[key].separation.value >= other[key].separation.value)
+    classifiers = ours.generated.classifiers
+    auc = {
+        name: (score.auc.mean, control.generated.classifiers[name].auc.mean)
+        for name, score in classifiers.items()
+        if name in control.generated.classifiers
+    }
+    return Contest(len(keys) - len(worse), len(keys), worse, auc)
+
+
+def _by_key(scores: Scores) -> dict[str, ObservableResult]:
+    return {r.key: r for r in scores.observables if r.chi2_ndf is not None}
+
+
+def layer_verdict(result: EvaluationResult, limit: float = 0.05) -> str:
+    """In words: the largest deviation of a layer's mean energy, and whether it is within the limit."""
+    means = result.generated.layers
+    worst = None if means is None else largest_deviation(means, means.energy)
+    if worst is None:
+        return "layer means were not measured"
+    word = "within" if worst.value <= limit else "beyond"
+    return f"largest deviation of a layer's mean energy {worst.value:.1%} ± {worst.error:.1%}, {word} {limit:.0%}"
