@@ -10,17 +10,21 @@ nothing depends on boolean indexing.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
 from caloforge.errors import ConfigError
 
-__all__ = ["linear_rational_spline", "raw_linear_rational_count"]
+__all__ = ["MARGIN", "MIN_SIZE", "MIN_SLOPE", "SLOPE_SHIFT", "linear_rational_spline", "raw_linear_rational_count"]
 
-_MIN_SIZE = 1e-3
-_MIN_SLOPE = 1e-3
+#: Smallest size of a bin, relative to the interval, and smallest slope at a knot.
+MIN_SIZE, MIN_SLOPE = 1e-3, 1e-3
+#: What is added to a raw slope, so that 0 is a slope of 1.
+SLOPE_SHIFT = math.log(math.expm1(1 - MIN_SLOPE))
 #: Lambda stays this far away from the ends of its bin.
-_MARGIN = 0.025
+MARGIN = 0.025
 
 
 def raw_linear_rational_count(bins: int) -> int:
@@ -31,7 +35,7 @@ def raw_linear_rational_count(bins: int) -> int:
 def _knots(raw: Tensor, bound: float) -> Tensor:
     """Edges of the bins (..., K + 1) from raw sizes (..., K), exact at both ends."""
     bins = raw.shape[-1]
-    sizes = _MIN_SIZE + (1 - _MIN_SIZE * bins) * torch.softmax(raw, dim=-1)
+    sizes = MIN_SIZE + (1 - MIN_SIZE * bins) * torch.softmax(raw, dim=-1)
     inner = 2 * bound * torch.cumsum(sizes[..., :-1], dim=-1) - bound
     return nn.functional.pad(nn.functional.pad(inner, (1, 0), value=-bound), (0, 1), value=bound)
 
@@ -57,16 +61,14 @@ def linear_rational_spline(
     Source: arXiv:2001.05168, section 4.1, algorithm 1.
     """
     bins, rest = divmod(raw_parameters.shape[-1] + 1, 4)
-    if rest or not bins or bins * _MIN_SIZE >= 1:
+    if rest or not bins or bins * MIN_SIZE >= 1:
         raise ConfigError(f"parameters of linear-rational splines number 4K - 1, not {raw_parameters.shape[-1]}")
     raw = raw_parameters.to(torch.promote_types(raw_parameters.dtype, torch.float32))
     x = inputs.to(raw.dtype)
     raw_widths, raw_heights, raw_slopes, raw_lambdas = torch.split(raw, [bins, bins, bins - 1, bins], dim=-1)
     x_knots, y_knots = _knots(raw_widths, bound), _knots(raw_heights, bound)
-    # A raw slope of 0 is a slope of 1.
-    shift = torch.log(torch.expm1(torch.tensor(1 - _MIN_SLOPE, dtype=raw.dtype))).item()
-    slopes = nn.functional.pad(_MIN_SLOPE + nn.functional.softplus(raw_slopes + shift), (1, 1), value=1.0)
-    lambdas = _MARGIN + (1 - 2 * _MARGIN) * torch.sigmoid(raw_lambdas)
+    slopes = nn.functional.pad(MIN_SLOPE + nn.functional.softplus(raw_slopes + SLOPE_SHIFT), (1, 1), value=1.0)
+    lambdas = MARGIN + (1 - 2 * MARGIN) * torch.sigmoid(raw_lambdas)
 
     clamped = x.clamp(-bound, bound)
     searched = y_knots if inverse else x_knots

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from caloforge.errors import ConfigError
+from caloforge.nn.compiled_clouds import compiled_points
 
 __all__ = ["PointWiseNet", "packed_index"]
 
@@ -96,12 +97,17 @@ class PointWiseNet(nn.Module):
         """
         if torch.is_grad_enabled() or points.is_cuda or torch.compiler.is_compiling():
             condition = self.embed(noise, context)
-            return self._gathered(points, [layer.modulation(condition) for layer in self._layers()], offsets)
+            return self._gathered(points, [layer.modulation(condition) for layer in self.gated_layers()], offsets)
+        compiled = compiled_points(self, points, noise, context, offsets)
+        return self.forward_reference(points, noise, context, offsets) if compiled is None else compiled
+
+    def forward_reference(self, points: Tensor, noise: Tensor, context: Tensor, offsets: Tensor) -> Tensor:
+        """As :meth:`forward`, shower by shower in plain PyTorch, without gradients."""
         return self._shower_by_shower(points, self._modulations_one_by_one(noise, context), offsets)
 
     def _modulations_one_by_one(self, noise: Tensor, context: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Gates and shifts from products of the same shape for every shower: equal bits whatever else is in the batch."""
-        layers = self._layers()
+        layers = self.gated_layers()
         weight = torch.cat([w for layer in layers for w in (layer.gate.weight, layer.shift.weight)])
         both = []
         for shower in range(len(noise)):
@@ -114,13 +120,14 @@ class PointWiseNet(nn.Module):
             for layer, gate, shift in zip(layers, pieces[::2], pieces[1::2], strict=True)
         ]
 
-    def _layers(self) -> list[_GatedLinear]:
+    def gated_layers(self) -> list[_GatedLinear]:
+        """The layers, from the first to the last."""
         return [layer for layer in self.layers if isinstance(layer, _GatedLinear)]
 
     def _gathered(self, points: Tensor, modulations: Sequence[tuple[Tensor, Tensor]], offsets: Tensor) -> Tensor:
         """All points at once; gates and shifts are looked up for every point."""
         index = packed_index(offsets)
-        layers = self._layers()
+        layers = self.gated_layers()
         for number, (layer, (gate, shift)) in enumerate(zip(layers, modulations, strict=True)):
             points = torch.addcmul(shift.index_select(0, index), layer.linear(points), gate.index_select(0, index))
             if number + 1 < len(layers):
@@ -131,7 +138,7 @@ class PointWiseNet(nn.Module):
         self, points: Tensor, modulations: Sequence[tuple[Tensor, Tensor]], offsets: Tensor
     ) -> Tensor:
         """One shower after the other, gates and shifts folded into the weights: the least work where calls are cheap."""
-        layers = self._layers()
+        layers = self.gated_layers()
         moved = torch.empty_like(points)
         starts = offsets.tolist()
         folded = []

@@ -8,16 +8,18 @@ in the direction of sampling, from the normal numbers to the data.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from caloforge.errors import ConfigError
+from caloforge.nn.compiled_clouds import compiled_flow
 from caloforge.nn.linear_rational import linear_rational_spline, raw_linear_rational_count
 from caloforge.nn.permutations import FixedPermutation, random_all
 
-__all__ = ["BlockOrder", "ShowerFlow"]
+__all__ = ["BlockOrder", "FlowStep", "ShowerFlow"]
 
 BlockOrder = Literal["caloclouds2", "caloclouds3"]
 
@@ -86,6 +88,21 @@ class _Permutation(FixedPermutation):
         return self.inverse(x), x.new_zeros(x.shape[:-1])
 
 
+@dataclass(frozen=True)
+class FlowStep:
+    """A coupling or a spline of the flow in the direction of sampling, with the permutations in front of it.
+
+    Attributes:
+        source: incoming value that becomes value i, int64 (D,).
+        spline: whether it is a spline rather than a coupling.
+        network: says the parameters.
+    """
+
+    source: Tensor
+    spline: bool
+    network: nn.Sequential
+
+
 class ShowerFlow(nn.Module):
     """The flow.
 
@@ -122,6 +139,7 @@ class ShowerFlow(nn.Module):
             raise ConfigError(f"a ShowerFlow needs two features and a block, not {features} and {blocks}")
         self.features = features
         self.context_features = context_features
+        self.bins, self.bound = bins, bound
         layers: list[nn.Module] = []
         for number, kind in enumerate(_ORDERS[order] * blocks):
             if kind == "a":
@@ -134,10 +152,30 @@ class ShowerFlow(nn.Module):
         self.layers = nn.ModuleList(layers)
 
     def sample(self, z: Tensor, context: Tensor) -> Tensor:
-        """Standard normal numbers (N, D) and conditions (N, C) to features (N, D)."""
+        """Standard normal numbers (N, D) and conditions (N, C) to features (N, D).
+
+        Without gradients, and on a CPU, compiled kernels do it if they can (``caloforge.nn.native``).
+        """
+        compiled = compiled_flow(self, z, context)
+        return self.sample_reference(z, context) if compiled is None else compiled
+
+    def sample_reference(self, z: Tensor, context: Tensor) -> Tensor:
+        """As :meth:`sample`, layer by layer in plain PyTorch."""
         for layer in self.layers:
             z = layer.sample(z, context)  # type: ignore[operator]
         return z
+
+    def steps(self) -> tuple[list[FlowStep], Tensor]:
+        """Couplings and splines in the order of sampling, and the index (D,) that reorders what comes out of the last."""
+        source, steps = torch.arange(self.features), []
+        for layer in self.layers:
+            if isinstance(layer, _Permutation):
+                source = source[layer.index.cpu()]
+                continue
+            assert isinstance(layer, (_AffineCoupling, _ConditionalSpline))  # there are no other kinds
+            steps.append(FlowStep(source, isinstance(layer, _ConditionalSpline), layer.network))
+            source = torch.arange(self.features)
+        return steps, source
 
     def log_prob(self, x: Tensor, context: Tensor) -> Tensor:
         """Logarithm of the density of features (N, D) under conditions (N, C), nats, (N,)."""

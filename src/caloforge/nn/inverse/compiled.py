@@ -7,16 +7,15 @@ from __future__ import annotations
 
 import ctypes
 import enum
-import threading
 import weakref
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from caloforge.nn.inverse.incremental import ready_units, solving_order
 from caloforge.nn.native import native_library
+from caloforge.nn.native.packed import addresses_of, packed_copies
 
 if TYPE_CHECKING:
     from caloforge.nn.autoregressive import AutoregressiveFlow, AutoregressiveSpline
@@ -27,10 +26,6 @@ _SUFFIXES = {torch.float32: "f32", torch.float64: "f64"}
 _MOST_BINS = 64
 #: Up to this batch size showers are inverted one by one: a tile reads all weights however few its showers are.
 _MOST_SINGLE = 2
-
-
-def _addresses(tensors: Sequence[Tensor]) -> ctypes.Array[ctypes.c_void_p]:
-    return (ctypes.c_void_p * len(tensors))(*(tensor.data_ptr() for tensor in tensors))
 
 
 class Layout(enum.IntEnum):
@@ -78,7 +73,7 @@ class CompiledInverse:
         out = [made.output_layer.weight.detach().contiguous(), made.output_layer.bias.detach().contiguous()]
         ready = torch.tensor(ready_units(made.degrees, made.features), dtype=torch.int64)
         self._function("pack")(
-            self._handle, position, ready.data_ptr(), source.data_ptr(), _addresses(weights), _addresses(biases),
+            self._handle, position, ready.data_ptr(), source.data_ptr(), addresses_of(weights), addresses_of(biases),
             *([tensor.data_ptr() for tensor in rest] or [0, 0]), *(tensor.data_ptr() for tensor in out),
         )  # fmt: skip
 
@@ -103,62 +98,6 @@ class CompiledInverse:
         return x if self._last is None else x.index_select(1, self._last), logdet
 
 
-class _Watch:
-    """Notices when the weights of a flow change.
-
-    Addresses and version counters tell of replaced tensors and of ordinary writes. A few samples of each tensor tell of
-    writes through ``parameter.data``, common in weight averaging, which leave the version counters alone.
-    """
-
-    def __init__(self, tensors: list[Tensor], library: ctypes.CDLL) -> None:
-        self.addresses = [tensor.data_ptr() for tensor in tensors]
-        self._pointers = (ctypes.c_void_p * len(tensors))(*self.addresses)
-        self._sizes = (ctypes.c_int64 * len(tensors))(*[tensor.nbytes for tensor in tensors])
-        self._library = library
-
-    def state(self, tensors: list[Tensor]) -> tuple[Any, ...]:
-        """Equal to an earlier state as long as the weights are unchanged."""
-        fingerprint = self._library.caloforge_fingerprint(self._pointers, self._sizes, len(tensors))
-        return fingerprint, [tensor._version for tensor in tensors]
-
-
-class _Packed:
-    """Packed copies of one flow, one per layout, with the state of the weights they were made from."""
-
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.watch: _Watch | None = None
-        self.copies: dict[Layout, tuple[Any, CompiledInverse]] = {}
-        self._parts: list[nn.Module] = []
-        self._holders: list[tuple[dict[str, Any], str]] = []
-
-    def _tensors(self, flow: AutoregressiveFlow) -> list[Tensor]:
-        # Straight from the dictionaries of the modules: attribute access would take ten times as long.
-        parts: list[Any] = [*flow.blocks._modules.values(), *flow.permutations._modules.values()]
-        if self._parts != parts:
-            self._parts = parts
-            modules = [module for part in self._parts for module in part.modules()]
-            self._holders = [(module._parameters, name) for module in modules for name in module._parameters]
-            self._holders += [(part._buffers, "index") for _, part in flow.chain() if part is not None]
-        return [holder[name] for holder, name in self._holders]
-
-    def get(self, flow: AutoregressiveFlow, library: ctypes.CDLL, layout: Layout) -> CompiledInverse:
-        """The copy for ``layout``, made anew if the weights have changed."""
-        with self.lock:
-            tensors = self._tensors(flow)
-            if self.watch is None or self.watch.addresses != [tensor.data_ptr() for tensor in tensors]:
-                self.watch, self.copies = _Watch(tensors, library), {}
-            state = self.watch.state(tensors)
-            known = self.copies.get(layout)
-            if known is None or known[0] != state:
-                known = self.copies[layout] = (state, CompiledInverse(flow, library, layout))
-            return known[1]
-
-
-_packed: weakref.WeakKeyDictionary[AutoregressiveFlow, _Packed] = weakref.WeakKeyDictionary()
-_packed_lock = threading.Lock()
-
-
 def compiled_inverse(flow: AutoregressiveFlow, batch: int) -> CompiledInverse | None:
     """The flow packed for a batch of this size, from memory if its weights have not changed since.
 
@@ -178,6 +117,7 @@ def compiled_inverse(flow: AutoregressiveFlow, batch: int) -> CompiledInverse | 
     layout = Layout.SINGLE if batch <= _MOST_SINGLE else Layout.TILE
     if flow.reads_latents:  # one at a time is for the latency of sampling, which is not this direction
         layout = Layout.TILE_FORWARD
-    with _packed_lock:
-        packed = _packed.setdefault(flow, _Packed())
-    return packed.get(flow, library, layout)
+    parts = [*flow.blocks._modules.values(), *flow.permutations._modules.values()]
+    copies = packed_copies(flow, ("index",))
+    made: CompiledInverse = copies.get(parts, library, layout, lambda: CompiledInverse(flow, library, layout))
+    return made

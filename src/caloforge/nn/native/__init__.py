@@ -29,6 +29,13 @@ _SIGNATURES: dict[str, tuple[object, list[object]]] = {
     "caloforge_flow_free": (None, [_pointer]),
     "caloforge_flow_pack": (None, [_pointer, _int, *[_pointer] * 8]),
     "caloforge_flow_invert": (None, [_pointer, _long, *[_pointer] * 4, _int]),
+    "caloforge_points_new": (_pointer, [*[_int] * 4, *[_pointer] * 8]),
+    "caloforge_points_free": (None, [_pointer]),
+    "caloforge_points_move": (None, [_pointer, _long, *[_pointer] * 5, _int]),
+    "caloforge_showerflow_new": (_pointer, [*[_int] * 3, _pointer, *[_int] * 2, *[_double] * 5]),
+    "caloforge_showerflow_free": (None, [_pointer]),
+    "caloforge_showerflow_pack": (None, [_pointer, *[_int] * 2, _pointer, _int, *[_pointer] * 2]),
+    "caloforge_showerflow_sample": (None, [_pointer, _long, *[_pointer] * 3, _int]),
     "caloforge_spline_forward": (None, [_long, _int, _int, *[_double] * 4, _int, *[_pointer] * 4]),
     "caloforge_spline_backward": (None, [_long, _int, _int, *[_double] * 4, _int, *[_pointer] * 6]),
 }

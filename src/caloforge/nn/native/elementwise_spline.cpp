@@ -2,25 +2,10 @@
 //
 // Raw parameters arrive as PyTorch holds them, (elements, 3K - 1). A few elements at a time are turned so that the lanes
 // are elements; everything about them then stays in registers and the first cache.
-#include <thread>
-#include <vector>
-
+#include "parallel.hpp"
 #include "spline.hpp"
 
 namespace caloforge {
-
-// Spread `count` elements over threads in multiples of the lanes.
-template <class S, class Body>
-void parallel(int64_t count, int threads, Body body) {
-    constexpr int64_t grain = 64 * kLanes<S>;
-    const int64_t grains = (count + grain - 1) / grain;
-    const int64_t workers = std::max<int64_t>(1, std::min<int64_t>(threads, grains));
-    auto part = [&](int64_t k) { body(grains * k / workers * grain, std::min(count, grains * (k + 1) / workers * grain)); };
-    std::vector<std::thread> helpers;
-    for (int64_t k = 1; k < workers; ++k) helpers.emplace_back(part, k);
-    part(0);
-    for (auto& helper : helpers) helper.join();
-}
 
 // Turn `count` rows into columns of lanes; lanes without a row repeat the last one.
 template <class S>
@@ -123,7 +108,7 @@ template <class S, int Bins, bool Inverse>
 void forward(int64_t count, const S* in, const S* raw, const SplineShape& shape, S* out, S* logabsdet, int threads) {
     constexpr int L = kLanes<S>;
     const int columns = 3 * (Bins ? Bins : shape.bins) - 1;
-    parallel<S>(count, threads, [&](int64_t first, int64_t end) {
+    parallel(count, 64 * kLanes<S>, threads, [&](int64_t first, int64_t end) {
         S turned[(3 * (Bins ? Bins : kMaxBins) - 1) * L];
         for (int64_t at = first; at < end; at += L) {
             const int some = int(std::min<int64_t>(L, end - at));
@@ -140,7 +125,7 @@ void backward(int64_t count, const S* in, const S* raw, const S* grad_out, const
               S* grad_in, S* grad_raw, int threads) {
     constexpr int L = kLanes<S>;
     const int columns = 3 * (Bins ? Bins : shape.bins) - 1;
-    parallel<S>(count, threads, [&](int64_t first, int64_t end) {
+    parallel(count, 64 * kLanes<S>, threads, [&](int64_t first, int64_t end) {
         S turned[(3 * (Bins ? Bins : kMaxBins) - 1) * L], result[(3 * (Bins ? Bins : kMaxBins) - 1) * L];
         for (int64_t at = first; at < end; at += L) {
             const int some = int(std::min<int64_t>(L, end - at));

@@ -161,7 +161,8 @@ struct Series<double> {
         0.14285714285800214696, 0.19999999999999760745, 0.33333333333333333443};
 };
 
-// exp(x) for x <= 0 (all that softmax and softplus need); below the smallest normal number it stays there.
+// exp(x) for x <= 0 (all that softmax and softplus need), and as good up to x = 80; below the smallest normal number it
+// stays there.
 template <class S>
 inline Vec<S> exp_negative(Vec<S> x) {
     using M = Simd<S>;

@@ -1,0 +1,149 @@
+"""The networks of CaloClouds through the compiled CPU kernels (``caloforge.nn.native``), without gradients.
+
+Weights are packed once. Every number is added up in the same order whatever else is in the batch, so a shower comes out
+bit for bit the same alone and among others.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import weakref
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from caloforge.nn.linear_rational import MARGIN, MIN_SIZE, MIN_SLOPE, SLOPE_SHIFT
+from caloforge.nn.native import native_library
+from caloforge.nn.native.packed import addresses_of, packed_copies
+
+if TYPE_CHECKING:
+    from caloforge.nn.pointwise import PointWiseNet
+    from caloforge.nn.showerflow import ShowerFlow
+
+__all__ = ["compiled_flow", "compiled_points"]
+
+_SUFFIXES = {torch.float32: "f32", torch.float64: "f64"}
+_MOST_BINS = 64
+#: Up to this batch size a flow takes showers one by one: only then can weights of silent units be left unread.
+_MOST_SINGLE = 2
+
+
+def _can_serve(*tensors: Tensor) -> bool:
+    """Whether the kernels serve tensors like these: all of one float type on the CPU, no gradients, nobody is tracing."""
+    dtype = tensors[0].dtype
+    return (
+        dtype in _SUFFIXES
+        and not torch.is_grad_enabled()
+        and all(type(t) in (Tensor, nn.Parameter) and t.dtype == dtype and t.device.type == "cpu" for t in tensors)
+        and not torch.compiler.is_compiling()
+        and not torch._C._is_tracing()
+        and not torch._C._are_functorch_transforms_active()
+    )
+
+
+class _Packed:
+    """A snapshot of weights in the kernels' own memory."""
+
+    _name: str
+
+    def __init__(self, library: ctypes.CDLL, dtype: torch.dtype) -> None:
+        self._library, self._suffix = library, _SUFFIXES[dtype]
+
+    def _hold(self, *arguments: Any) -> None:
+        self._handle = self._function("new")(*arguments)
+        self._finalizer = weakref.finalize(self, self._function("free"), self._handle)
+
+    def _function(self, name: str) -> ctypes._NamedFuncPointer:
+        return getattr(self._library, f"caloforge_{self._name}_{name}_{self._suffix}")  # type: ignore[no-any-return]
+
+
+class _PackedFlow(_Packed):
+    _name = "showerflow"
+
+    def __init__(self, flow: ShowerFlow, library: ctypes.CDLL, *, tile: bool) -> None:
+        super().__init__(library, next(flow.parameters()).dtype)
+        steps, last = flow.steps()
+        spline = (MIN_SIZE, MIN_SLOPE, SLOPE_SHIFT, MARGIN)
+        self._hold(
+            flow.features, flow.context_features, len(steps), last.data_ptr(), int(tile), flow.bins, flow.bound, *spline
+        )  # fmt: skip
+        for position, step in enumerate(steps):
+            layers = [layer for layer in step.network if isinstance(layer, nn.Linear)]
+            weights = [layer.weight.detach().contiguous() for layer in layers]
+            biases = [layer.bias.detach().contiguous() for layer in layers]
+            self._function("pack")(
+                self._handle, position, int(step.spline), step.source.data_ptr(), layers[0].out_features,
+                addresses_of(weights), addresses_of(biases),
+            )  # fmt: skip
+
+    def __call__(self, z: Tensor, context: Tensor) -> Tensor:
+        z, context = z.detach().contiguous(), context.detach().contiguous()
+        x = torch.empty_like(z)
+        self._function("sample")(
+            self._handle, len(z), z.data_ptr(), context.data_ptr(), x.data_ptr(), torch.get_num_threads()
+        )
+        return x
+
+
+class _PackedPoints(_Packed):
+    _name = "points"
+
+    def __init__(self, net: PointWiseNet, library: ctypes.CDLL) -> None:
+        super().__init__(library, next(net.parameters()).dtype)
+        layers = net.gated_layers()
+        weight = torch.cat([w for layer in layers for w in (layer.gate.weight, layer.shift.weight)]).detach()
+        bias = torch.cat([b for layer in layers for b in (layer.gate.bias, torch.zeros_like(layer.gate.bias))]).detach()
+        outputs = torch.tensor([layer.linear.out_features for layer in layers])
+        linear = [layer.linear.weight.detach().contiguous() for layer in layers]
+        biases = [layer.linear.bias.detach().contiguous() for layer in layers]
+        rest = [
+            net.frequencies.contiguous(),
+            net.time.weight.detach().contiguous(),
+            net.time.bias.detach(),
+            weight,
+            bias,
+        ]
+        self._outputs = layers[-1].linear.out_features
+        self._hold(
+            net.features, net.time.in_features, weight.shape[1] - net.time.in_features, len(layers), outputs.data_ptr(),
+            *(tensor.data_ptr() for tensor in rest), addresses_of(linear), addresses_of(biases),
+        )  # fmt: skip
+
+    def __call__(self, points: Tensor, noise: Tensor, context: Tensor, offsets: Tensor) -> Tensor:
+        points, noise, context, offsets = (t.detach().contiguous() for t in (points, noise, context, offsets))
+        moved = points.new_empty(len(points), self._outputs)
+        self._function("move")(
+            self._handle, len(noise), offsets.data_ptr(), points.data_ptr(), noise.data_ptr(), context.data_ptr(),
+            moved.data_ptr(), torch.get_num_threads(),
+        )  # fmt: skip
+        return moved
+
+
+def compiled_flow(flow: ShowerFlow, z: Tensor, context: Tensor) -> Tensor | None:
+    """What ``flow.sample(z, context)`` is, or None if the kernels cannot serve it."""
+    if z.ndim != 2 or flow.bins > _MOST_BINS or not _can_serve(z, context, next(flow.parameters())):
+        return None
+    library = native_library()
+    if library is None:
+        return None
+    tile = len(z) > _MOST_SINGLE
+    packed: _PackedFlow = packed_copies(flow, ("index",)).get(
+        list(flow.layers._modules.values()), library, tile, lambda: _PackedFlow(flow, library, tile=tile)
+    )
+    return packed(z, context)
+
+
+def compiled_points(
+    net: PointWiseNet, points: Tensor, noise: Tensor, context: Tensor, offsets: Tensor
+) -> Tensor | None:
+    """What ``net(points, noise, context, offsets)`` is, or None if the kernels cannot serve it."""
+    if offsets.dtype != torch.int64 or not _can_serve(points, noise, context, net.frequencies):
+        return None
+    library = native_library()
+    if library is None:
+        return None
+    packed: _PackedPoints = packed_copies(net, ("frequencies",)).get(
+        [net], library, None, lambda: _PackedPoints(net, library)
+    )
+    return packed(points, noise, context, offsets)

@@ -1,0 +1,60 @@
+// C interface of PointWise Net; caloforge.nn.native loads it through ctypes.
+#include "parallel.hpp"
+#include "point_network.hpp"
+
+namespace caloforge {
+
+template <class S>
+void move_points(const PackedPointNetwork<S>& network, int64_t showers, const int64_t* offsets, const S* points,
+                 const S* noise, const S* context, S* moved, int threads) {
+    struct Piece {
+        int64_t shower, first;
+        int count;
+    };
+    const PointNetworkShape& s = network.shape;
+    std::vector<Piece> pieces;
+    for (int64_t shower = 0; shower < showers; ++shower)
+        for (int64_t first = offsets[shower]; first < offsets[shower + 1]; first += PointTile<S>::most_points)
+            pieces.push_back({shower, first, int(std::min<int64_t>(PointTile<S>::most_points, offsets[shower + 1] - first))});
+    const size_t modulations = s.modulations();
+    std::vector<S> modulation(modulations * showers);
+    parallel(showers, 8, threads, [&](int64_t first, int64_t end) {
+        Modulator<S> modulator(network);
+        for (; first < end; ++first)
+            if (offsets[first] < offsets[first + 1])
+                modulator.run(noise[first], context + first * s.context, modulation.data() + first * modulations);
+    });
+    parallel(int64_t(pieces.size()), 4, threads, [&](int64_t first, int64_t end) {
+        PointTile<S> tile(network);
+        for (; first < end; ++first) {
+            const Piece& piece = pieces[first];
+            tile.run(piece.count, points + piece.first * s.features, modulation.data() + piece.shower * modulations,
+                     moved + piece.first * s.outputs.back());
+        }
+    });
+}
+
+}  // namespace caloforge
+
+using caloforge::PackedPointNetwork;
+using caloforge::PointNetworkShape;
+
+#define CALOFORGE_POINT_NETWORK(S, NAME)                                                                                   \
+    extern "C" void* caloforge_points_new_##NAME(int features, int time, int context, int layers, const int64_t* outputs,  \
+                                                 const S* frequencies, const S* time_weight, const S* time_bias,           \
+                                                 const S* modulation_weight, const S* modulation_bias,                     \
+                                                 const S* const* weights, const S* const* biases) {                        \
+        const PointNetworkShape shape{features, time, context, std::vector<int>(outputs, outputs + layers)};               \
+        return new PackedPointNetwork<S>(shape, frequencies, time_weight, time_bias, modulation_weight, modulation_bias,   \
+                                         weights, biases);                                                                 \
+    }                                                                                                                      \
+    extern "C" void caloforge_points_free_##NAME(void* network) { delete static_cast<PackedPointNetwork<S>*>(network); }   \
+    extern "C" void caloforge_points_move_##NAME(const void* network, int64_t showers, const int64_t* offsets,             \
+                                                 const S* points, const S* noise, const S* context, S* moved,              \
+                                                 int threads) {                                                            \
+        caloforge::move_points(*static_cast<const PackedPointNetwork<S>*>(network), showers, offsets, points, noise,       \
+                               context, moved, threads);                                                                   \
+    }
+
+CALOFORGE_POINT_NETWORK(float, f32)
+CALOFORGE_POINT_NETWORK(double, f64)

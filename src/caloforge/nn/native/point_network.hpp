@@ -1,0 +1,141 @@
+// PointWise Net: the points of one shower after the other, through all layers at once; gates and shifts come once per shower.
+#pragma once
+
+#include "dense.hpp"
+#include "linear_rational.hpp"
+
+namespace caloforge {
+
+struct PointNetworkShape {
+    int features, time, context;
+    std::vector<int> outputs;  // of each layer
+    int modulations() const {
+        int all = 0;
+        for (int width : outputs) all += 2 * width;
+        return all;
+    }
+};
+
+template <class S>
+struct PackedPointNetwork {
+    PointNetworkShape shape;
+    std::vector<S> frequencies;
+    Dense<S> time;        // for single rows
+    Dense<S> modulation;  // for single rows: gates, then shifts, layer by layer
+    std::vector<Dense<S>> layers;  // for tiles
+    Arena<S> arena;
+
+    // Row-major: time (T, T), modulation (all gates and shifts, T + context), layers (outputs, inputs).
+    PackedPointNetwork(const PointNetworkShape& s, const S* waves, const S* time_weight, const S* time_bias,
+                       const S* modulation_weight, const S* modulation_bias, const S* const* weights, const S* const* biases)
+        : shape(s), frequencies(waves, waves + s.time / 2) {
+        time = Dense<S>::shaped(s.time, s.time, false);
+        modulation = Dense<S>::shaped(s.time + s.context, s.modulations(), false);
+        size_t total = time.numbers() + modulation.numbers();
+        int inputs = s.features;
+        for (int outputs : s.outputs) {
+            layers.push_back(Dense<S>::shaped(inputs, outputs, true));
+            total += layers.back().numbers();
+            inputs = outputs;
+        }
+        arena.allocate(total);
+        S* next = time.pack(arena.data(), time_weight, time_bias);
+        next = modulation.pack(next, modulation_weight, modulation_bias);
+        for (size_t k = 0; k < layers.size(); ++k) next = layers[k].pack(next, weights[k], biases[k]);
+    }
+};
+
+template <class S>
+inline Vec<S> leaky(Vec<S> v) {
+    return v < S(0) ? S(0.01) * v : v;
+}
+
+// Gates (after the sigmoid) and shifts of single showers.
+template <class S>
+class Modulator {
+public:
+    explicit Modulator(const PackedPointNetwork<S>& network)
+        : network_(network), inputs_(network.shape.time + network.shape.context) {
+        const int time = network.shape.time;
+        memory_.allocate(size_t(time) + network.time.padded() + network.modulation.padded() + kLanes<S>);
+        waves_ = memory_.data();
+        embedded_ = waves_ + time;
+        raw_ = embedded_ + network.time.padded();
+    }
+
+    void run(S noise, const S* context, S* out) {
+        const PointNetworkShape& s = network_.shape;
+        const int half = s.time / 2;
+        for (int k = 0; k < half; ++k) {
+            const S angle = S(6.283185307179586) * noise * network_.frequencies[k];
+            waves_[k] = std::sin(angle);
+            waves_[half + k] = std::cos(angle);
+        }
+        inputs_.clear();
+        inputs_.add_all(waves_, s.time);
+        dense_single(network_.time, inputs_, embedded_);
+        inputs_.clear();
+        for (int k = 0; k < s.time; ++k) inputs_.add(k, embedded_[k] < 0 ? S(0.01) * embedded_[k] : embedded_[k]);
+        inputs_.add_all(context, s.context, s.time);
+        dense_single(network_.modulation, inputs_, raw_);
+        int first = 0;
+        for (int width : s.outputs) {
+            for (int k = 0; k < width; k += kLanes<S>) {
+                const Vec<S> gate = sigmoid<S>(load(raw_ + first + k));
+                for (int j = k; j < std::min(k + kLanes<S>, width); ++j) out[first + j] = gate[j - k];
+            }
+            std::copy(raw_ + first + width, raw_ + first + 2 * width, out + first + width);
+            first += 2 * width;
+        }
+    }
+
+private:
+    const PackedPointNetwork<S>& network_;
+    Arena<S> memory_;
+    Inputs<S> inputs_;
+    S *waves_, *embedded_, *raw_;
+};
+
+// Some points of one shower.
+template <class S>
+class PointTile {
+public:
+    static constexpr int most_strips = 4, most_points = most_strips * Activations<S>::width;
+
+    explicit PointTile(const PackedPointNetwork<S>& network) : network_(network) {
+        int units = network.shape.features;
+        for (int width : network.shape.outputs) units = std::max(units, width);
+        memory_.allocate(2 * size_t(units) * most_points);
+        for (int k = 0; k < 2; ++k) {
+            side_[k].memory = memory_.data() + k * size_t(units) * most_points;
+            side_[k].units = units;
+        }
+    }
+
+    // Packed points (count, features) in and out; count is at most most_points.
+    void run(int count, const S* points, const S* modulation, S* moved) {
+        const int strips = (count + Activations<S>::width - 1) / Activations<S>::width;
+        turn_rows_in(points, count, network_.shape.features, strips, side_[0]);
+        const S* gate = modulation;
+        for (size_t k = 0; k < network_.layers.size(); ++k) {
+            const Dense<S>& layer = network_.layers[k];
+            const S* shift = gate + layer.outputs;
+            if (k + 1 < network_.layers.size())
+                dense_tile(layer, strips, side_[0], side_[1],
+                           [=](int r, Vec<S> v) { return leaky<S>(fused(v, splat(gate[r]), splat(shift[r]))); });
+            else
+                dense_tile(layer, strips, side_[0], side_[1],
+                           [=](int r, Vec<S> v) { return fused(v, splat(gate[r]), splat(shift[r])); });
+            gate = shift + layer.outputs;
+            std::swap(side_[0], side_[1]);
+        }
+        turn_rows_out(side_[0], count, network_.layers.back().outputs, moved);
+    }
+
+private:
+    const PackedPointNetwork<S>& network_;
+    Arena<S> memory_;
+    Activations<S> side_[2];
+};
+
+}  // namespace caloforge
