@@ -61,6 +61,21 @@ def test_info_describes_a_file(capsys, shower_file, tmp_path):
     assert json.loads(out)["showers"] == 20
 
 
+def test_info_leaves_out_the_middle_of_many_layers(capsys, tmp_path):
+    """Files of the detectors with most layers have a table with more columns than the detectors' own."""
+    readout = load_detector("ild-ecal/10x10").readout
+    deposits = np.ones((3, readout.n_voxels), np.float32)
+    with create_showers(tmp_path / "s.h5", detector=load_detector("ild-ecal/10x10"), particle=22) as writer:
+        writer.write(Showers(deposits, np.full(3, 1e4), 22, readout))
+    code, out, _ = run(capsys, "info", tmp_path / "s.h5")
+    assert code == 0
+    assert "…" in out
+    assert "mean energy [GeV]" in out  # 3 GeV in 3,000 voxels
+    with create_showers(tmp_path / "t.h5", detector=load_detector("ild-ecal/10x10"), particle=22) as writer:
+        writer.write(Showers(deposits / 10, np.full(3, 1e4), 22, readout))
+    assert "mean energy [MeV]" in run(capsys, "info", tmp_path / "t.h5")[1]
+
+
 def test_convert_there_and_back(capsys, shower_file, tmp_path):
     code, out, _ = run(capsys, "convert", shower_file, tmp_path / "b.h5", "--to", "calogan")
     assert code == 0

@@ -59,7 +59,7 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
 
 
 def _is_number(text: str) -> bool:
-    return bool(text) and (text[0].isdigit() or text[0] in "-–<>~" or text == "0")
+    return bool(text) and (text[0].isdigit() or text[0] in "-–<>~…" or text == "0")
 
 
 def print_json(data: Mapping[str, Any]) -> None:

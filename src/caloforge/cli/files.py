@@ -99,7 +99,7 @@ def _describe_detector(name: str, drawing: Path | None, no_drawing: bool, json_:
 
 def _shortened(rows: list[list[str]]) -> list[list[str]]:
     """A long list of layers with its middle left out."""
-    return rows if len(rows) <= 12 else [*rows[:4], ["…", "…", "…"], *rows[-2:]]
+    return rows if len(rows) <= 12 else [*rows[:4], ["…"] * len(rows[0]), *rows[-2:]]
 
 
 def _describe_file(path: Path, detector: str | None, drawing: Path | None, json_: bool) -> None:

@@ -23,14 +23,16 @@ def layer_table(showers: Showers, threshold: float) -> tuple[list[str], list[lis
     energies = showers.layer_energies()
     total = energies.sum(axis=1)
     lit = showers.deposits >= max(threshold, float(np.finfo(np.float32).tiny))
-    columns = ["layer", "mean energy [GeV]", "share of deposits", "lit voxels", "empty"]
+    # Sampling calorimeters collect a few per cent, which in GeV would be mostly zeros.
+    unit, scale = ("GeV", 1000.0) if total.mean() >= 1000 else ("MeV", 1.0)
+    columns = ["layer", f"mean energy [{unit}]", "share of deposits", "lit voxels", "empty"]
     rows = []
     for number, where in enumerate(showers.readout.layer_slices):
         share = energies[:, number].sum() / max(total.sum(), 1e-300)
         rows.append(
             [
                 showers.readout.layers[number].label,
-                f"{energies[:, number].mean() / 1000:.4g}",
+                f"{energies[:, number].mean() / scale:.4g}",
                 f"{share:.2%}",
                 f"{lit[:, where].mean():.1%}",
                 f"{(energies[:, number] < threshold).mean():.2%}",
@@ -40,7 +42,7 @@ def layer_table(showers: Showers, threshold: float) -> tuple[list[str], list[lis
     rows.append(
         [
             "all",
-            f"{total.mean() / 1000:.4g}",
+            f"{total.mean() / scale:.4g}",
             f"{fraction:.2%} of incident",
             f"{lit.mean():.1%}",
             f"{(total < threshold).mean():.2%}",
