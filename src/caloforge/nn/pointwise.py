@@ -28,6 +28,15 @@ def packed_index(offsets: Tensor) -> Tensor:
     return torch.repeat_interleave(torch.arange(len(counts), device=offsets.device), counts)
 
 
+def _equal_size(offsets: Tensor) -> int | None:
+    """Points of every shower if all have equally many, else None; on a GPU looking would wait for it, so None."""
+    if offsets.is_cuda or torch.compiler.is_compiling() or len(offsets) < 2:
+        return None
+    counts = offsets.diff()
+    size = int(counts[0])
+    return size if size and bool((counts == size).all()) else None
+
+
 class _GatedLinear(nn.Module):
     """``linear(x) * sigmoid(gate(condition)) + shift(condition)``."""
 
@@ -125,14 +134,21 @@ class PointWiseNet(nn.Module):
         return [layer for layer in self.layers if isinstance(layer, _GatedLinear)]
 
     def _gathered(self, points: Tensor, modulations: Sequence[tuple[Tensor, Tensor]], offsets: Tensor) -> Tensor:
-        """All points at once; gates and shifts are looked up for every point."""
-        index = packed_index(offsets)
+        """All points at once, with gradients."""
+        size = _equal_size(offsets)
+        if size is not None:
+            # Broadcasting spares looking up gates and shifts for every point, and adding up their gradients again.
+            shape, index = (len(offsets) - 1, size), None
+        else:
+            shape, index = (len(points),), packed_index(offsets)
+        points = points.reshape(*shape, self.features)
         layers = self.gated_layers()
-        for number, (layer, (gate, shift)) in enumerate(zip(layers, modulations, strict=True)):
-            points = torch.addcmul(shift.index_select(0, index), layer.linear(points), gate.index_select(0, index))
+        for number, (layer, pair) in enumerate(zip(layers, modulations, strict=True)):
+            gate, shift = (m[:, None] if index is None else m.index_select(0, index) for m in pair)
+            points = torch.addcmul(shift, layer.linear(points), gate)
             if number + 1 < len(layers):
                 points = functional.leaky_relu(points, _SLOPE)
-        return points
+        return points.reshape(-1, self.features)
 
     def _shower_by_shower(
         self, points: Tensor, modulations: Sequence[tuple[Tensor, Tensor]], offsets: Tensor
