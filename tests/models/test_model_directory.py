@@ -126,7 +126,7 @@ class TestStages:
             raise OSError(28, "No space left on device")
 
         monkeypatch.setattr(directory_module, "save_file", full_disk)
-        with pytest.raises(OutputError, match="No space left"):
+        with pytest.raises(OutputError, match="no space left"):
             write_stage(tmp_path, stage, {"epoch": 2})
         assert read_stage(tmp_path, stage) == {"epoch": 1}
         assert [path.name for path in stage_directory(tmp_path, stage.name, "best").iterdir()] == ["state.safetensors"]
@@ -194,7 +194,7 @@ class TestFinished:
         def killed(*_: object) -> None:
             raise KeyboardInterrupt
 
-        monkeypatch.setattr(directory_module, "_replace_file", killed)
+        monkeypatch.setattr(directory_module, "replace_file", killed)
         with pytest.raises(KeyboardInterrupt):
             save_model(tmp_path, model, RANGE)
         assert not (tmp_path / "model.json").exists()

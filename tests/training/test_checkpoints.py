@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 from matplotlib import image
 from safetensors import safe_open
 
+from caloforge.atomic import replace_file
 from caloforge.errors import ModelFileError, OutputError
 from caloforge.stage import OptimiserConfig
 from caloforge.training.checkpoints import (
     flat_optimiser,
     read_checkpoint,
-    replace_file,
     restore_optimiser,
     write_checkpoint,
 )

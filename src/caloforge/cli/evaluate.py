@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from caloforge.atomic import replace_file
 from caloforge.cli.common import OverwriteOption, ResumeOption, SeedOption, console, print_table
 from caloforge.errors import OutputError, UsageError
 
@@ -192,10 +193,7 @@ def compare(
         console.print(f"note: {note}")
     if out is not None:
         text = {".html": table.to_page, ".md": table.to_markdown, ".json": table.to_json}[out.suffix]()
-        try:
-            out.write_text(text, encoding="utf-8")
-        except OSError as error:
-            raise OutputError(f"{out}: cannot be written ({error.strerror})") from None
+        replace_file(out, text)
         console.print(f"written: {out}")
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import time
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from caloforge.atomic import output_error, written_beside
 from caloforge.errors import OutputError, UsageError
 from caloforge.models import ShowerModel, load_model
 from caloforge.progress import progress
@@ -114,11 +114,10 @@ def _write_table(
     model: ShowerModel, reader: Reader, out: Path, streams: Streams, draws: int, batch_size: int, *, show: bool
 ) -> torch.Tensor:
     """Write the table beside its place, move it there, and give back its last column."""
-    beside = out.with_name(f".{out.name}.{os.getpid()}.partial")
     columns = []
     shown = progress("likelihood", len(reader), "showers") if show else nullcontext()
     try:
-        with beside.open("w", encoding="utf-8") as file, shown as display:
+        with written_beside(out) as beside, beside.open("w", encoding="utf-8") as file, shown as display:
             file.write("shower,incident_energy_MeV,log_prob_nats\n")
             for start in range(0, len(reader), batch_size):
                 block = reader.read(start, start + batch_size)
@@ -131,11 +130,6 @@ def _write_table(
                 )
                 if display is not None:
                     display.advance(len(block))
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(out)
     except OSError as error:
-        raise OutputError(f"{out}: cannot be written ({error.strerror})") from None
-    finally:
-        beside.unlink(missing_ok=True)
+        raise output_error(out, error) from None
     return torch.cat(columns)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
@@ -23,8 +22,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from caloforge import __version__
+from caloforge.atomic import output_error, replace_file, written_beside
 from caloforge.detectors import detector_from_toml
-from caloforge.errors import CaloForgeError, ConfigError, ModelFileError, OutputError
+from caloforge.errors import CaloForgeError, ConfigError, ModelFileError
 from caloforge.models.base import ShowerModel, validated
 from caloforge.models.conditions import ConditionRange
 from caloforge.models.registry import build_model
@@ -126,33 +126,26 @@ class RunPlan(_Frozen):
         return build_model(self.kind, self.config, detector, where="plan.json, config")
 
 
-def _replace_file(path: Path, content: bytes) -> None:
-    beside = path.with_name(f".{path.name}.{os.getpid()}.new")
+def _make_folder_of(path: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with beside.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
     except OSError as error:
-        beside.unlink(missing_ok=True)
-        raise OutputError(f"'{path}' cannot be written: {error.strerror or error}") from None
+        raise output_error(path, error) from None
+
+
+def _replace_json(path: Path, value: BaseModel) -> None:
+    _make_folder_of(path)
+    replace_file(path, json.dumps(value.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n")
 
 
 def _replace_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
-    beside = path.with_name(f".{path.name}.{os.getpid()}.new")
+    _make_folder_of(path)
     plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(plain, beside, metadata)
-        with beside.open("rb+") as file:
-            os.fsync(file.fileno())
-        beside.replace(path)
+        with written_beside(path) as beside:
+            save_file(plain, beside, metadata)
     except (OSError, SafetensorError) as error:
-        beside.unlink(missing_ok=True)
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise OutputError(f"'{path}' cannot be written: {reason}") from None
+        raise output_error(path, error) from None
 
 
 def _read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -183,10 +176,6 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _json(value: BaseModel) -> bytes:
-    return (json.dumps(value.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n").encode()
-
-
 def write_plan(
     directory: Path,
     model: ShowerModel,
@@ -211,7 +200,7 @@ def write_plan(
         inputs=dict(inputs or {}),
         details=dict(details or {}),
     )
-    _replace_file(directory / "plan.json", _json(plan))
+    _replace_json(directory / "plan.json", plan)
     return plan
 
 
@@ -325,7 +314,7 @@ def save_model(
         parameters=model.parameter_count(),
         weights_sha256=_sha256(path),
     )
-    _replace_file(directory / "model.json", _json(record))
+    _replace_json(directory / "model.json", record)
     return record
 
 

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import shutil
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import ValidationError
 
+from caloforge.atomic import replace_file
 from caloforge.detectors import detector_from_toml
 from caloforge.errors import OutputError, UsageError
 from caloforge.evaluation.results import SCHEMA_VERSION, EvaluationResult
@@ -41,18 +40,6 @@ class ReportFiles:
     page: Path | None
     data: Path
     figures: tuple[Path, ...]
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Write a file so that it is either the old one or the whole new one."""
-    try:
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-            file.write(content)
-        # Temporary files are private, reports are to be read by others.
-        os.chmod(file.name, 0o644)
-        os.replace(file.name, path)
-    except OSError as error:
-        raise OutputError(f"'{path}' cannot be written ({error.strerror})") from None
 
 
 def write_report(
@@ -88,7 +75,7 @@ def write_report(
         raise OutputError(f"the report folder '{out}' cannot be made ({error.strerror})") from None
     data = out / "report.json"
     # The numbers first: if drawing is interrupted, they are there.
-    _write(data, result.model_dump_json(indent=1).encode())
+    replace_file(data, result.model_dump_json(indent=1))
     if not page and not formats:
         return ReportFiles(None, data, ())
     detector = detector_from_toml(result.detector["toml"], where="report")
@@ -108,11 +95,11 @@ def write_report(
                     drawing.figure.savefig(buffer, format=name, dpi=_DPI)
                     content = buffer.getvalue()
                 files.append(folder / f"{drawing.name}.{name}")
-                _write(files[-1], content)
+                replace_file(files[-1], content)
             advance(1, drawing.caption)
     written = out / "index.html" if page else None
     if written is not None:
-        _write(written, render_page(result, tables, pictures, [style.note] if style.note else []).encode())
+        replace_file(written, render_page(result, tables, pictures, [style.note] if style.note else []))
     return ReportFiles(written, data, tuple(files))
 
 

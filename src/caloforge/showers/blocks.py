@@ -22,17 +22,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from caloforge.atomic import move_into_place, output_error
 from caloforge.errors import OutputError
-from caloforge.showers.hdf5 import (
-    Array,
-    Chunking,
-    Column,
-    Fill,
-    open_hdf5,
-    output_error,
-    sync_directory,
-    write_atomically,
-)
+from caloforge.showers.hdf5 import Array, Chunking, Column, Fill, open_hdf5, write_atomically
 from caloforge.showers.parts import Part, Run, fill_block, fill_master, fill_merged, joined_runs
 
 __all__ = ["BlockWriter", "first_difference", "parts_directory"]
@@ -388,10 +380,7 @@ class BlockWriter:
         whole, other = self._folder / "whole.h5.tmp", self._folder / "other.h5.tmp"
         write_atomically(whole, self._folder / "whole.tmp", fill)
         self._finish(whole, other)
-        with other.open("rb") as file:
-            os.fsync(file.fileno())
-        os.replace(other, self.path)
-        sync_directory(self.path.parent)
+        move_into_place(other, self.path)
 
     def abort(self) -> None:
         """Stop without closing: what is finished is kept; a new file without a single block is removed."""

@@ -28,7 +28,8 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from caloforge.errors import OutputError, ShowerFileError
+from caloforge.atomic import move_into_place
+from caloforge.errors import ShowerFileError
 
 __all__ = [
     "Array",
@@ -40,9 +41,7 @@ __all__ = [
     "closed_quietly",
     "guarded",
     "open_hdf5",
-    "output_error",
     "read_rows",
-    "sync_directory",
     "write_atomically",
 ]
 
@@ -176,12 +175,6 @@ class _Unfailing(io.RawIOBase):
                 self.error = error
         return self.size
 
-    def finish(self) -> None:
-        """Wait until everything is on the disk; raise what went wrong before."""
-        if self.error is not None:
-            raise self.error
-        os.fsync(self.descriptor)
-
     def close(self) -> None:
         if not self.closed:
             os.close(self.descriptor)
@@ -216,9 +209,9 @@ def write_atomically(path: Path, temporary: Path, fill: Fill) -> None:
                 if target.error is not None:  # HDF5 misses what the full disk swallowed
                     raise target.error from None
                 raise
-            target.finish()
-            os.replace(temporary, path)
-            sync_directory(path.parent)
+            if target.error is not None:
+                raise target.error
+            move_into_place(temporary, path)
         finally:
             target.close()
             temporary.unlink(missing_ok=True)
@@ -251,15 +244,6 @@ def _interrupts_held() -> Iterator[Check]:
         for number, handler in held.items():
             signal.signal(number, handler)
     raise_pending()
-
-
-def sync_directory(path: Path) -> None:
-    """Put the names in a directory on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 class ChunkedDataset:
@@ -454,9 +438,3 @@ def read_rows(path: Path, file: h5py.File, name: str, start: int, stop: int) -> 
             f"{path}: '{name}' is damaged between rows {start} and {stop} and cannot be read ({_brief(error)})"
         ) from error
     return rows
-
-
-def output_error(path: Path, error: OSError, kept: str = "") -> OutputError:
-    """An operating system's refusal as one sentence."""
-    reason = (error.strerror or str(error)).lower()
-    return OutputError(f"{path}: cannot be written ({reason}){kept}")

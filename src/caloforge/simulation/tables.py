@@ -11,7 +11,6 @@ import hashlib
 import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache, partial
@@ -23,6 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from caloforge.atomic import written_beside
 from caloforge.errors import MissingDependencyError, SimulationError, UsageError
 from caloforge.simulation import nucleons
 
@@ -257,14 +257,8 @@ def _write(path: Path, make: Callable[[], str]) -> None:
     if path.exists():
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "w", encoding="ascii") as stream:
-            stream.write(make())
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    with written_beside(path, durable=False) as beside:
+        beside.write_text(make(), encoding="ascii")
 
 
 def _electromagnetic_files(z: int) -> Iterator[tuple[str, Callable[[], str]]]:

@@ -7,7 +7,6 @@ the same file. One file and one rename make both appear together. Nothing in it 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,15 +17,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from caloforge.atomic import reason, written_beside
 from caloforge.errors import ModelFileError, OutputError
 
 __all__ = [
     "Checkpoint",
     "flat_optimiser",
     "read_checkpoint",
-    "replace_file",
     "restore_optimiser",
-    "sync_folder",
     "write_checkpoint",
 ]
 
@@ -71,17 +69,12 @@ def write_checkpoint(path: Path, tensors: Mapping[str, Tensor], state: Mapping[s
         plain[name] = value.clone() if pointer in seen else value
         seen.add(pointer)
     header = {_HEADER: json.dumps(dict(state), allow_nan=True)}
-    beside = path.with_name(f".{path.name}.partial")
     try:
-        save_file(plain, beside, metadata=header)
-        with open(beside, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-        sync_folder(path.parent)
+        with written_beside(path, alone=True) as beside:
+            save_file(plain, beside, metadata=header)
     except (OSError, SafetensorError) as error:
-        beside.unlink(missing_ok=True)
         kept = "the one written before it is kept" if path.exists() else "there is none before it"
-        raise OutputError(f"the checkpoint '{path}' cannot be written ({_reason(error)}); {kept}") from None
+        raise OutputError(f"the checkpoint '{path}' cannot be written ({reason(error)}); {kept}") from None
 
 
 def read_checkpoint(path: Path, *, tensors: bool = True) -> Checkpoint:
@@ -142,40 +135,3 @@ def restore_optimiser(
         number, key = name.split(".", 1)
         state.setdefault(int(number), {})[key] = value
     optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
-
-
-def replace_file(path: Path, text: str) -> None:
-    """Write a text file so that a reader sees the old one or the new one, never a part.
-
-    Raises:
-        OutputError: if it cannot be written; what was there before is still there.
-    """
-    beside = path.with_name(f".{path.name}.partial")
-    try:
-        with open(beside, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-        sync_folder(path.parent)
-    except OSError as error:
-        beside.unlink(missing_ok=True)
-        raise OutputError(f"'{path}' cannot be written ({_reason(error)})") from None
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the names in a folder survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror.lower()
-    # The library wraps the system's words: "Error while serializing: I/O error: No space left on device (os error 28)".
-    return (
-        str(error).removeprefix("Error while serializing: ").removeprefix("I/O error: ").split(" (os error")[0].lower()
-    )

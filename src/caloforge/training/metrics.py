@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from caloforge.atomic import replace_file
 from caloforge.errors import MissingDependencyError, OutputError
-from caloforge.training.checkpoints import replace_file
 
 __all__ = ["MetricsLog", "collect_metrics", "read_metrics"]
 

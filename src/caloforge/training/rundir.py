@@ -12,11 +12,11 @@ from typing import Any
 
 import yaml
 
+from caloforge.atomic import replace_file
 from caloforge.errors import OutputError
 from caloforge.models import Preset, RunPlan, ShowerModel, write_plan
 from caloforge.showers.blocks import first_difference
 from caloforge.stage import Stage
-from caloforge.training.checkpoints import replace_file
 from caloforge.training.state import last_state_file, result_file
 
 __all__ = ["begin", "check_free", "check_same", "clear", "locked"]

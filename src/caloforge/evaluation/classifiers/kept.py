@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from caloforge.errors import OutputError
+from caloforge.atomic import output_error, replace_file
 
 __all__ = ["KeptResults"]
 
@@ -55,10 +55,6 @@ class KeptResults:
             return
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = path.with_suffix(".tmp")
-            temporary.write_text(
-                json.dumps({"fingerprint": self._fingerprint(number), "result": result}), encoding="utf-8"
-            )
-            temporary.replace(path)
         except OSError as error:
-            raise OutputError(f"a finished retraining cannot be kept in '{path}' ({error.strerror})") from None
+            raise output_error(path, error) from None
+        replace_file(path, json.dumps({"fingerprint": self._fingerprint(number), "result": result}))
