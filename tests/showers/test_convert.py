@@ -202,6 +202,32 @@ def test_hits_of_a_users_own_simulation(tmp_path: Path, place: str) -> None:
     assert found.deposits[7].sum() == 0
 
 
+@pytest.mark.parametrize("fmt", ["native", "showerdata"])
+def test_a_stated_particle_is_not_changed(tmp_path: Path, fmt: str) -> None:
+    points = cloud(3, [4, 0, 7], CLOUD.readout)
+    with create_showers(tmp_path / "a.h5", fmt, detector=CLOUD, particle=22, kind="points") as writer:
+        writer.write(points)
+    message = "a.h5: says that its particle is gamma, so its showers cannot become those of pi[+]$"
+    with pytest.raises(UsageError, match=message):
+        convert(tmp_path / "a.h5", tmp_path / "b.h5", particle="pi+", detector=CLOUD)
+    assert not (tmp_path / "b.h5").exists()
+    convert(tmp_path / "a.h5", tmp_path / "b.h5", particle="photon", detector=CLOUD)
+    with open_showers(tmp_path / "b.h5") as reader:
+        assert reader.particle == 22
+
+
+@pytest.mark.parametrize("stated", [None, 0, "pions of 2019"])
+def test_a_particle_can_be_named_for_a_file_that_states_none_that_is_known(tmp_path: Path, stated: object) -> None:
+    write_hits(tmp_path / "hits.h5", "layer")
+    with h5py.File(tmp_path / "hits.h5", "a") as file:
+        del file.attrs["particle"]
+        if stated is not None:
+            file.attrs["particle"] = stated
+    convert(tmp_path / "hits.h5", tmp_path / "out.h5", detector=GRIDS["cartesian"], particle="pi-")
+    with open_showers(tmp_path / "out.h5") as reader:
+        assert reader.particle == -211
+
+
 def test_hits_as_points(tmp_path: Path) -> None:
     hits = write_hits(tmp_path / "hits.h5", "layer")
     convert(tmp_path / "hits.h5", tmp_path / "out.h5")

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from caloforge import __version__
-from caloforge.detectors import Detector, load_detector
+from caloforge.detectors import Detector, load_detector, particle_name
 from caloforge.errors import UsageError
 from caloforge.random import Streams
 from caloforge.showers.clusters import Position, merge_in_subcells
@@ -149,7 +149,7 @@ def convert(
         target: the file to write.
         to: its format.
         detector: what the source belongs to; for points also the readout to put them into.
-        particle: the incident particle, if the source does not say.
+        particle: the incident particle, if the source does not say; one that it does say cannot be changed.
         kind: voxels or points, where the format leaves a choice; by default points become voxels if a detector with voxels
             is named, and everything else stays what it is.
         change: what to do to points, which then stay points (:class:`MergePoints`, :class:`PlacePoints`).
@@ -158,8 +158,8 @@ def convert(
         progress: called after every block with the number of showers done and of all.
 
     Raises:
-        UsageError: if source and target are the same file, the target needs a detector with voxels, or voxels are to be
-            changed as points.
+        UsageError: if source and target are the same file, the source says that it holds another particle, the target
+            needs a detector with voxels, or voxels are to be changed as points.
         ShowerFileError: if the source is damaged.
         OutputError: if the target cannot be written.
     """
@@ -169,6 +169,12 @@ def convert(
     form = find_format(to, writing=True)
     named = detector if detector is None or isinstance(detector, Detector) else load_detector(detector)
     with open_showers(source, named, particle=particle) as reader:
+        stated = reader.stated_particle()
+        if stated not in (0, reader.particle):
+            raise UsageError(
+                f"{source}: says that its particle is {particle_name(stated)}, so its showers cannot become those of "
+                f"{particle_name(reader.particle)}"
+            )
         wanted = kind or ("points" if change is not None else _default_kind(reader, form.kinds, named))
         if change is not None and (reader.kind, wanted) != ("points", "points"):
             raise UsageError(f"{source}: only points can be merged or placed into cells, and they stay points")

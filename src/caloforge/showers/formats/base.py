@@ -202,6 +202,13 @@ class Reader(ABC):
         except (UsageError, ValueError, TypeError):
             raise self.error(f"its particle {value!r} is not known") from None
 
+    def stated_particle(self) -> int:
+        """PDG id of the particle that the file itself states; 0 if it states none, or one that is not known."""
+        try:
+            return self._own_particle()
+        except ShowerFileError:
+            return 0
+
     def _own_provenance(self) -> dict[str, Any]:
         text = attribute(self, "provenance", "{}")
         try:

@@ -85,8 +85,12 @@ class ShowerDataReader(Reader):
             found |= set(np.unique(self.rows("pdg", start, start + 2**20)).tolist())
         if len(found) > 1:
             raise self.error(f"holds different particles ({', '.join(map(str, sorted(found)[:5]))}), expected one")
-        if found and self.particle == 0:
-            self.particle = found.pop()
+        self._stated = found.pop() if found else 0
+        self.particle = self.particle or self._stated
+
+    def stated_particle(self) -> int:
+        """See ``Reader``."""
+        return self._stated
 
     def incident_energies(self, start: int, stop: int) -> NDArray[np.float64]:
         """See ``Reader``."""
