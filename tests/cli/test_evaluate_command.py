@@ -115,6 +115,14 @@ def test_a_finished_report_is_not_replaced_unless_asked(capsys, folder, tmp_path
     assert code == 0
 
 
+def test_a_page_that_is_not_written_again_does_not_stay_with_other_numbers(capsys, folder, tmp_path):
+    common = ("evaluate", folder / "dead.h5", TEST, "--only", "voxels", "--out", tmp_path)
+    assert run(capsys, *common, "--format", "html")[0] == 0
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["index.html", "report.json"]
+    assert run(capsys, *common, "--format", "json", "--resume")[0] == 0
+    assert [p.name for p in tmp_path.iterdir()] == ["report.json"]
+
+
 def test_a_killed_evaluation_goes_on_with_the_classifiers_that_are_done(capsys, tmp_path):
     write(tmp_path / "g.h5", photons())
     common = [

@@ -147,6 +147,15 @@ def test_numbers_alone_need_no_drawing(result: EvaluationResult, tmp_path: Path)
     assert [p.name for p in tmp_path.iterdir()] == ["report.json"]
 
 
+def test_no_page_and_no_figures_of_an_older_report_stay(result: EvaluationResult, tmp_path: Path) -> None:
+    (tmp_path / "index.html").write_text("of an older report")
+    (tmp_path / "figures").mkdir()
+    (tmp_path / "figures" / "response.png").write_text("likewise")
+    (tmp_path / "notes.txt").write_text("mine")
+    write_report(result, tmp_path, formats=(), page=False)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["notes.txt", "report.json"]
+
+
 def test_three_honest_sentences(result: EvaluationResult) -> None:
     classifiers, distributions, limits = summary_lines(result)
     assert classifiers.startswith("Classifiers: the showers can")

@@ -5,13 +5,14 @@ from __future__ import annotations
 import io
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import ValidationError
 
-from caloforge.atomic import replace_file
+from caloforge.atomic import reason, replace_file
 from caloforge.detectors import detector_from_toml
 from caloforge.errors import OutputError, UsageError
 from caloforge.evaluation.results import SCHEMA_VERSION, EvaluationResult
@@ -52,7 +53,8 @@ def write_report(
 ) -> ReportFiles:
     """Write ``report.json``, ``index.html`` and ``figures/``.
 
-    The page holds its figures and styles, so it can be mailed; it loads nothing from anywhere.
+    The page holds its figures and styles, so it can be mailed; it loads nothing from anywhere. Page and figures of an
+    earlier report in the same folder are removed, whether or not there are new ones: they would contradict the numbers.
 
     Args:
         result: of the evaluation.
@@ -69,13 +71,14 @@ def write_report(
         if name not in ("png", "pdf", "svg"):
             raise UsageError(f"the figure format '{name}' is not known, expected png, pdf or svg")
     folder = out / "figures"
-    try:
-        (folder if formats else out).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"the report folder '{out}' cannot be made ({error.strerror})") from None
     data = out / "report.json"
-    # The numbers first: if drawing is interrupted, they are there.
-    replace_file(data, result.model_dump_json(indent=1))
+    with _changing(out):
+        out.mkdir(parents=True, exist_ok=True)
+        # The numbers first: if drawing is interrupted, they are there.
+        replace_file(data, result.model_dump_json(indent=1))
+        _remove(out / "index.html", folder)
+        if formats:
+            folder.mkdir()
     if not page and not formats:
         return ReportFiles(None, data, ())
     detector = detector_from_toml(result.detector["toml"], where="report")
@@ -103,6 +106,22 @@ def write_report(
     return ReportFiles(written, data, tuple(files))
 
 
+@contextmanager
+def _changing(out: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(f"the report folder '{out}' cannot be made ready ({reason(error)})") from None
+
+
+def _remove(*paths: Path) -> None:
+    for path in paths:
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
 def claim_folder(out: Path, *, resume: bool = False, overwrite: bool = False) -> Path:
     """Make a folder ready for a report, and say where finished retrainings are kept in it.
 
@@ -121,13 +140,9 @@ def claim_folder(out: Path, *, resume: bool = False, overwrite: bool = False) ->
     ours = [out / "report.json", out / "index.html", out / "figures", kept]
     if out.exists() and not out.is_dir():
         raise OutputError(f"{out}: is a file, expected a folder for the report")
-    try:
+    with _changing(out):
         if overwrite:
-            for path in ours:
-                if path.is_dir():
-                    shutil.rmtree(path)
-                else:
-                    path.unlink(missing_ok=True)
+            _remove(*ours)
         elif not resume and (out / "report.json").exists():
             raise OutputError(
                 f"{out}: holds a report already; --overwrite replaces it, --resume uses its finished retrainings again"
@@ -137,8 +152,6 @@ def claim_folder(out: Path, *, resume: bool = False, overwrite: bool = False) ->
                 f"{out}: holds an interrupted evaluation; --resume goes on with it, --overwrite starts anew"
             )
         out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"the report folder '{out}' cannot be made ({error.strerror})") from None
     return kept
 
 
