@@ -186,18 +186,7 @@ class MaskedAutoregressiveFlow(AutoregressiveFlow):
     """
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Data to latent in one pass.
-
-        Args:
-            x: Data (batch, D).
-            context: Conditions (batch, C); None if C is 0.
-
-        Returns:
-            Latents z (batch, D) and log |det dz/dx| (batch,), nats.
-
-        Raises:
-            UsageError: If a shape does not fit.
-        """
+        """See :meth:`caloforge.nn.flow.ConditionalFlow.forward`; one pass."""
         self._check(x, context)
         logdet = x.new_zeros(x.shape[0])
         for block, permutation in self.chain():
@@ -208,34 +197,15 @@ class MaskedAutoregressiveFlow(AutoregressiveFlow):
         return x, logdet
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Latent to data, exactly, at about half the arithmetic of one dense pass; without gradients and dropout.
+        """See :meth:`caloforge.nn.flow.ConditionalFlow.inverse`.
 
-        Args:
-            z: Latents (batch, D).
-            context: Conditions (batch, C); None if C is 0.
-
-        Returns:
-            Data x (batch, D) and log |det dx/dz| (batch,), nats.
-
-        Raises:
-            UsageError: If a shape does not fit.
+        It is exact, at about half the arithmetic of one dense pass, and without gradients and dropout.
         """
         self._check(z, context)
         return invert_flow(self, z, context)
 
     def inverse_reference(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Latent to data by D full passes through every block; slow, for tests and comparisons.
-
-        Args:
-            z: Latents (batch, D).
-            context: Conditions (batch, C); None if C is 0.
-
-        Returns:
-            Data x (batch, D) and log |det dx/dz| (batch,), nats.
-
-        Raises:
-            UsageError: If a shape does not fit.
-        """
+        """As :meth:`inverse`, by D full passes through every block; slow, for tests and comparisons."""
         self._check(z, context)
         logdet = z.new_zeros(z.shape[0])
         for block, permutation in reversed(list(self.chain())):

@@ -250,18 +250,7 @@ class CouplingFlow(ConditionalFlow):
         yield from zip_longest(norms[: len(self.blocks)], blocks, permutations)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Data to latent.
-
-        Args:
-            x: Data (batch, D).
-            context: Conditions (batch, C); None if C is 0.
-
-        Returns:
-            Latents z (batch, D) and log |det dz/dx| (batch,), nats.
-
-        Raises:
-            UsageError: If a shape does not fit.
-        """
+        """See :meth:`caloforge.nn.flow.ConditionalFlow.forward`."""
         self._check(x, context)
         logdet = x.new_zeros(x.shape[0])
         for norm, block, permutation in self.chain():
@@ -275,7 +264,7 @@ class CouplingFlow(ConditionalFlow):
         return x, logdet
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Latent to data, exactly; arguments, results and errors as those of :meth:`forward`."""
+        """See :meth:`caloforge.nn.flow.ConditionalFlow.inverse`; exact."""
         self._check(z, context)
         logdet = z.new_zeros(z.shape[0])
         for norm, block, permutation in reversed(list(self.chain())):

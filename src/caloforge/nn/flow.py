@@ -50,10 +50,7 @@ def fixed_permutations(
 
 
 class ConditionalFlow(nn.Module, ABC):
-    """An invertible map between data and standard normal latents, given conditions.
-
-    A subclass sets the two sizes and defines ``forward``, from data x (batch, D) and conditions (batch, C) to latents
-    (batch, D) and log |det dz/dx| (batch,), nats.
+    """An invertible map between data and standard normal latents, given conditions; subclasses set the two sizes.
 
     Attributes:
         features: number of features D.
@@ -73,8 +70,34 @@ class ConditionalFlow(nn.Module, ABC):
             raise UsageError(f"the flow expects a context of shape {expected}, not {found}")
 
     @abstractmethod
+    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Data to latent.
+
+        Args:
+            x: Data (batch, D).
+            context: Conditions (batch, C); None if C is 0.
+
+        Returns:
+            Latents z (batch, D) and log |det dz/dx| (batch,), nats.
+
+        Raises:
+            UsageError: If a shape does not fit.
+        """
+
+    @abstractmethod
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Latents z (batch, D) and conditions (batch, C) to data (batch, D) and log |det dx/dz| (batch,), nats."""
+        """Latent to data.
+
+        Args:
+            z: Latents (batch, D).
+            context: Conditions (batch, C); None if C is 0.
+
+        Returns:
+            Data x (batch, D) and log |det dx/dz| (batch,), nats.
+
+        Raises:
+            UsageError: If a shape does not fit.
+        """
 
     def log_prob(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """Logarithm of the density of ``x`` (batch, D) given ``context`` (batch, C), nats, (batch,)."""

@@ -29,18 +29,7 @@ class InverseAutoregressiveFlow(AutoregressiveFlow):
     reads_latents: ClassVar[bool] = True
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Latent to data in one pass, with gradients.
-
-        Args:
-            z: Latents (batch, D).
-            context: Conditions (batch, C); None if C is 0.
-
-        Returns:
-            Data x (batch, D) and log |det dx/dz| (batch,), nats.
-
-        Raises:
-            UsageError: If a shape does not fit.
-        """
+        """See :meth:`caloforge.nn.flow.ConditionalFlow.inverse`; one pass, with gradients."""
         self._check(z, context)
         logdet = z.new_zeros(z.shape[0])
         for block, permutation in reversed(list(self.chain())):
@@ -51,35 +40,16 @@ class InverseAutoregressiveFlow(AutoregressiveFlow):
         return z, logdet
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Data to latent, exactly, at about the arithmetic of one pass; without gradients and dropout.
+        """See :meth:`caloforge.nn.flow.ConditionalFlow.forward`.
 
-        Args:
-            x: Data (batch, D).
-            context: Conditions (batch, C); None if C is 0.
-
-        Returns:
-            Latents z (batch, D) and log |det dz/dx| (batch,), nats.
-
-        Raises:
-            UsageError: If a shape does not fit.
+        It is exact, at about the arithmetic of one pass, and without gradients and dropout.
         """
         self._check(x, context)
         return invert_flow(self, x, context)
 
     @torch.no_grad()
     def forward_reference(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Data to latent by D full passes through every block; slow, for tests and comparisons.
-
-        Args:
-            x: Data (batch, D).
-            context: Conditions (batch, C); None if C is 0.
-
-        Returns:
-            Latents z (batch, D) and log |det dz/dx| (batch,), nats.
-
-        Raises:
-            UsageError: If a shape does not fit.
-        """
+        """As :meth:`forward`, by D full passes through every block; slow, for tests and comparisons."""
         self._check(x, context)
         logdet = x.new_zeros(x.shape[0])
         for block, permutation in self.chain():
