@@ -161,7 +161,8 @@ class ShowerModel(nn.Module, ABC):
         """Logarithm of the probability density of showers, nats.
 
         Args:
-            showers: the showers, as they come from a file.
+            showers: the showers, as they come from a file; deposits below the threshold are cut first if the model was
+                trained so.
             streams: random streams for training noise, addressed by the number of the shower and of the draw.
             draws: how many draws of the noise are averaged (over the density, not its logarithm).
             first_row: number of the first shower, for a file that is read in blocks.
@@ -170,7 +171,8 @@ class ShowerModel(nn.Module, ABC):
             float64 (N,), in CPU memory; the model's page in the documentation says in which variables.
 
         Raises:
-            UsageError: if the model has no likelihood.
+            UsageError: if the model has no likelihood, the showers have another readout, or fewer than one draw is
+                asked for.
         """
         raise UsageError(f"the model '{self.kind}' has no likelihood")
 

@@ -297,17 +297,7 @@ class CaloFlow(ShowerModel):
         with ``drop_voxel`` the deposits themselves (density per MeV^V). Several draws of the noise are averaged over
         the density. A shower that deposits more than the energy scale allows has density 0.
 
-        Args:
-            showers: the showers; deposits below the threshold are cut first if the model was trained so.
-            streams: random streams for the noise.
-            draws: number of noise draws.
-            first_row: number of the first shower.
-
-        Returns:
-            float64 (N,), in CPU memory.
-
-        Raises:
-            UsageError: if the showers have another readout, or fewer than one draw is asked for.
+        Arguments, result and errors are those of :meth:`caloforge.models.base.ShowerModel.log_prob`.
         """
         return noise_averaged_log_prob(
             self, self._noisy_log_prob, showers, streams, draws=draws, first_row=first_row, rows=_LIKELIHOOD_ROWS
