@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import platform
 import resource
 import statistics
@@ -14,7 +15,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["PeakMemory", "Timing", "describe_machine", "matrix_rate", "time_calls"]
+__all__ = ["PeakMemory", "Timing", "describe_machine", "in_process", "matrix_rate", "read_rate", "time_calls"]
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,27 @@ def matrix_rate(threads: int, device: str = "cpu") -> float:
     n = 8192 if device.startswith("cuda") else 1536
     a, b = torch.randn(n, n, device=device), torch.randn(n, n, device=device)
     return 2e-9 * n**3 / time_calls(lambda: a @ b, seconds=1.0, device=device).lowest
+
+
+def read_rate(megabytes: float) -> float:
+    """Best rate at which one CPU thread reads as many bytes again and again, GB/s.
+
+    Args:
+        megabytes: how many (10^6 bytes); what fits into a cache comes from there.
+    """
+    former = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        block = torch.ones(max(1, round(megabytes * 1e6 / 4)))
+        return 1e-9 * block.nbytes / time_calls(block.sum, seconds=0.5, least=5, most=2000).lowest
+    finally:
+        torch.set_num_threads(former)
+
+
+def in_process(work: Callable[..., Any], *arguments: Any) -> Any:
+    """What a function of a module returns in a new process of its own."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(work, arguments)
 
 
 class PeakMemory:

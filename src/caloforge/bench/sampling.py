@@ -5,7 +5,6 @@ Every row (batch size, threads) is measured in a process of its own, so that its
 
 from __future__ import annotations
 
-import multiprocessing
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -15,11 +14,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from caloforge.bench.machine import PeakMemory, describe_machine, matrix_rate, time_calls
+from caloforge.bench.machine import PeakMemory, describe_machine, in_process, matrix_rate, time_calls
+from caloforge.bench.models import named_model
 from caloforge.bench.nflows_peer import build_peer, invert_peer, need_nflows, one_pass
 from caloforge.detectors import load_detector
 from caloforge.errors import UsageError
-from caloforge.models import load_model
+from caloforge.models.caloflow import CaloFlow
 from caloforge.nn import MaskedAutoregressiveFlow
 from caloforge.nn.permutations import alternating_within_layers
 from caloforge.random import Streams
@@ -89,15 +89,19 @@ def published_flow(masks: MaskKind = "published", seed: int = 0) -> MaskedAutore
 
 
 def flow_of(model: str | Path) -> MaskedAutoregressiveFlow:
-    """The largest masked autoregressive flow of a trained model.
+    """The shower flow of a CaloFlow, the only kind of model whose time is that of one exact autoregressive inverse.
+
+    Args:
+        model: preset (random weights), directory of a trained model, or name of one that ships with the package.
 
     Raises:
-        UsageError: if the model has none.
+        UsageError: if it is of another kind.
     """
-    flows = [m for m in load_model(model).modules() if isinstance(m, MaskedAutoregressiveFlow)]
-    if not flows:
-        raise UsageError(f"{model}: has no masked autoregressive flow to sample from")
-    return max(flows, key=lambda flow: flow.features * len(flow.blocks)).eval()
+    found = named_model(model)
+    flow = found.shapes if isinstance(found, CaloFlow) else None
+    if not isinstance(flow, MaskedAutoregressiveFlow):
+        raise UsageError(f"'{model}' does not sample by one exact autoregressive inverse, so there is no flow to time")
+    return flow
 
 
 def multiply_adds(flow: MaskedAutoregressiveFlow) -> int:
@@ -126,7 +130,7 @@ def bench_sampling(
     """Measure sampling.
 
     Args:
-        model: a trained model; None takes the published Flow II with random weights, with both kinds of masks.
+        model: a CaloFlow, see :func:`flow_of`; None takes the published Flow II with random weights, with both kinds of masks.
         batches: batch sizes.
         threads: CPU threads.
         device: ``cpu`` or a CUDA device.
@@ -206,10 +210,10 @@ def _measure(
     geant4: float | None,
     nflows_passes: int,
 ) -> SamplingRow:
-    ours = _in_process(_ours, flow, batch, threads, device, seconds)
+    ours = in_process(_ours, flow, batch, threads, device, seconds)
     nflows: float | None = None
     if nflows_passes and masks == "published":
-        nflows = _in_process(_nflows, flow, batch, threads, device, nflows_passes)
+        nflows = in_process(_nflows, flow, batch, threads, device, nflows_passes)
     per_shower = 1000 / batch
     timing = ours["timing"]
     first: Tensor = torch.as_tensor(ours["x"])
@@ -232,11 +236,6 @@ def _measure(
         matrix_rate_gflops=ours["rate"],
         fraction_of_matrix_rate=operations / ours["rate"],
     )
-
-
-def _in_process(work: Callable[..., Any], *arguments: Any) -> Any:
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(work, arguments)
 
 
 def _ours(flow: MaskedAutoregressiveFlow, batch: int, threads: int, device: str, seconds: float) -> dict[str, Any]:

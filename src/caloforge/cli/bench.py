@@ -44,68 +44,150 @@ def _save(path: Path | None, data: Any) -> None:
 @app.command()
 def sampling(
     model: Annotated[
-        str | None, typer.Option(help="A trained model (default: the published CaloFlow Flow II with random weights).")
+        list[str] | None,
+        typer.Option(
+            help="Preset (its size, random weights) or trained model; of point clouds, may be repeated "
+            "(default: the published CaloFlow Flow II)."
+        ),
     ] = None,
-    batch: Annotated[str, typer.Option(help="Batch sizes.")] = "1,100,10000",
-    threads: Annotated[str, typer.Option(help="CPU threads.")] = "1,2",
+    batch: Annotated[str | None, typer.Option(help="Batch sizes (default: 1,100,10000; point clouds 1).")] = None,
+    threads: Annotated[str | None, typer.Option(help="CPU threads (default: 1,2; point clouds 1).")] = None,
     device: Annotated[str, typer.Option(help="cpu | cuda | cuda:N")] = "cpu",
     against: Annotated[str | None, typer.Option(help="Peer to measure in the same run: nflows.")] = None,
     passes: Annotated[int, typer.Option(min=1, help="How many of nflows's identical passes are timed.")] = 20,
     seconds: Annotated[float, typer.Option(min=0, help="How long each row is repeated.")] = 2.0,
-    geant4: Annotated[int, typer.Option(min=0, help="Geant4 showers to time in the same run; 0 for none.")] = 10,
+    geant4: Annotated[
+        int | None,
+        typer.Option(
+            min=0, help="Geant4 showers to time in the same run; 0 for none (default: 10; point clouds 3 per energy)."
+        ),
+    ] = None,
+    energies: Annotated[str, typer.Option(help="GeV, for point clouds.")] = "10,20,30,40,50,60,70,80,90,100",
+    showers: Annotated[int, typer.Option(min=1, help="Showers of each model per energy, for point clouds.")] = 40,
     json_: JsonOption = None,
 ) -> None:
-    r"""Time exact autoregressive sampling.
+    r"""Time sampling: CaloFlow's exact inverse, point clouds against the energy, or any other model as a whole.
+
+    Of the presets caloclouds2 and caloclouds3, one brings the other along.
 
     \b
-    Example: caloforge bench sampling --batch 1,100,10000 --threads 1,2 --against nflows --json sampling.json
+    Examples:
+      caloforge bench sampling --batch 1,100,10000 --threads 1,2 --against nflows --json sampling.json
+      caloforge bench sampling --model caloclouds3 --threads 1 --json clouds.json
+      caloforge bench sampling --model runs/student --batch 1,100
     """
-    from caloforge.bench.sampling import bench_sampling
+    from caloforge.bench.models import bench_kind
 
     if against not in (None, "nflows"):
         raise UsageError(f"--against is '{against}', expected nflows")
-    result = bench_sampling(
-        model=model,
-        batches=_numbers(batch, "--batch"),
-        threads=_numbers(threads, "--threads"),
-        device=device,
-        against_nflows=against == "nflows",
-        nflows_passes=passes,
-        geant4_showers=geant4,
-        seconds=seconds,
-        say=lambda text: console.print(f"... {text}"),
-    )
-    machine = result["machine"]
-    console.print(", ".join(str(value) for value in machine.values()))
-    columns = [
-        "batch",
-        "threads",
-        "ms/shower",
-        "lowest",
-        "highest",
-        "vs nflows",
-        "max |diff|",
-        "vs Geant4",
-        "peak MB",
-        "of matrix rate",
-    ]
-    for name, title in (
-        ("rows", "published masks" if model is None else str(model)),
-        ("rows_even_masks", "even masks"),
-    ):
+    names = model or []
+    first = names[0] if names else None
+    kinds = {bench_kind(name) for name in names or (None,)}
+    if len(names) > 1 and kinds != {"points"}:
+        raise UsageError("several models can be timed together only if all of them make point clouds")
+    (kind,) = kinds
+    if kind != "flow" and against:
+        raise UsageError(f"--against {against} goes with CaloFlow's exact inverse, not with '{first}'")
+    if kind == "points":
+        if {batch, threads} - {None, "1"} or device != "cpu":
+            raise UsageError("point clouds are timed one shower at a time on one CPU thread: --batch 1 --threads 1")
+        _clouds(names, energies, 3 if geant4 is None else geant4, showers, json_)
+        return
+    sizes, counts = _numbers(batch or "1,100,10000", "--batch"), _numbers(threads or "1,2", "--threads")
+    _flow_or_model(
+        kind, first, sizes, counts, device, passes if against else 0, 10 if geant4 is None else geant4,
+        seconds, json_,
+    )  # fmt: skip
+
+
+def _flow_or_model(
+    kind: str, model: str | None, sizes: list[int], threads: list[int], device: str, passes: int, geant4: int,
+    seconds: float, json_: Path | None,
+) -> None:  # fmt: skip
+    from caloforge.bench.models import bench_model
+    from caloforge.bench.sampling import bench_sampling
+
+    def say(text: str) -> None:
+        console.print(f"... {text}")
+
+    common = ["lowest", "highest", "vs Geant4", "peak MB"]
+    if model is not None and kind == "model":
+        result = bench_model(
+            model, batches=sizes, threads=threads, device=device, geant4=geant4, seconds=seconds, say=say
+        )
+        columns = ["batch", "threads", "ms/shower", *common, "random numbers", "valid"]
+        titles = {"rows": f"{model}, whole showers of {result['energy_GeV']} GeV"}
+    else:
+        result = bench_sampling(
+            model=model, batches=sizes, threads=threads, device=device, against_nflows=passes > 0,
+            nflows_passes=passes, geant4_showers=geant4, seconds=seconds, say=say,
+        )  # fmt: skip
+        columns = ["batch", "threads", "ms/shower", *common, "vs nflows", "max |diff|", "of matrix rate"]
+        titles = {"rows": "exact inverse", "rows_even_masks": "exact inverse, even masks"}
+        for name, count in result["multiply_adds"].items():
+            titles[name] += f": {count / 1e6:.1f} million multiply-adds per shower"
+    console.print(", ".join(str(value) for value in result["machine"].values()))
+    for name, title in titles.items():
         if name not in result:
             continue
-        rows = [
-            [
-                str(r["batch"]), str(r["threads"]), f"{r['ms_per_shower']:.4g}", f"{r['ms_lowest']:.4g}",
-                f"{r['ms_highest']:.4g}", "–" if r["ratio_nflows"] is None else f"{r['ratio_nflows']:.0f}x",
-                f"{r['max_abs_diff']:.2g}", "–" if r["ratio_geant4"] is None else f"{r['ratio_geant4']:.0f}x",
-                f"{r['peak_memory_mb']:.0f}", f"{r['fraction_of_matrix_rate']:.0%}",
-            ]
-            for r in result[name]
-        ]  # fmt: skip
-        print_table(
-            f"{title}: {result['multiply_adds'][name] / 1e6:.1f} million multiply-adds per shower", columns, rows
+        rows = []
+        for r in result[name]:
+            cells = [str(r["batch"]), str(r["threads"])]
+            cells += [f"{r[key]:.4g}" for key in ("ms_per_shower", "ms_lowest", "ms_highest")]
+            cells += ["–" if r["ratio_geant4"] is None else f"{r['ratio_geant4']:.0f}x", f"{r['peak_memory_mb']:.0f}"]
+            if kind == "model":
+                cells += [f"{r['random_numbers_ms']:.4g}", f"{r['valid']:.0%}"]
+            else:
+                cells += ["–" if r["ratio_nflows"] is None else f"{r['ratio_nflows']:.0f}x"]
+                cells += [f"{r['max_abs_diff']:.2g}", f"{r['fraction_of_matrix_rate']:.0%}"]
+            rows.append(cells)
+        print_table(title, columns, rows)
+    for note in result["notes"]:
+        console.print(f"note: {note}")
+    _save(json_, result)
+
+
+def _clouds(names: list[str], energies: str, geant4: int, showers: int, json_: Path | None) -> None:
+    from caloforge.bench.clouds import bench_clouds, with_companion
+
+    names = with_companion(names)
+    result = bench_clouds(
+        names,
+        energies=[float(energy) for energy in _numbers(energies, "--energies")],
+        geant4=geant4,
+        showers=showers,
+        say=lambda text: console.print(f"... {text}"),
+    )
+    console.print(", ".join(str(value) for value in result["machine"].values()))
+
+    def spread(times: dict[str, float]) -> str:
+        return f"{times['median']:.3g} ({times['lowest']:.3g}-{times['highest']:.3g})"
+
+    columns = ["GeV", "Geant4 [ms]"]
+    for name in names:
+        columns += [f"{name} [ms]", "Geant4 / it"]
+    rows = []
+    for row in result["rows"]:
+        cells = [f"{row['energy_GeV']:g}", spread(row["geant4"])]
+        for name in names:
+            cells += [spread(row["models"][name]["total"]), f"{row['models'][name]['ratio_geant4']:.0f}x"]
+        rows.append(cells)
+    print_table("time per shower, median (lowest-highest)", columns, rows)
+    for name in names:
+        first = result["rows"][0]["models"][name]
+        columns = ["GeV", "points", *(part.replace("_", " ") for part in first["parts"]), "floor [ms]"]
+        rows = []
+        for row in result["rows"]:
+            found = row["models"][name]
+            cells = [f"{row['energy_GeV']:g}", f"{found['points']:.0f}"]
+            rows.append([*cells, *(f"{t:.2f}" for t in found["parts"].values()), f"{found['floor']['total_ms']:.2f}"])
+        print_table(f"{name}: where the time goes [ms]", columns, rows)
+        floor = result["rows"][-1]["models"][name]["floor"]
+        console.print(
+            f"floor of {name} at {result['rows'][-1]['energy_GeV']:g} GeV: flow {floor['flow_megabytes']:.1f} MB of weights "
+            f"at {floor['read_rate']:.1f} GB/s, {floor['flow_ms']:.2f} ms; point network "
+            f"{floor['network_multiply_adds']:.1f} million multiply-adds at {floor['matrix_rate']:.0f} GFLOP/s, "
+            f"{floor['network_ms']:.2f} ms"
         )
     for note in result["notes"]:
         console.print(f"note: {note}")
@@ -242,50 +324,6 @@ def simulation(
     columns = ["detector", "showers", "number", "Geant4 alone [ms]", "with scoring [ms]", "writing [ms]", "added"]
     print_table("CPU time per shower, one process", columns, rows)
     _save(json_, {"machine": describe_machine(), "rows": [asdict(r) | {"overhead": r.overhead} for r in measured]})
-
-
-@app.command()
-def clouds(
-    model: Annotated[
-        list[str] | None,
-        typer.Option(help="Preset (full size, random weights) or trained model; may be repeated."),
-    ] = None,
-    energies: Annotated[str, typer.Option(help="GeV.")] = "10,50,100",
-    geant4: Annotated[int, typer.Option(min=2, help="Geant4 showers per energy.")] = 5,
-    showers: Annotated[int, typer.Option(min=1, help="Showers of each model per energy.")] = 40,
-    json_: JsonOption = None,
-) -> None:
-    r"""Time point-cloud showers against the energy: Geant4, CaloClouds2, CaloClouds3; one thread, batch 1, with placement.
-
-    \b
-    Example: caloforge bench clouds --energies 10,50,100
-    """
-    from dataclasses import asdict
-
-    from caloforge.bench.clouds import bench_clouds
-    from caloforge.bench.machine import describe_machine
-
-    names = model or ["caloclouds2", "caloclouds3"]
-    found = bench_clouds(
-        names,
-        energies=[float(energy) for energy in _numbers(energies, "--energies")],
-        geant4_showers=geant4,
-        showers=showers,
-        say=lambda text: console.print(f"... {text}"),
-    )
-    columns = ["GeV", "Geant4 [ms]"]
-    for name in names:
-        columns += [f"{name} [ms]", "decode", "points", "Geant4 / it"]
-    rows = []
-    for row in found:
-        cells = [f"{row.energy:g}", f"{row.geant4_ms:.0f}"]
-        for name in names:
-            t = row.models[name]
-            cells += [f"{t.total:.2f}", f"{t.decode:.2f}", f"{t.points:.0f}", f"{row.geant4_ms / t.total:.0f}x"]
-        rows.append(cells)
-    print_table("CPU time per shower, one thread, batch 1, with random numbers and placement into cells", columns, rows)
-    console.print("without a magnetic field, and an idealised detector: no published ratio is of the same kind")
-    _save(json_, {"machine": describe_machine(), "rows": [asdict(row) for row in found]})
 
 
 def register(root: typer.Typer) -> None:
