@@ -12,8 +12,9 @@ from model_samples import Rows, fit, point_showers, toy_detector, training_batch
 from caloforge.detectors import load_detector
 from caloforge.errors import ConfigError, UsageError
 from caloforge.models import Conditions, build_model, load_preset
+from caloforge.models.cloud_calibration import CalibrationStage
 from caloforge.models.cloud_parts import Profiles
-from caloforge.models.cloud_stages import _CalibrationStage, _points
+from caloforge.models.cloud_points import training_points
 from caloforge.models.pointclouds import PointCloudModel
 from caloforge.random import Streams
 from caloforge.showers import ShowerPoints
@@ -158,27 +159,29 @@ def test_sampler_and_steps_can_be_changed_after_training_and_nothing_else() -> N
 
 
 def test_a_training_step_takes_as_many_points_as_wanted_from_all_over_the_shower() -> None:
-    model = scaled("caloclouds3", training_points=40, noise_levels=4)
+    model = scaled("caloclouds3", training_points=40)
     batch = training_batch(point_showers(ILD, 6))
-    points = _points(model, batch, SEEDS)
+    points = training_points(model, batch, SEEDS, 4)
     assert points.offsets.diff().tolist() == [10] * 24
     assert points.shower.tolist() == [k for k in range(6) for _ in range(4)]
     assert torch.equal(points.group.bincount(), points.offsets.diff())
     assert len(torch.unique(points.clean, dim=0)) == 240
-    everything = scaled("caloclouds3", training_points=None, noise_levels=1)
-    assert torch.equal(_points(everything, batch, SEEDS).offsets, batch.offsets)
+    everything = scaled("caloclouds3", training_points=None)
+    assert torch.equal(training_points(everything, batch, SEEDS, 1).offsets, batch.offsets)
 
 
 @pytest.mark.parametrize("occupancy", ["factor", "layers"])
 def test_calibration_finds_the_factor_at_which_cells_agree(occupancy: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model = scaled("caloclouds3", occupancy=occupancy)
     stage = model.stages(TrainingConfig())[-1]
-    assert isinstance(stage, _CalibrationStage)
+    assert isinstance(stage, CalibrationStage)
     references = list(stage._references(Rows(point_showers(ILD, 40)), SEEDS))
-    real = sum(reference.cells for reference in references)
+    real = sum(reference.cells.sum(axis=0) for reference in references)
     # Cells grow like the 0.8th power of points, and at equal points there are a quarter too many.
     monkeypatch.setattr(
-        stage, "_made_cells", lambda reference, factors, sampler, streams: 1.25 * reference.cells * factors**0.8
+        stage,
+        "_made",
+        lambda reference, factors, sampler, streams: (1.25 * reference.cells * factors.numpy() ** 0.8, 1.0, None),
     )
     factors = stage._occupancy(references, "consistency", SEEDS)
     assert real.min() > 50

@@ -18,6 +18,7 @@ __all__ = [
     "Cloud",
     "EdmConstants",
     "FlowScales",
+    "LayerFactors",
     "PointCloudConfig",
     "Profiles",
     "Sampler",
@@ -77,6 +78,8 @@ class PointCloudConfig(ModelConfig):
         box: points further than half of this from the shower axis in x or y are left out, mm.
         position_fuzz: full width of a uniform shift of every point in training, mm; for points at the centres of sub-cells.
         positions: how places are normalised, see ``PointNormalisation``.
+        core_share: share of the coordinates that lie within the scale c of ``positions: asinh``; a small one spreads the
+            core of the showers more.
         point_energy: how energies of points are normalised.
         profiles: ``sqrt`` lets the flow learn square roots of counts and energies, whose spread hardly depends on the
             energy; ``linear`` the values themselves, as published.
@@ -86,11 +89,17 @@ class PointCloudConfig(ModelConfig):
         edm: constants of the diffusion.
         training_points: how many points of each shower a training step takes; None takes all.
         noise_levels: into how many parts with a noise level of their own the points of a shower are divided in training.
-        distillation_levels: noise levels between which the one-step model is distilled.
+        distillation_levels: noise levels between which the one-step model is distilled; with 2 it learns the end of the
+            teacher's whole path.
+        teacher_steps: steps that the teacher takes from one of these levels to the next.
+        distillation_reuse: for how many epochs the noise of a shower and the teacher's answer to it are kept (in memory).
         target_decay: share of the distillation's target network that survives a step.
         sampler: ``consistency`` makes points in one step, ``edm`` in ``2 * edm_steps - 1`` calls of the network.
         edm_steps: noise levels of the ``edm`` sampler.
-        occupancy: what the calibration finds: one ``factor`` on the number of points, or one for each of the ``layers``.
+        profile_factors: what corrects the flow's mean points and energies: a factor for each of the ``layers``, one on the
+            ``total``, or ``none``.
+        occupancy: what the calibration finds: one ``factor`` on the number of points (arXiv:2511.01460), one for each of
+            the ``layers``, or ``polynomial``, a function of the number of points (arXiv:2309.05704).
         calibration_showers: how many showers the calibration looks at, at most.
     """
 
@@ -101,6 +110,7 @@ class PointCloudConfig(ModelConfig):
     box: Positive
     position_fuzz: Annotated[float, Field(ge=0)] = 0.0
     positions: Literal["asinh", "standard", "box"]
+    core_share: Annotated[float, Field(gt=0, lt=1)] = 0.5
     point_energy: Literal["log", "linear"]
     profiles: Literal["sqrt", "linear"] = "sqrt"
     profile_noise: Annotated[float, Field(ge=0)] = 0.1
@@ -110,10 +120,13 @@ class PointCloudConfig(ModelConfig):
     training_points: Size | None = None
     noise_levels: Size = 1
     distillation_levels: Annotated[int, Field(ge=2)] = 18
+    teacher_steps: Size = 1
+    distillation_reuse: Size = 1
     target_decay: Annotated[float, Field(ge=0, lt=1)] = 0.95
     sampler: Sampler = "consistency"
     edm_steps: Annotated[int, Field(ge=2)] = 18
-    occupancy: Literal["factor", "layers"] = "layers"
+    profile_factors: Literal["layers", "total", "none"] = "layers"
+    occupancy: Literal["factor", "layers", "polynomial"] = "layers"
     calibration_showers: Size = 200
 
 
@@ -177,12 +190,14 @@ class FlowScales(nn.Module):
         mean: of the flow's outputs, coefficients of ``mean_basis``, (7, F).
         std: of the flow's outputs around that mean, (F,).
         most_points: no training shower has more than ``most_points[0] + most_points[1] * E``, E in MeV.
+        outside: share of the training showers' points and energy outside the box, which the model never sees, (2,).
     """
 
     incident: Tensor
     mean: Tensor
     std: Tensor
     most_points: Tensor
+    outside: Tensor
 
     def __init__(self, features: int) -> None:
         super().__init__()
@@ -190,6 +205,7 @@ class FlowScales(nn.Module):
         self.register_buffer("mean", torch.zeros(_BASIS, features, dtype=torch.float64))
         self.register_buffer("std", torch.ones(features, dtype=torch.float64))
         self.register_buffer("most_points", torch.tensor([1.0, 0.0], dtype=torch.float64))
+        self.register_buffer("outside", torch.zeros(2, dtype=torch.float64))
 
     def mean_of(self, conditions: Mapping[str, Tensor]) -> Tensor:
         """Mean of the flow's outputs, float64 (N, F)."""
@@ -201,18 +217,63 @@ class FlowScales(nn.Module):
         return torch.ceil(_ROOM * (self.most_points[0] + self.most_points[1] * incident_energy.double()))
 
 
-class CalibrationFactors(nn.Module):
-    """Factors that the calibration finds, for each sampler.
+class LayerFactors(nn.Module):
+    """Factors on what the flow says about each layer.
 
     Attributes:
-        occupancy: on the number of points of each layer, (samplers, L).
-        energy: on all energies, (samplers,).
+        points: on the number of points, (L,).
+        energy: on the energy, (L,).
     """
 
-    occupancy: Tensor
+    points: Tensor
     energy: Tensor
 
     def __init__(self, layers: int) -> None:
         super().__init__()
+        self.register_buffer("points", torch.ones(layers, dtype=torch.float64))
+        self.register_buffer("energy", torch.ones(layers, dtype=torch.float64))
+
+
+class CalibrationFactors(nn.Module):
+    """What the calibration finds, for each sampler.
+
+    Args:
+        layers: number of layers L.
+        polynomial: whether the number of points is calibrated by polynomials.
+
+    Attributes:
+        occupancy: factors on the number of points of each layer, (samplers, L); with polynomials the largest factor that
+            they may give.
+        energy: factor on all energies, (samplers,).
+        polynomials: lit cells as a cubic of real points, and generated points as a cubic of lit cells, highest power
+            first, (samplers, 2, 4); None without polynomials.
+    """
+
+    occupancy: Tensor
+    energy: Tensor
+    polynomials: Tensor
+
+    def __init__(self, layers: int, *, polynomial: bool) -> None:
+        super().__init__()
+        self.polynomial = polynomial
         self.register_buffer("occupancy", torch.ones(len(SAMPLERS), layers, dtype=torch.float64))
         self.register_buffer("energy", torch.ones(len(SAMPLERS), dtype=torch.float64))
+        if polynomial:
+            same = torch.tensor([0.0, 0.0, 1.0, 0.0], dtype=torch.float64)
+            self.register_buffer("polynomials", same.repeat(len(SAMPLERS), 2, 1))
+
+    def of_points(self, total: Tensor, sampler: Sampler) -> Tensor:
+        """Factors on numbers of points, (L,) or, with polynomials, (N, 1).
+
+        Args:
+            total: points of each shower before the calibration, float64 (N,).
+            sampler: which sampler makes the points.
+        """
+        number = SAMPLERS.index(sampler)
+        if not self.polynomial:
+            return self.occupancy[number]
+        wanted = total
+        for cubic in self.polynomials[number]:
+            wanted = ((cubic[0] * wanted + cubic[1]) * wanted + cubic[2]) * wanted + cubic[3]
+        factor = torch.maximum(wanted / total.clamp_min(1), 0.05 * torch.ones_like(wanted))
+        return torch.minimum(factor, self.occupancy[number].max())[:, None]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -23,6 +24,7 @@ from caloforge.models.cloud_parts import (
     CalibrationFactors,
     Cloud,
     FlowScales,
+    LayerFactors,
     PointCloudConfig,
     Profiles,
     Sampler,
@@ -36,7 +38,7 @@ from caloforge.showers.projection import cell_pitch
 from caloforge.stage import TrainingBatch
 from caloforge.transforms.clouds import AxisShift, PointNormalisation
 
-__all__ = ["PointCloudModel", "directions_of"]
+__all__ = ["PointCloudModel", "conditions_of", "directions_of"]
 
 
 class PointCloudModel(ShowerModel):
@@ -97,7 +99,8 @@ class PointCloudModel(ShowerModel):
         self.diffusion = self._network(point_context)
         self.student = self._network(point_context)
         self.target = self._network(point_context).requires_grad_(False)
-        self.calibration = CalibrationFactors(self.layers)
+        self.layer_factors = LayerFactors(self.layers)
+        self.calibration = CalibrationFactors(self.layers, polynomial=config.occupancy == "polynomial")
 
     def _network(self, context: int) -> PointWiseNet:
         config = self.config
@@ -166,17 +169,19 @@ class PointCloudModel(ShowerModel):
     def point_room(self, incident_energy: Tensor) -> Tensor:
         """Most points that are made for a shower, int64 (N,), after the calibration, in CPU memory."""
         limit = self.scales.point_limit(incident_energy.to(self.scales.incident.device))
-        return (limit * self._occupancy().max().clamp_min(1) + self.layers).long().cpu()
+        most = self.calibration.occupancy[SAMPLERS.index(self.config.sampler)].max().clamp_min(1)
+        return (limit * most + self.layers).long().cpu()
 
-    def _occupancy(self) -> Tensor:
-        return self.calibration.occupancy[SAMPLERS.index(self.config.sampler)]
+    def occupancy(self, counts: Tensor, sampler: Sampler) -> Tensor:
+        """Factors of the calibration on numbers of points (N, L), as :meth:`calibrated` takes them."""
+        return self.calibration.of_points(counts.sum(dim=1), sampler)
 
     def decode_tensors(
         self, conditions: Mapping[str, Tensor], latents: Mapping[str, Tensor]
     ) -> tuple[dict[str, Tensor], Tensor]:
         """Points (M, 4) and offsets (N + 1,); a shower whose counts or energies are unphysical is not valid, and empty."""
         profiles = self.sample_profiles(conditions, latents["profile"])
-        counts = self.calibrated(profiles, self._occupancy())
+        counts = self.calibrated(profiles, self.occupancy(profiles.counts, self.config.sampler))
         factor = self.calibration.energy[SAMPLERS.index(self.config.sampler)]
         points, offsets = self.make_points(
             conditions,
@@ -189,11 +194,24 @@ class PointCloudModel(ShowerModel):
         )
         return {"offsets": offsets, "points": points}, profiles.valid
 
-    def sample_profiles(self, conditions: Mapping[str, Tensor], normal: Tensor) -> Profiles:
-        """Profiles of the layers from the flow; those of showers that are not valid are zero."""
+    def sample_profiles(self, conditions: Mapping[str, Tensor], normal: Tensor, *, corrected: bool = True) -> Profiles:
+        """Profiles of the layers from the flow; those of showers that are not valid are zero.
+
+        Args:
+            conditions: of the showers.
+            normal: standard normal numbers, (N, F).
+            corrected: with the factors that correct the means of the layers.
+        """
         raw = self.flow.sample(normal.to(self.dtype), self.flow_condition(conditions).to(self.dtype))
         features = self.scales.mean_of(conditions) + raw.double() * self.scales.std
         profiles = self.profiles_of(features)
+        if corrected:
+            factors = self.layer_factors
+            profiles = replace(
+                profiles,
+                counts=torch.floor(profiles.counts * factors.points + 0.5),
+                energies=profiles.energies * factors.energy,
+            )
         total = profiles.counts.sum(dim=1)
         valid = profiles.valid & (total <= self.scales.point_limit(conditions["incident_energy"]))
         valid = valid & torch.isfinite(features).all(dim=1)
@@ -208,7 +226,7 @@ class PointCloudModel(ShowerModel):
 
     @staticmethod
     def calibrated(profiles: Profiles, factors: Tensor) -> Tensor:
-        """Points to be made in each layer, int64 (N, L): at least one where the flow wants one."""
+        """Points to be made in each layer, int64 (N, L), from factors (L,) or (N, 1): at least one where the flow wants one."""
         wanted = torch.floor(profiles.counts * factors + 0.5).clamp_min(1)
         return torch.where(profiles.counts > 0, wanted, torch.zeros_like(wanted)).long()
 
@@ -322,10 +340,19 @@ class PointCloudModel(ShowerModel):
                 "std": scales.std.tolist(),
                 "noise": self.config.profile_noise,
             },
+            "layer_factors": {
+                "points": self.layer_factors.points.tolist(),
+                "energy": self.layer_factors.energy.tolist(),
+            },
+            "outside_the_box": {"points": float(scales.outside[0]), "energy": float(scales.outside[1])},
             "conditions": {"incident_energy_MeV": float(scales.incident)},
             "most_points": {"constant": float(scales.most_points[0]), "per_MeV": float(scales.most_points[1])},
             "calibration": {
-                name: {"occupancy": found.occupancy[k].tolist(), "energy": float(found.energy[k])}
+                name: {
+                    "occupancy": found.occupancy[k].tolist(),
+                    "energy": float(found.energy[k]),
+                    **({"polynomials": found.polynomials[k].tolist()} if found.polynomial else {}),
+                }
                 for k, name in enumerate(SAMPLERS)
             },
         }
@@ -338,3 +365,8 @@ def directions_of(batch: TrainingBatch) -> Tensor:
     direction = torch.zeros(len(batch), 3, device=batch.incident_energy.device)
     direction[:, 2] = 1
     return direction
+
+
+def conditions_of(batch: TrainingBatch) -> dict[str, Tensor]:
+    """Conditions of the showers of a batch, as the models want them."""
+    return {"incident_energy": batch.incident_energy.double(), "direction": directions_of(batch)}

@@ -138,10 +138,10 @@ class PointWiseNet(nn.Module):
         size = _equal_size(offsets)
         if size is not None:
             # Broadcasting spares looking up gates and shifts for every point, and adding up their gradients again.
-            shape, index = (len(offsets) - 1, size), None
+            index = None
+            points = points.reshape(len(offsets) - 1, size, self.features)
         else:
-            shape, index = (len(points),), packed_index(offsets)
-        points = points.reshape(*shape, self.features)
+            index = packed_index(offsets)
         layers = self.gated_layers()
         for number, (layer, pair) in enumerate(zip(layers, modulations, strict=True)):
             gate, shift = (m[:, None] if index is None else m.index_select(0, index) for m in pair)

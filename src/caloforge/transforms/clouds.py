@@ -53,8 +53,9 @@ class PointNormalisation(nn.Module):
         layers: number of layers L.
         box: full width of the box, mm.
         positions: ``standard`` gives ``(v - mean) / (2 std)`` (arXiv:2511.01460); ``box`` maps box and layers to [-1, 1]
-            (arXiv:2309.05704); ``asinh`` standardises ``asinh(v / c)`` of x and y, where half of all points lie within c of
-            the axis: it spreads the dense core and draws in the far tails.
+            (arXiv:2309.05704); ``asinh`` standardises ``asinh(v / c)`` of x and y, with c the distance from the axis
+            within which half of all coordinates, or another share of them, lie: it spreads the dense core and draws in
+            the far tails.
         energy: ``log`` takes the standardised logarithm, ``linear`` the energy over its largest value in the training
             data, mapped like the positions.
     """
