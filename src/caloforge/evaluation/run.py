@@ -16,7 +16,7 @@ from caloforge.detectors import Detector
 from caloforge.errors import UsageError
 from caloforge.evaluation.checks import AnyShowers, check_samples, identical_showers, refuse_trained_on
 from caloforge.evaluation.classifiers import ParticlePair, cross_particle_test, recipe
-from caloforge.evaluation.classifiers.two_sample import class_rows
+from caloforge.evaluation.classifiers.retraining import class_rows
 from caloforge.evaluation.clouds import cells_of
 from caloforge.evaluation.collapse import Sampler
 from caloforge.evaluation.measures import MEASURES, Comparison, cut, run_measures

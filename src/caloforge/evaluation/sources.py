@@ -13,7 +13,7 @@ from caloforge import datasets
 from caloforge.detectors import Detector
 from caloforge.errors import ModelFileError, UsageError
 from caloforge.evaluation.checks import AnyShowers
-from caloforge.evaluation.classifiers.two_sample import class_rows
+from caloforge.evaluation.classifiers.retraining import class_rows
 from caloforge.models import pretrained_names, read_record
 from caloforge.random import Streams
 from caloforge.showers import Showers

@@ -3,7 +3,8 @@
 from caloforge.evaluation.classifiers.cross_particle import ParticlePair, cross_particle_test
 from caloforge.evaluation.classifiers.multiclass import log_posterior_test
 from caloforge.evaluation.classifiers.recipes import RECIPES, ClassifierRecipe, recipe
-from caloforge.evaluation.classifiers.two_sample import ClassifierSettings, expected_seconds, two_sample_test
+from caloforge.evaluation.classifiers.retraining import ClassifierSettings
+from caloforge.evaluation.classifiers.two_sample import expected_seconds, two_sample_test
 
 __all__ = [
     "RECIPES",

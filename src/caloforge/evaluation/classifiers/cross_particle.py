@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,15 @@ from numpy.typing import NDArray
 from caloforge.detectors import particle_name
 from caloforge.errors import UsageError
 from caloforge.evaluation.classifiers.inputs import INPUTS
-from caloforge.evaluation.classifiers.kept import KeptResults
-from caloforge.evaluation.classifiers.networks import build_network
-from caloforge.evaluation.classifiers.recipes import ClassifierRecipe, batch_size, split_sizes
+from caloforge.evaluation.classifiers.recipes import ClassifierRecipe, split_sizes
+from caloforge.evaluation.classifiers.retraining import (
+    ClassifierSettings,
+    class_rows,
+    retrained,
+    spread,
+    train_classifier,
+)
 from caloforge.evaluation.classifiers.scores import area_under_roc
-from caloforge.evaluation.classifiers.training import fit, seeded
-from caloforge.evaluation.classifiers.two_sample import ClassifierSettings, class_rows, spread
 from caloforge.evaluation.results import CrossParticleResult, CrossParticleScore
 from caloforge.random import Streams
 from caloforge.showers import Showers
@@ -78,25 +81,10 @@ def cross_particle_test(
     generator = streams.child("rows").generator(0)
     rows = np.concatenate([INPUTS[recipe.inputs](s[class_rows(len(s), per_class, generator)]) for s in everything])
     labels = np.tile(np.repeat([0, 1], per_class), 2)
-    tensor = torch.from_numpy(rows).to(device=settings.device, dtype=getattr(torch, settings.precision))
-    classes = torch.from_numpy(labels).to(settings.device)
-    epochs = settings.epochs or recipe.epochs
-    kept = KeptResults(
-        keep,
-        f"cross-particle-{geant4.first.particle}-{geant4.second.particle}",
-        {
-            "recipe": asdict(recipe),
-            "rows": hashlib.blake2b(rows.data, digest_size=16).hexdigest(),
-            "seed": streams.seed,
-            "purpose": streams.purpose,
-            "settings": {
-                k: v for k, v in asdict(settings).items() if k not in ("retrainings", "max_showers", "device")
-            },
-        },
-    )
+    tensor, classes = settings.tensor(rows), torch.from_numpy(labels).to(settings.device)
     ends = np.cumsum((0, *sizes))
 
-    def retrain(number: int) -> dict[str, Any]:
+    def retrain(number: int, after_epoch: Callable[[], None]) -> dict[str, Any]:
         generator = streams.child("training").generator(number)
         # Four blocks of rows: Geant4's two particles, then the model's.
         orders = [k * per_class + generator.permutation(per_class) for k in range(4)]
@@ -105,42 +93,26 @@ def cross_particle_test(
         for position, source in enumerate(sources):
             own = orders[2 * position : 2 * position + 2]
             train, choose = (np.concatenate([o[ends[k] : ends[k + 1]] for o in own]) for k in range(2))
-            seed = int(generator.integers(0, 2**63))
-            network = seeded(seed, lambda: build_network(recipe.network, rows.shape[1], geant4.first.readout))
-            trained = 0
-
-            def after_epoch() -> None:
-                nonlocal trained
-                trained += 1
-                advance(1, "")
-
-            outputs = fit(
-                network,
-                tensor,
-                classes,
-                (train, choose, tests),
-                epochs=epochs,
-                batch_size=batch_size(recipe, sizes[0]),
-                learning_rate=recipe.learning_rate,
-                patience=settings.patience,
-                generator=generator,
-                after_epoch=after_epoch,
-            )
-            # An early end must not leave the progress display short.
-            advance(epochs - trained, "particle identification")
+            _, outputs = train_classifier(
+                recipe, settings, tensor, classes, (train, choose, tests), per_class=per_class,
+                readout=geant4.first.readout, generator=generator, after_epoch=after_epoch,
+            )  # fmt: skip
             for other, part in zip(sources, np.split(np.arange(len(tests)), 2), strict=True):
                 found[f"{source} {other}"] = area_under_roc(outputs.test[part, 0], labels[tests[part]])
         return found
 
-    results = []
-    for number in range(settings.retrainings):
-        result = kept.get(number)
-        if result is None:
-            result = retrain(number)
-            kept.put(number, result)
-        else:
-            advance(2 * epochs, "particle identification (kept)")
-        results.append(result)
+    results = retrained(
+        retrain,
+        name=f"cross-particle-{geant4.first.particle}-{geant4.second.particle}",
+        recipe=recipe,
+        settings=settings,
+        streams=streams,
+        identity={"rows": hashlib.blake2b(rows.data, digest_size=16).hexdigest()},
+        keep=keep,
+        advance=advance,
+        note=lambda result: "particle identification",
+        networks=len(sources),
+    )
     return CrossParticleResult(
         particles=(particle_name(geant4.first.particle), particle_name(geant4.second.particle)),
         recipe=recipe.name,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +14,14 @@ from scipy.special import log_softmax
 
 from caloforge.errors import UsageError
 from caloforge.evaluation.classifiers.inputs import INPUTS
-from caloforge.evaluation.classifiers.kept import KeptResults
-from caloforge.evaluation.classifiers.networks import build_network
-from caloforge.evaluation.classifiers.recipes import ClassifierRecipe, batch_size, split_sizes
-from caloforge.evaluation.classifiers.training import fit, seeded
-from caloforge.evaluation.classifiers.two_sample import ClassifierSettings, class_rows, spread
+from caloforge.evaluation.classifiers.recipes import ClassifierRecipe, split_sizes
+from caloforge.evaluation.classifiers.retraining import (
+    ClassifierSettings,
+    class_rows,
+    retrained,
+    spread,
+    train_classifier,
+)
 from caloforge.evaluation.results import LogPosteriorResult
 from caloforge.random import Streams
 from caloforge.showers import Showers
@@ -67,54 +69,19 @@ def log_posterior_test(
     shown = reference[class_rows(len(reference), sizes[2] * len(names), generator)]
     rows = np.concatenate([INPUTS[recipe.inputs](s) for s in (*samples, shown)])
     labels = np.concatenate([np.repeat(np.arange(len(names)), per_class), np.zeros(len(shown), dtype=np.int64)])
-    tensor = torch.from_numpy(rows).to(device=settings.device, dtype=getattr(torch, settings.precision))
-    classes = torch.from_numpy(labels).to(settings.device)
-    epochs = settings.epochs or recipe.epochs
-    kept = KeptResults(
-        keep,
-        "log-posterior",
-        {
-            "recipe": asdict(recipe),
-            "names": names,
-            "rows": hashlib.blake2b(rows.data, digest_size=16).hexdigest(),
-            "seed": streams.seed,
-            "purpose": streams.purpose,
-            "settings": {
-                k: v for k, v in asdict(settings).items() if k not in ("retrainings", "max_showers", "device")
-            },
-        },
-    )
+    tensor, classes = settings.tensor(rows), torch.from_numpy(labels).to(settings.device)
 
-    def retrain(number: int) -> dict[str, Any]:
+    def retrain(number: int, after_epoch: Callable[[], None]) -> dict[str, Any]:
         generator = streams.child("training").generator(number)
         orders = [k * per_class + generator.permutation(per_class) for k in range(len(names))]
         ends = np.cumsum((0, *sizes))
         train, choose, test = (np.concatenate([o[ends[k] : ends[k + 1]] for o in orders]) for k in range(3))
         geant4 = len(names) * per_class + np.arange(len(shown))
-        seed = int(generator.integers(0, 2**63))
-        network = seeded(
-            seed, lambda: build_network(recipe.network, rows.shape[1], reference.readout, outputs=len(names))
-        )
-        trained = 0
-
-        def after_epoch() -> None:
-            nonlocal trained
-            trained += 1
-            advance(1, "")
-
-        outputs = fit(
-            network,
-            tensor,
-            classes,
-            (train, choose, np.concatenate([test, geant4])),
-            epochs=epochs,
-            batch_size=batch_size(recipe, sizes[0]),
-            learning_rate=recipe.learning_rate,
-            patience=settings.patience,
-            generator=generator,
-            after_epoch=after_epoch,
-        )
-        advance(epochs - trained, "log-posterior")
+        parts = (train, choose, np.concatenate([test, geant4]))
+        _, outputs = train_classifier(
+            recipe, settings, tensor, classes, parts, per_class=per_class, readout=reference.readout,
+            generator=generator, after_epoch=after_epoch, outputs=len(names),
+        )  # fmt: skip
         posterior: NDArray[np.float64] = log_softmax(outputs.test, axis=1)
         known, shown_to = posterior[: len(test)], posterior[len(test) :]
         return {
@@ -122,17 +89,23 @@ def log_posterior_test(
             "reference": [float(shown_to[:, k].mean()) for k in range(len(names))],
         }
 
-    results = []
-    for number in range(settings.retrainings):
-        result = kept.get(number)
-        if result is None:
-            result = retrain(number)
-            kept.put(number, result)
-        else:
-            advance(epochs, "log-posterior (kept)")
-        results.append(result)
+    results = retrained(
+        retrain,
+        name="log-posterior",
+        recipe=recipe,
+        settings=settings,
+        streams=streams,
+        identity={"names": names, "rows": hashlib.blake2b(rows.data, digest_size=16).hexdigest()},
+        keep=keep,
+        advance=advance,
+        note=lambda result: "log-posterior",
+    )
     return LogPosteriorResult(
         on_reference={name: spread([r["reference"][k] for r in results]) for k, name in enumerate(names)},
         on_generated={name: spread([r["generated"][k] for r in results]) for k, name in enumerate(names)},
-        settings={"recipe": recipe.name, "epochs": epochs, "showers of each sample": per_class},
+        settings={
+            "recipe": recipe.name,
+            "epochs": settings.epochs or recipe.epochs,
+            "showers of each sample": per_class,
+        },
     )

@@ -6,9 +6,9 @@ import hashlib
 import itertools
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,11 +16,16 @@ from numpy.typing import NDArray
 from scipy.special import expit
 
 from caloforge.detectors import Readout
-from caloforge.errors import UsageError
 from caloforge.evaluation.classifiers.inputs import INPUTS
-from caloforge.evaluation.classifiers.kept import KeptResults
 from caloforge.evaluation.classifiers.networks import build_network
 from caloforge.evaluation.classifiers.recipes import ClassifierRecipe, batch_size, split_sizes
+from caloforge.evaluation.classifiers.retraining import (
+    ClassifierSettings,
+    class_rows,
+    retrained,
+    spread,
+    train_classifier,
+)
 from caloforge.evaluation.classifiers.scores import (
     IsotonicCalibration,
     area_under_roc,
@@ -29,46 +34,17 @@ from caloforge.evaluation.classifiers.scores import (
     roc_curve,
 )
 from caloforge.evaluation.classifiers.training import fit, seeded
-from caloforge.evaluation.results import ClassifierResult, Roc, Slice, Spread
+from caloforge.evaluation.results import ClassifierResult, Roc, Slice
 from caloforge.random import Streams
 from caloforge.showers import ShowerPoints, Showers
 
-__all__ = ["ClassifierSettings", "class_rows", "energy_slices", "expected_seconds", "spread", "two_sample_test"]
+__all__ = ["energy_slices", "expected_seconds", "two_sample_test"]
 
 Float64 = NDArray[np.float64]
 Indices = NDArray[np.int64]
 
 #: Fewer showers of a class than this say nothing about a slice.
 _FEWEST_IN_SLICE = 20
-
-
-@dataclass(frozen=True)
-class ClassifierSettings:
-    """How thoroughly classifiers are trained.
-
-    Attributes:
-        retrainings: independent trainings, each with its own split, initial weights and order.
-        epochs: None for the published number.
-        max_showers: at most so many of each class, None for all.
-        patience: stop after so many epochs without a better accuracy; None trains all epochs, as published.
-        precision: CaloChallenge's script uses float64.
-        device: torch device.
-        slices: number of parts of the energy range with about equally many showers.
-    """
-
-    retrainings: int = 10
-    epochs: int | None = None
-    max_showers: int | None = None
-    patience: int | None = None
-    precision: Literal["float32", "float64"] = "float32"
-    device: str = "cpu"
-    slices: int = 5
-
-    def __post_init__(self) -> None:
-        for name in ("retrainings", "epochs", "max_showers", "patience", "slices"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UsageError(f"the classifier setting '{name}' is {value}, expected 1 or more")
 
 
 @dataclass(frozen=True)
@@ -80,13 +56,6 @@ class _Sample:
     energy: Float64
     per_class: int
     fingerprint: str
-
-
-def class_rows(count: int, wanted: int, generator: np.random.Generator) -> Indices:
-    """``wanted`` of ``count`` rows, drawn without replacement and sorted; all of them if that many are wanted."""
-    if wanted >= count:
-        return np.arange(count)
-    return np.sort(generator.choice(count, wanted, replace=False))
 
 
 def _sample(
@@ -110,8 +79,7 @@ def _sample(
     fingerprint = hashlib.blake2b(digest_size=16)
     fingerprint.update(rows.data)
     fingerprint.update(energy.data)
-    tensor = torch.from_numpy(rows).to(device=settings.device, dtype=getattr(torch, settings.precision))
-    return _Sample(tensor, np.repeat([0, 1], per_class), energy, per_class, fingerprint.hexdigest())
+    return _Sample(settings.tensor(rows), np.repeat([0, 1], per_class), energy, per_class, fingerprint.hexdigest())
 
 
 def energy_slices(energy: Float64, slices: int) -> Float64:
@@ -153,20 +121,11 @@ def _retrain(
     generator = streams.child("training").generator(number)
     sizes = split_sizes(recipe, sample.per_class)
     train, choose, test = _parts(sizes, sample.per_class, generator)
-    seed = int(generator.integers(0, 2**63))
-    network = seeded(seed, lambda: build_network(recipe.network, sample.rows.shape[1], readout))
-    outputs = fit(
-        network,
-        sample.rows,
-        torch.from_numpy(sample.labels).to(settings.device),
-        (train, choose, test),
-        epochs=settings.epochs or recipe.epochs,
-        batch_size=batch_size(recipe, sizes[0]),
-        learning_rate=recipe.learning_rate,
-        patience=settings.patience,
-        generator=generator,
-        after_epoch=after_epoch,
-    )
+    classes = torch.from_numpy(sample.labels).to(settings.device)
+    network, outputs = train_classifier(
+        recipe, settings, sample.rows, classes, (train, choose, test), per_class=sample.per_class, readout=readout,
+        generator=generator, after_epoch=after_epoch,
+    )  # fmt: skip
     labels, logits = sample.labels[test], outputs.test[:, 0]
     chosen, probability = expit(outputs.chosen[:, 0]), expit(logits)
     calibrated = IsotonicCalibration(chosen, sample.labels[choose])(probability)
@@ -189,12 +148,6 @@ def _retrain(
         "roc": [false.tolist(), true.tolist()],
         "parameters": sum(p.numel() for p in network.parameters()),
     }
-
-
-def spread(values: list[float]) -> Spread:
-    """Mean, standard deviation (0 for a single value) and the values themselves."""
-    deviation = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
-    return Spread(mean=float(np.mean(values)), std=deviation, values=tuple(values))
 
 
 def two_sample_test(
@@ -229,35 +182,19 @@ def two_sample_test(
     sample = _sample(recipe, generated, reference, settings, streams)
     sizes = split_sizes(recipe, sample.per_class)
     edges = energy_slices(reference.incident_energy, settings.slices)
-    epochs = settings.epochs or recipe.epochs
-    identity = {
-        "recipe": asdict(recipe),
-        "rows": sample.fingerprint,
-        "seed": streams.seed,
-        "purpose": streams.purpose,
-        # How many retrainings there are and where they run does not change any one of them; the rows are known.
-        "settings": {k: v for k, v in asdict(settings).items() if k not in ("retrainings", "max_showers", "device")},
-        "edges": edges.tolist(),
-    }
-    kept = KeptResults(keep, recipe.name, identity)
-    results = []
-    for number in range(settings.retrainings):
-        result = kept.get(number)
-        if result is None:
-            trained = 0
-
-            def after_epoch() -> None:
-                nonlocal trained
-                trained += 1
-                advance(1, "")
-
-            result = _retrain(recipe, sample, reference.readout, settings, streams, number, edges, after_epoch)
-            # An early end must not leave the progress display short.
-            advance(epochs - trained, f"AUC {result['auc']:.3f}")
-            kept.put(number, result)
-        else:
-            advance(epochs, f"AUC {result['auc']:.3f} (kept)")
-        results.append(result)
+    results = retrained(
+        lambda number, after_epoch: _retrain(
+            recipe, sample, reference.readout, settings, streams, number, edges, after_epoch
+        ),
+        name=recipe.name,
+        recipe=recipe,
+        settings=settings,
+        streams=streams,
+        identity={"rows": sample.fingerprint, "edges": edges.tolist()},
+        keep=keep,
+        advance=advance,
+        note=lambda result: f"AUC {result['auc']:.3f}",
+    )
     return _gather(recipe, settings, sizes, results, edges)
 
 

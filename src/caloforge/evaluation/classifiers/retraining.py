@@ -1,0 +1,172 @@
+"""What all classifier tests share: how thoroughly they train, which rows they take, and retrainings that are kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from caloforge.detectors import Readout
+from caloforge.errors import UsageError
+from caloforge.evaluation.classifiers.kept import KeptResults
+from caloforge.evaluation.classifiers.networks import build_network
+from caloforge.evaluation.classifiers.recipes import ClassifierRecipe, batch_size, split_sizes
+from caloforge.evaluation.classifiers.training import Indices, Outputs, fit, seeded
+from caloforge.evaluation.results import Spread
+from caloforge.random import Streams
+
+__all__ = ["ClassifierSettings", "class_rows", "retrained", "spread", "train_classifier"]
+
+
+@dataclass(frozen=True)
+class ClassifierSettings:
+    """How thoroughly classifiers are trained.
+
+    Attributes:
+        retrainings: independent trainings, each with its own split, initial weights and order.
+        epochs: None for the published number.
+        max_showers: at most so many of each class, None for all.
+        patience: stop after so many epochs without a better accuracy; None trains all epochs, as published.
+        precision: CaloChallenge's script uses float64.
+        device: torch device.
+        slices: number of parts of the energy range with about equally many showers.
+    """
+
+    retrainings: int = 10
+    epochs: int | None = None
+    max_showers: int | None = None
+    patience: int | None = None
+    precision: Literal["float32", "float64"] = "float32"
+    device: str = "cpu"
+    slices: int = 5
+
+    def __post_init__(self) -> None:
+        for name in ("retrainings", "epochs", "max_showers", "patience", "slices"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UsageError(f"the classifier setting '{name}' is {value}, expected 1 or more")
+
+    def tensor(self, rows: NDArray[np.float32]) -> Tensor:
+        """Inputs of a network, where and as precisely as it is trained."""
+        return torch.from_numpy(rows).to(device=self.device, dtype=getattr(torch, self.precision))
+
+
+def class_rows(count: int, wanted: int, generator: np.random.Generator) -> Indices:
+    """``wanted`` of ``count`` rows, drawn without replacement and sorted; all of them if that many are wanted."""
+    if wanted >= count:
+        return np.arange(count)
+    return np.sort(generator.choice(count, wanted, replace=False))
+
+
+def train_classifier(
+    recipe: ClassifierRecipe,
+    settings: ClassifierSettings,
+    rows: Tensor,
+    classes: Tensor,
+    parts: tuple[Indices, Indices, Indices],
+    *,
+    per_class: int,
+    readout: Readout | None,
+    generator: np.random.Generator,
+    after_epoch: Callable[[], None],
+    outputs: int = 1,
+) -> tuple[nn.Module, Outputs]:
+    """Train one network by a recipe.
+
+    Args:
+        recipe: network and training.
+        settings: how thoroughly.
+        rows: inputs, shape (N, inputs), on the device where the work is done.
+        classes: class of each row, int64 (N,), on the same device.
+        parts: rows for training, for choosing the epoch, and for the score.
+        per_class: showers of each class, of which the batch size is a function.
+        readout: of the showers.
+        generator: initial weights and order of the batches.
+        after_epoch: called after each epoch.
+        outputs: numbers that the network gives: 1 for two classes, else one for each.
+
+    Returns:
+        The network and its outputs in the best epoch.
+    """
+    seed = int(generator.integers(0, 2**63))
+    network = seeded(seed, lambda: build_network(recipe.network, rows.shape[1], readout, outputs=outputs))
+    return network, fit(
+        network,
+        rows,
+        classes,
+        parts,
+        epochs=settings.epochs or recipe.epochs,
+        batch_size=batch_size(recipe, split_sizes(recipe, per_class)[0]),
+        learning_rate=recipe.learning_rate,
+        patience=settings.patience,
+        generator=generator,
+        after_epoch=after_epoch,
+    )
+
+
+def retrained(
+    train: Callable[[int, Callable[[], None]], dict[str, Any]],
+    *,
+    name: str,
+    recipe: ClassifierRecipe,
+    settings: ClassifierSettings,
+    streams: Streams,
+    identity: Mapping[str, Any],
+    keep: Path | None,
+    advance: Callable[[int, str], None],
+    note: Callable[[dict[str, Any]], str],
+    networks: int = 1,
+) -> list[dict[str, Any]]:
+    """The results of all retrainings; those that an earlier run finished are taken from the disk.
+
+    Args:
+        train: does retraining number n; it is given the number and what to call after every epoch.
+        name: of the test, also of its files.
+        recipe: what is trained.
+        settings: how thoroughly.
+        streams: random numbers of the test.
+        identity: what else the results depend on, the rows above all, as JSON can hold it.
+        keep: folder in which finished retrainings are kept, or None.
+        advance: told of every epoch (1) or kept retraining (all of its epochs).
+        note: what to say about a result.
+        networks: how many networks a retraining trains.
+    """
+    # How many retrainings there are and where they run does not change any one of them; the rows are known.
+    lasting = {k: v for k, v in asdict(settings).items() if k not in ("retrainings", "max_showers", "device")}
+    kept = KeptResults(
+        keep,
+        name,
+        {"recipe": asdict(recipe), "seed": streams.seed, "purpose": streams.purpose, "settings": lasting, **identity},
+    )
+    epochs = networks * (settings.epochs or recipe.epochs)
+    results = []
+    for number in range(settings.retrainings):
+        result = kept.get(number)
+        if result is None:
+            trained = 0
+
+            def after_epoch() -> None:
+                nonlocal trained
+                trained += 1
+                advance(1, "")
+
+            result = train(number, after_epoch)
+            # An early end must not leave the progress display short.
+            advance(epochs - trained, note(result))
+            kept.put(number, result)
+        else:
+            advance(epochs, f"{note(result)} (kept)")
+        results.append(result)
+    return results
+
+
+def spread(values: list[float]) -> Spread:
+    """Mean, standard deviation (0 for a single value) and the values themselves."""
+    deviation = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+    return Spread(mean=float(np.mean(values)), std=deviation, values=tuple(values))
