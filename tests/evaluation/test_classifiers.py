@@ -23,6 +23,7 @@ from caloforge.evaluation.classifiers import (
     expected_seconds,
     log_posterior_test,
     recipe,
+    retraining,
     two_sample,
     two_sample_test,
 )
@@ -193,13 +194,13 @@ def test_finished_retrainings_are_kept(tmp_path: Path, monkeypatch: pytest.Monke
     files = sorted(tmp_path.glob("*.json"))
     assert [f.name for f in files] == ["caloflow-dnn-unnormalised-00.json", "caloflow-dnn-unnormalised-01.json"]
     trained: list[int] = []
-    real = two_sample.fit
+    real = retraining.fit
 
     def counting(*args: object, **kwargs: object) -> object:
         trained.append(1)
         return real(*args, **kwargs)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(two_sample, "fit", counting)
+    monkeypatch.setattr(retraining, "fit", counting)
     assert two_sample_test(SMALL, one, two, settings=settings, streams=streams, keep=tmp_path) == whole
     assert not trained
     files[1].write_text(files[1].read_text()[:50])  # torn in the middle of writing
