@@ -19,12 +19,12 @@ from caloforge.nn.flow import ConditionalFlow, fixed_permutations
 from caloforge.nn.inverse import invert_flow
 from caloforge.nn.made import MADE, MaskKind
 from caloforge.nn.permutations import FixedPermutation, IndexArray
-from caloforge.nn.splines import check_spline_minima, raw_parameter_count, rqs
+from caloforge.nn.splines import SplineBlock, raw_parameter_count
 
 __all__ = ["AutoregressiveFlow", "AutoregressiveSpline", "MaskedAutoregressiveFlow"]
 
 
-class AutoregressiveSpline(nn.Module):
+class AutoregressiveSpline(SplineBlock):
     """One block: a MADE whose outputs are the raw spline parameters of each feature.
 
     Args:
@@ -56,13 +56,7 @@ class AutoregressiveSpline(nn.Module):
         min_bin_height: float,
         min_derivative: float,
     ) -> None:
-        super().__init__()
-        check_spline_minima(bins, bound, min_bin_width, min_bin_height, min_derivative)
-        self.bins = bins
-        self.bound = bound
-        self.min_bin_width = min_bin_width
-        self.min_bin_height = min_bin_height
-        self.min_derivative = min_derivative
+        super().__init__(bins, bound, min_bin_width, min_bin_height, min_derivative)
         self.conditioner = MADE(
             features=features,
             context_features=context_features,
@@ -71,22 +65,6 @@ class AutoregressiveSpline(nn.Module):
             parameters_per_feature=raw_parameter_count(bins),
             dropout=dropout,
             masks=masks,
-        )
-
-    def spline(self, values: Tensor, raw_parameters: Tensor, *, inverse: bool = False) -> tuple[Tensor, Tensor]:
-        """Apply this block's spline for given raw parameters (..., 3K - 1) to ``values`` (...), element by element.
-
-        Returns:
-            Outputs and elementwise log-derivatives (nats), both shaped as ``values``.
-        """
-        return rqs(
-            values,
-            raw_parameters,
-            bound=self.bound,
-            min_bin_width=self.min_bin_width,
-            min_bin_height=self.min_bin_height,
-            min_derivative=self.min_derivative,
-            inverse=inverse,
         )
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from caloforge.errors import ConfigError
 from caloforge.nn.coupling import ActNorm
 from caloforge.nn.flow import log_density
-from caloforge.nn.splines import check_spline_minima, raw_parameter_count, rqs
+from caloforge.nn.splines import SplineBlock, raw_parameter_count
 
 __all__ = [
     "ContextNet",
@@ -227,7 +227,7 @@ class ContextNet(nn.Module):
         return result
 
 
-class ImageCoupling(nn.Module):
+class ImageCoupling(SplineBlock):
     """The first ``ceil(C / 2)`` channels and the context set a spline for every pixel of the other channels.
 
     Args:
@@ -260,14 +260,11 @@ class ImageCoupling(nn.Module):
         batch_norm: bool,
         least: float,
     ) -> None:
-        super().__init__()
+        super().__init__(bins, bound, least, least, least)
         if channels < 2:
             raise ConfigError(f"a coupling of images needs at least two channels, not {channels}")
-        check_spline_minima(bins, bound, least, least, least)
         self.passive = (channels + 1) // 2
         self.active = channels - self.passive
-        self.bins, self.bound = bins, bound
-        self.min_bin_width = self.min_bin_height = self.min_derivative = least
         self.network = UNet(
             self.passive + context_channels,
             self.active * raw_parameter_count(bins),
@@ -282,18 +279,6 @@ class ImageCoupling(nn.Module):
         start[:, 2 * bins :] = math.log(math.expm1(1 - least))
         with torch.no_grad():
             cast("Tensor", self.network.last.bias).copy_(start.flatten())
-
-    def spline(self, values: Tensor, raw_parameters: Tensor, *, inverse: bool = False) -> tuple[Tensor, Tensor]:
-        """This block's splines for given raw parameters (..., 3K - 1) at ``values`` (...), element by element."""
-        return rqs(
-            values,
-            raw_parameters,
-            bound=self.bound,
-            min_bin_width=self.min_bin_width,
-            min_bin_height=self.min_bin_height,
-            min_derivative=self.min_derivative,
-            inverse=inverse,
-        )
 
     def _run(self, image: Tensor, context: Tensor, *, inverse: bool) -> tuple[Tensor, Tensor]:
         passive, active = image[:, : self.passive], image[:, self.passive :]

@@ -17,7 +17,7 @@ from caloforge.errors import ConfigError
 from caloforge.nn.cubic_splines import cubic_parameter_count, cubic_spline
 from caloforge.nn.flow import ConditionalFlow, fixed_permutations
 from caloforge.nn.permutations import FixedPermutation, IndexArray
-from caloforge.nn.splines import check_spline_minima, raw_parameter_count, rqs
+from caloforge.nn.splines import SplineBlock, raw_parameter_count
 
 __all__ = ["ActNorm", "CouplingFlow", "SplineCoupling", "SplineKind", "conditioner", "spline_size"]
 
@@ -92,7 +92,7 @@ class ActNorm(nn.Module):
         return y * torch.exp(-log_scale) + mean, -(places * self.log_scale.sum()).expand(y.shape[0])
 
 
-class SplineCoupling(nn.Module):
+class SplineCoupling(SplineBlock):
     """One block: the first ``ceil(D / 2)`` features and the context set the splines of the others.
 
     Args:
@@ -129,19 +129,13 @@ class SplineCoupling(nn.Module):
         min_bin_height: float,
         min_derivative: float,
     ) -> None:
-        super().__init__()
+        super().__init__(bins, bound, min_bin_width, min_bin_height, min_derivative)
         if features < 2:
             raise ConfigError(f"a coupling block needs at least two features, not {features}")
-        check_spline_minima(bins, bound, min_bin_width, min_bin_height, min_derivative)
         self.features = features
         self.passive = (features + 1) // 2
         self.active = features - self.passive
         self.kind = spline
-        self.bins = bins
-        self.bound = bound
-        self.min_bin_width = min_bin_width
-        self.min_bin_height = min_bin_height
-        self.min_derivative = min_derivative
         self.network = conditioner(
             self.passive + context_features,
             self.active * spline_size(spline, bins),
@@ -152,11 +146,11 @@ class SplineCoupling(nn.Module):
         )
 
     def spline(self, values: Tensor, raw_parameters: Tensor, *, inverse: bool = False) -> tuple[Tensor, Tensor]:
-        """This block's splines for given raw parameters (..., P) at ``values`` (...), element by element."""
+        """See :meth:`caloforge.nn.splines.SplineBlock.spline`; a cubic spline if the block is of that kind."""
+        if self.kind != "cubic":
+            return super().spline(values, raw_parameters, inverse=inverse)
         limits = {"bound": self.bound, "min_bin_width": self.min_bin_width, "min_bin_height": self.min_bin_height}
-        if self.kind == "cubic":
-            return cubic_spline(values, raw_parameters, **limits, inverse=inverse)
-        return rqs(values, raw_parameters, **limits, min_derivative=self.min_derivative, inverse=inverse)
+        return cubic_spline(values, raw_parameters, **limits, inverse=inverse)
 
     def _run(self, values: Tensor, context: Tensor | None, *, inverse: bool) -> tuple[Tensor, Tensor]:
         passive, active = values[:, : self.passive], values[:, self.passive :]

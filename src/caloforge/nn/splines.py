@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from caloforge.errors import ConfigError
 from caloforge.nn.compiled_splines import can_compile, compiled_rqs
 
-__all__ = ["check_spline_minima", "plain_rqs", "raw_parameter_count", "rqs", "spline_knots"]
+__all__ = ["SplineBlock", "check_spline_minima", "plain_rqs", "raw_parameter_count", "rqs", "spline_knots"]
 
 
 def raw_parameter_count(bins: int) -> int:
@@ -110,6 +110,48 @@ def rqs(
         min_derivative=min_derivative,
         inverse=inverse,
     )
+
+
+class SplineBlock(nn.Module):
+    """A block of a flow whose rational-quadratic splines get their raw parameters from a network.
+
+    Args:
+        bins: Spline bins K.
+        bound: The splines act on [-bound, bound].
+        min_bin_width: Smallest bin width as a fraction of the interval.
+        min_bin_height: Smallest bin height as a fraction of the interval.
+        min_derivative: Smallest interior derivative.
+
+    Raises:
+        ConfigError: If a setting is out of range.
+    """
+
+    def __init__(
+        self, bins: int, bound: float, min_bin_width: float, min_bin_height: float, min_derivative: float
+    ) -> None:
+        super().__init__()
+        check_spline_minima(bins, bound, min_bin_width, min_bin_height, min_derivative)
+        self.bins = bins
+        self.bound = bound
+        self.min_bin_width = min_bin_width
+        self.min_bin_height = min_bin_height
+        self.min_derivative = min_derivative
+
+    def spline(self, values: Tensor, raw_parameters: Tensor, *, inverse: bool = False) -> tuple[Tensor, Tensor]:
+        """Apply this block's splines for given raw parameters (..., P) to ``values`` (...), element by element.
+
+        Returns:
+            Outputs and elementwise log-derivatives (nats), both shaped as ``values``.
+        """
+        return rqs(
+            values,
+            raw_parameters,
+            bound=self.bound,
+            min_bin_width=self.min_bin_width,
+            min_bin_height=self.min_bin_height,
+            min_derivative=self.min_derivative,
+            inverse=inverse,
+        )
 
 
 def plain_rqs(
