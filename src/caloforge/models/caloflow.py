@@ -19,7 +19,16 @@ from torch import Tensor
 from caloforge.detectors import Detector
 from caloforge.errors import ConfigError
 from caloforge.models.base import Latents, ModelConfig, ShowerModel
-from caloforge.models.common import LEAST_DEPOSIT, FlowSize, ScaleStage, autoregressive_flow, axis_voxels, middle_energy
+from caloforge.models.common import (
+    LEAST_DEPOSIT,
+    FlowSize,
+    ScaleStage,
+    autoregressive_flow,
+    axis_voxels,
+    check_dropped_voxel,
+    check_voxels,
+    middle_energy,
+)
 from caloforge.models.conditions import Conditions
 from caloforge.models.likelihood import noise_averaged_log_prob
 from caloforge.models.marginals import collect_rows, start_from_marginals
@@ -97,11 +106,8 @@ class CaloFlowConfig(ModelConfig):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if self.drop_voxel and (self.energy_noise_per != "voxel" or self.energy_noise != self.noise):
-            raise ValueError(
-                "'drop_voxel' needs layer energies that are the sums of the noisy voxels: "
-                "'energy_noise_per' voxel and 'energy_noise' equal to 'noise'"
-            )
+        if self.drop_voxel:
+            check_dropped_voxel(self.noise, self.energy_noise, self.energy_noise_per)
         return self
 
 
@@ -126,10 +132,7 @@ class CaloFlow(ShowerModel):
     def __init__(self, config: CaloFlowConfig, detector: Detector) -> None:
         super().__init__(config, detector)
         readout = detector.readout
-        if not readout.has_voxels:
-            raise ConfigError(
-                f"the model 'caloflow' needs voxels, the detector '{detector.name}' is read out as points"
-            )
+        check_voxels(self.kind, detector)
         sizes = readout.layer_sizes
         incident_reference = config.incident_reference or middle_energy(detector)
         per_voxel = config.energy_noise_per == "voxel"

@@ -17,7 +17,14 @@ from torch import Tensor
 from caloforge.detectors import Detector
 from caloforge.errors import ConfigError
 from caloforge.models.base import Latents, ModelConfig, ShowerModel
-from caloforge.models.common import LEAST_DEPOSIT, ScaleStage, axis_voxels, middle_energy
+from caloforge.models.common import (
+    LEAST_DEPOSIT,
+    ScaleStage,
+    axis_voxels,
+    check_dropped_voxel,
+    check_voxels,
+    middle_energy,
+)
 from caloforge.models.conditions import Conditions
 from caloforge.models.coupling_start import start_coupling_from_marginals
 from caloforge.models.likelihood import noise_averaged_log_prob
@@ -120,11 +127,8 @@ class CaloINNConfig(ModelConfig):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if self.drop_voxel and (self.energy_noise_per != "voxel" or self.energy_noise != self.noise):
-            raise ValueError(
-                "'drop_voxel' needs layer energies that are the sums of the noisy voxels: "
-                "'energy_noise_per' voxel and 'energy_noise' equal to 'noise'"
-            )
+        if self.drop_voxel:
+            check_dropped_voxel(self.noise, self.energy_noise, self.energy_noise_per)
         if self.noise_on == "shares" and self.energy_noise_per == "voxel":
             raise ValueError("noise on the shares gives no sums of noisy voxels, so 'energy_noise_per' must be layer")
         if self.drop_voxel and self.preprocessing == "published":
@@ -154,8 +158,7 @@ class CaloINN(ShowerModel):
     def __init__(self, config: CaloINNConfig, detector: Detector) -> None:
         super().__init__(config, detector)
         readout = detector.readout
-        if not readout.has_voxels:
-            raise ConfigError(f"the model 'caloinn' needs voxels, the detector '{detector.name}' is read out as points")
+        check_voxels(self.kind, detector)
         sizes = readout.layer_sizes
         per_voxel = config.energy_noise_per == "voxel"
         self.cut = max(detector.analysis_threshold if config.cut is None else config.cut, 0.0)

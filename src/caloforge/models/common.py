@@ -19,7 +19,16 @@ from caloforge.random import Streams
 from caloforge.stage import FitStage, TrainingData
 from caloforge.transforms import EnergyScale
 
-__all__ = ["LEAST_DEPOSIT", "FlowSize", "ScaleStage", "autoregressive_flow", "axis_voxels", "middle_energy"]
+__all__ = [
+    "LEAST_DEPOSIT",
+    "FlowSize",
+    "ScaleStage",
+    "autoregressive_flow",
+    "axis_voxels",
+    "check_dropped_voxel",
+    "check_voxels",
+    "middle_energy",
+]
 
 #: No deposit is smaller than this (MeV): the threshold where neither detector nor noise gives one.
 LEAST_DEPOSIT = 1e-6
@@ -92,6 +101,36 @@ def middle_energy(detector: Detector) -> float:
         )
     spectrum = detector.gun.spectrum
     return math.sqrt(spectrum.minimum * spectrum.maximum)
+
+
+def check_voxels(kind: str, detector: Detector) -> None:
+    """Refuse a detector without voxels.
+
+    Raises:
+        ConfigError: naming the kind of the model and the detector.
+    """
+    if not detector.readout.has_voxels:
+        raise ConfigError(f"the model '{kind}' needs voxels, the detector '{detector.name}' is read out as points")
+
+
+def check_dropped_voxel(noise: float, energy_noise: float, energy_noise_per: str) -> None:
+    """Refuse settings of the noise with which no voxel can be left out.
+
+    Only if the energy of a layer is the sum of its noisy voxels does the voxel that is left out follow from the others.
+
+    Args:
+        noise: width of the noise on the voxels, MeV.
+        energy_noise: width of the noise on the energies, MeV.
+        energy_noise_per: ``voxel`` or ``layer``.
+
+    Raises:
+        ValueError: naming the settings, for pydantic to say where they stand.
+    """
+    if energy_noise_per != "voxel" or energy_noise != noise:
+        raise ValueError(
+            "'drop_voxel' needs layer energies that are the sums of the noisy voxels: "
+            "'energy_noise_per' voxel and 'energy_noise' equal to 'noise'"
+        )
 
 
 def axis_voxels(readout: Readout) -> list[int]:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from caloforge.detectors import Detector
 from caloforge.errors import ConfigError
 from caloforge.models.base import Latents, ModelConfig, ShowerModel
-from caloforge.models.common import LEAST_DEPOSIT, FlowSize, ScaleStage, middle_energy
+from caloforge.models.common import LEAST_DEPOSIT, FlowSize, ScaleStage, check_voxels, middle_energy
 from caloforge.models.conditions import Conditions
 from caloforge.models.energy_flow import EnergyFlowStage, LayerEnergyFlow
 from caloforge.models.likelihood import noise_averaged_log_prob
@@ -136,10 +136,7 @@ class LayerByLayer(ShowerModel):
     def __init__(self, config: LayerByLayerConfig, detector: Detector) -> None:
         super().__init__(config, detector)
         readout = detector.readout
-        if not readout.has_voxels:
-            raise ConfigError(
-                f"the model '{self.kind}' needs voxels, the detector '{detector.name}' is read out as points"
-            )
+        check_voxels(self.kind, detector)
         sizes = readout.layer_sizes
         reference = config.incident_reference or middle_energy(detector)
         self.cut = max(detector.analysis_threshold if config.cut is None else config.cut, 0.0)
