@@ -16,10 +16,11 @@ from pydantic import Field
 from torch import Tensor
 
 from caloforge.detectors import Detector
-from caloforge.errors import ConfigError, UsageError
+from caloforge.errors import ConfigError
 from caloforge.models.base import Latents, ModelConfig, ShowerModel
 from caloforge.models.common import LEAST_DEPOSIT, FlowSize, ScaleStage, autoregressive_flow, axis_voxels, middle_energy
 from caloforge.models.conditions import Conditions
+from caloforge.models.likelihood import noise_averaged_log_prob
 from caloforge.models.marginals import collect_rows, start_from_marginals
 from caloforge.models.registry import register
 from caloforge.nn.autoregressive import AutoregressiveFlow
@@ -366,37 +367,19 @@ class ICaloFlow(ShowerModel):
 
         The variables are the fractions of the layer energies and the voxels' shares of their layers, or with
         ``drop_voxel`` the deposits themselves (density per MeV^V). Several draws of the noise are averaged over the
-        density. A shower with a layer above the largest energy has density 0.
+        density. A shower with a layer above the largest energy has density 0. Deposits below the threshold are cut first
+        if the model was trained so.
 
-        Args:
-            showers: the showers; deposits below the threshold are cut first if the model was trained so.
-            streams: random streams for the noise.
-            draws: number of noise draws.
-            first_row: number of the first shower.
-
-        Returns:
-            float64 (N,), in CPU memory.
-
-        Raises:
-            UsageError: if the showers have another readout, or fewer than one draw is asked for.
+        Arguments, result and errors are those of :meth:`caloforge.models.base.ShowerModel.log_prob`.
         """
-        if not isinstance(showers, Showers) or showers.readout != self.detector.readout:
-            raise UsageError(f"the showers do not have the readout of '{self.detector.name}', for which the model is")
-        if draws < 1:
-            raise UsageError(f"a likelihood needs at least one draw of the noise, not {draws}")
-        parts = []
         # Few layers make short rows.
-        step = max(_LIKELIHOOD_ROWS, 45 * _LIKELIHOOD_ROWS // self.layers)
-        for start in range(0, len(showers), step):
-            block = showers[start : start + step]
-            deposits = torch.from_numpy(block.deposits).to(self.device)
-            incident = torch.from_numpy(block.incident_energy).to(self.device)
-            rows = torch.arange(first_row + start, first_row + start + len(block))
-            values = [
-                self.log_density(*self._with_noise(deposits, rows, draw, streams), incident) for draw in range(draws)
-            ]
-            parts.append(torch.logsumexp(torch.stack(values), dim=0).cpu() - math.log(draws))
-        return torch.cat(parts) if parts else torch.zeros(0, dtype=torch.float64)
+        rows = max(_LIKELIHOOD_ROWS, 45 * _LIKELIHOOD_ROWS // self.layers)
+        return noise_averaged_log_prob(
+            self, self._noisy_log_prob, showers, streams, draws=draws, first_row=first_row, rows=rows
+        )
+
+    def _noisy_log_prob(self, deposits: Tensor, incident: Tensor, rows: Tensor, draw: int, streams: Streams) -> Tensor:
+        return self.log_density(*self._with_noise(deposits, rows, draw, streams), incident)
 
     def log_density(self, noisy: Tensor, energies: Tensor, incident_energy: Tensor) -> Tensor:
         """Logarithm of the density at given noisy values, nats; see :meth:`log_prob` for the variables.

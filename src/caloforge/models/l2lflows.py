@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from caloforge.detectors import Detector
 from caloforge.models.base import ModelConfig
-from caloforge.models.common import FlowSize, autoregressive_flow, axis_voxels
+from caloforge.models.common import FlowSize, autoregressive_flow, axis_voxels, check_dropped_voxel
 from caloforge.models.layer_by_layer import LayerByLayer, LayerByLayerConfig, LayerFlow
 from caloforge.models.marginals import start_from_marginals
 from caloforge.models.registry import register
@@ -52,11 +52,8 @@ class L2LFlowsConfig(LayerByLayerConfig):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if self.drop_voxel and (self.energy_noise_per != "voxel" or self.energy_noise != self.noise):
-            raise ValueError(
-                "'drop_voxel' needs layer energies that are the sums of the noisy voxels: "
-                "'energy_noise_per' voxel and 'energy_noise' equal to 'noise'"
-            )
+        if self.drop_voxel:
+            check_dropped_voxel(self.noise, self.energy_noise, self.energy_noise_per)
         if not self.energy_flow:
             raise ValueError("shares of a layer need its energy, so 'energy_flow' cannot be left out")
         return self
