@@ -30,6 +30,7 @@ from caloforge.models.cloud_parts import (
     Sampler,
 )
 from caloforge.models.conditions import Conditions
+from caloforge.nn.allocation import allocate
 from caloforge.nn.edm import Edm, heun_sample
 from caloforge.nn.pointwise import PointWiseNet, packed_index
 from caloforge.nn.showerflow import BlockOrder, ShowerFlow
@@ -261,29 +262,8 @@ class PointCloudModel(ShowerModel):
         noise = normal.index_select(0, starts[shower] + number)
         context = self.point_condition(conditions, profiles.counts).to(self.dtype)
         place, depth, energy = self.points.restore(self.sampled(noise, context, offsets, shower, sampler))
-        # Sorted by depth within each shower, for showers lie further apart than any two depths; dealt out to the layers; and
-        # within a layer put back into the order of their numbers, so that rounding seldom decides where a point stands.
-        reach = 4.0 * self.layers
-        deepest = torch.argsort(shower.double() * (3 * reach) + depth.double().clamp(-reach, reach))
-        cells = torch.repeat_interleave(torch.arange(counts.numel(), device=counts.device), counts.flatten())
-        order = torch.argsort(torch.empty_like(cells).scatter_(0, deepest, cells), stable=True)
-        place, energy, slots = place[order], energy[order], cells
-        made = torch.zeros(counts.numel(), dtype=torch.float64, device=counts.device)
-        made.index_add_(0, slots, energy.double())
-        energy = (energy.double() * (energies.flatten() / made.clamp_min(1e-300))[slots]).to(energy.dtype)
-        layer = slots % self.layers
-        if profiles.gravity is not None:
-            place = place + self._recentred(place, energy, shower, profiles.gravity)[shower]
-        place = place + self.shift.displacement(conditions["direction"]).reshape(-1, 2)[slots]
-        return torch.cat([place.float(), layer[:, None].float(), energy[:, None].float()], dim=1), offsets
-
-    @staticmethod
-    def _recentred(place: Tensor, energy: Tensor, shower: Tensor, gravity: Tensor) -> Tensor:
-        """How far each shower is to be moved so that its centre of gravity is where it should be, (N, 2), mm."""
-        sums = torch.zeros(len(gravity), 3, dtype=torch.float64, device=place.device)
-        weights = energy.double()[:, None]
-        sums.index_add_(0, shower, torch.cat([place.double() * weights, weights], dim=1))
-        return (gravity - sums[:, :2] / sums[:, 2:].clamp_min(1e-300)).to(place.dtype)
+        shift = self.shift.displacement(conditions["direction"])
+        return allocate(counts, energies, place, depth, energy, profiles.gravity, shift), offsets
 
     def sampled(self, noise: Tensor, context: Tensor, offsets: Tensor, shower: Tensor, sampler: Sampler) -> Tensor:
         """Normalised features of points, float64 (M, 4), from standard normal numbers.
@@ -297,7 +277,7 @@ class PointCloudModel(ShowerModel):
                 return self.denoised(self.diffusion, x, sigma, context, offsets, shower)
 
             return heun_sample(self.edm, denoise, noise, len(context), shower, self.config.edm_steps)
-        sigma = noise.new_full((len(context),), self.edm.sigma_max)
+        sigma = noise.new_full((1,), self.edm.sigma_max)
         return self.denoised(self.target, noise * self.edm.sigma_max, sigma, context, offsets, shower, consistent=True)
 
     def denoised(
@@ -311,22 +291,24 @@ class PointCloudModel(ShowerModel):
         *,
         consistent: bool = False,
     ) -> Tensor:
-        """What a network makes of noisy points (M, 4), with the noise level (N,) and condition (N, C) of each shower.
+        """What a network makes of noisy points (M, 4), with the noise level (N,) or (1,) and condition (N, C) of each shower.
 
         Args:
             network: the point network.
             x: noisy points, packed.
-            sigma: noise levels.
+            sigma: noise levels, one for each shower or one for all of them.
             context: conditions.
             offsets: where the showers start, int64 (N + 1,).
             shower: number of the shower of each point, int64 (M,).
             consistent: with the scales of a consistency model.
         """
         skip, out = self.edm.consistency_scales(sigma) if consistent else self.edm.output_scales(sigma)
-        scaled = x * self.edm.input_scale(sigma)[shower][:, None]
+        scale = self.edm.input_scale(sigma)
+        if len(sigma) != 1:
+            skip, out, scale = (value[shower][:, None] for value in (skip, out, scale))
         dtype = context.dtype
-        raw = network(scaled.to(dtype), torch.log(sigma).to(dtype) / 4, context, offsets)
-        return torch.addcmul(skip[shower][:, None] * x, out[shower][:, None], raw)
+        noise = (torch.log(sigma).to(dtype) / 4).expand(len(context))
+        return torch.addcmul(skip * x, out, network((x * scale).to(dtype), noise, context, offsets))
 
     def transforms(self) -> dict[str, Any]:
         """The preprocessing in words and numbers."""

@@ -55,6 +55,8 @@ def native_library() -> ctypes.CDLL | None:
         for suffix in ("f32", "f64"):
             function = getattr(library, f"{name}_{suffix}")
             function.restype, function.argtypes = result, arguments
+    library.caloforge_allocate.restype = None
+    library.caloforge_allocate.argtypes = [_long, _int, *[_pointer] * 8, _int]
     library.caloforge_fingerprint.restype = ctypes.c_uint64
     library.caloforge_fingerprint.argtypes = [_pointer, _pointer, _int]
     return library
