@@ -11,7 +11,14 @@ from caloforge.detectors import load_detector
 from caloforge.errors import DetectorError, UsageError
 from caloforge.showers import ShowerPoints, create_showers, open_showers, voxelise
 from caloforge.showers.convert import MergePoints, PlacePoints, convert
-from caloforge.showers.projection import IdealGrid, cell_pitch, load_cell_map, project
+from caloforge.showers.projection import (
+    IdealGrid,
+    cell_order,
+    cell_order_reference,
+    cell_pitch,
+    load_cell_map,
+    project,
+)
 
 MAP = """
 [[layers]]
@@ -126,3 +133,12 @@ def test_files_are_merged_and_placed_by_convert(tmp_path: Path) -> None:
     assert placed.energy + placed.left_out == pytest.approx(float(showers().total_energy().sum()), rel=1e-5)
     with pytest.raises(UsageError, match="only points"):
         convert(raw, tmp_path / "x.h5", kind="voxels", change=MergePoints(pitch, 6))
+
+
+@pytest.mark.parametrize("spread", [1, 30, 10**17])
+@pytest.mark.parametrize("points", [0, 1, 2000])
+def test_cells_are_ordered_alike_by_one_number_and_by_four(points: int, spread: int) -> None:
+    generator = np.random.default_rng(spread)
+    numbers = [generator.integers(-3, 4, points) * spread // k for k in (1, 2, 3, 4)]
+    for fast, slow in zip(cell_order(*numbers), cell_order_reference(*numbers), strict=True):
+        assert np.array_equal(fast, slow)
