@@ -158,6 +158,7 @@ class StageTraining(_Settings):
         precision: ``float32``; ``bfloat16`` runs the loss under autocast with float32 weights; ``float64``.
         gradient_clip: largest norm of a player's gradient; None does not clip.
         ema: decay per step of the exponential moving average of the weights, which then are the result; None has none.
+        ema_warmup: power p of a warm-up of that average, whose decay after k steps is at most ``1 - (1 + k) ** -p``.
         optimiser: optimiser of all players that bring none of their own.
         schedule: schedule of the learning rate, likewise.
         augmentation: which of the detector's symmetries are applied at random to every row in every epoch.
@@ -169,6 +170,7 @@ class StageTraining(_Settings):
     precision: Literal["float32", "bfloat16", "float64"] = "float32"
     gradient_clip: Positive | None = None
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
+    ema_warmup: Positive | None = None
     optimiser: OptimiserConfig = OptimiserConfig()
     schedule: ScheduleConfig = ConstantSchedule()
     augmentation: Literal["exact", "approximate", "none"] = "exact"

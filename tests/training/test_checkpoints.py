@@ -179,6 +179,20 @@ def test_curves_are_drawn(tmp_path, epochs):
 # ---- the rest
 
 
+def test_the_warm_up_of_an_average_lets_the_first_weights_go() -> None:
+    parameter = torch.nn.Parameter(torch.tensor([0.0]))
+    average = MovingAverage([parameter], 0.9, warmup=1.0)
+    expected = 0.0
+    for step in range(12):
+        parameter.data = torch.tensor([float(step)])
+        average.update(step)
+        decay = min(0.9, 1 - 1 / (1 + step))
+        expected = decay * expected + (1 - decay) * step
+        assert float(average.state()["0"]) == pytest.approx(expected, rel=1e-5)
+        if step < 9:  # the plain mean of all weights so far
+            assert expected == pytest.approx(step / 2)
+
+
 def test_moving_average():
     parameter = torch.nn.Parameter(torch.zeros(3))
     average = MovingAverage([parameter], 0.9)

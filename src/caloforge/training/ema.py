@@ -17,17 +17,24 @@ class MovingAverage:
     Args:
         parameters: the weights.
         decay: share of the average that survives a step.
+        warmup: power p of a warm-up, in which the decay after k steps is at most ``1 - (1 + k) ** -p``; None has none.
     """
 
-    def __init__(self, parameters: Sequence[nn.Parameter], decay: float) -> None:
+    def __init__(self, parameters: Sequence[nn.Parameter], decay: float, warmup: float | None = None) -> None:
         self._parameters = list(parameters)
         self._decay = decay
+        self._warmup = warmup
         self._average = [p.detach().clone() for p in parameters]
 
     @torch.no_grad()
-    def update(self) -> None:
-        """Take in the present weights."""
-        torch._foreach_lerp_(self._average, [p.detach() for p in self._parameters], 1 - self._decay)
+    def update(self, steps: int = 0) -> None:
+        """Take in the present weights.
+
+        Args:
+            steps: how often this was done before, for the warm-up.
+        """
+        decay = self._decay if self._warmup is None else min(self._decay, 1 - (1 + steps) ** -self._warmup)
+        torch._foreach_lerp_(self._average, [p.detach() for p in self._parameters], 1 - decay)
 
     @contextmanager
     def applied(self) -> Iterator[None]:

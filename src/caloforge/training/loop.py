@@ -116,7 +116,7 @@ def train_stage(stage: GradientStage, run: Run) -> StageResult:
             _prepare(stage, run)
         optimisers = {player.name: make_optimiser(player.optimiser, player.parameters) for player in players}
         weights = [parameter for player in players for parameter in player.parameters]
-        average = None if settings.ema is None else MovingAverage(weights, settings.ema)
+        average = None if settings.ema is None else MovingAverage(weights, settings.ema, settings.ema_warmup)
         state = StageState(run.directory, stage, players, optimisers, average, writes=run.processes.first)
         state.load()
         counters = state.counters
@@ -183,7 +183,7 @@ class _Trainer:
                 self.state.keep_good(whole=sum(counters.steps.values()) == steps_before)
                 raise
             if self.state.average is not None:
-                self.state.average.update()
+                self.state.average.update(counters.epoch * self.steps_per_epoch + counters.batch)
             counters.batch += 1
             display.advance(batch_size, self._note())
             if not self.on_gpu or counters.batch % _GPU_CHECK == 0:
