@@ -12,13 +12,15 @@ from model_samples import Rows, fit, point_showers, toy_detector, training_batch
 from caloforge.detectors import load_detector
 from caloforge.errors import ConfigError, UsageError
 from caloforge.models import Conditions, build_model, load_preset
-from caloforge.models.cloud_calibration import CalibrationStage
-from caloforge.models.cloud_parts import Profiles
-from caloforge.models.cloud_points import training_points
-from caloforge.models.pointclouds import PointCloudModel
+from caloforge.models.cloud_calibration import CalibrationStage, _cubic
+from caloforge.models.cloud_parts import CalibrationFactors, Profiles
+from caloforge.models.cloud_points import DistillationStage, training_points
+from caloforge.models.pointclouds import PointCloudModel, conditions_of
+from caloforge.nn.edm import heun_sample
+from caloforge.nn.pointwise import packed_index
 from caloforge.random import Streams
 from caloforge.showers import ShowerPoints
-from caloforge.stage import TrainingConfig
+from caloforge.stage import FitStage, TrainingBatch, TrainingConfig
 
 ILD = load_detector("ild-ecal")
 SEEDS = Streams(2, "test")
@@ -186,6 +188,152 @@ def test_calibration_finds_the_factor_at_which_cells_agree(occupancy: str, monke
     factors = stage._occupancy(references, "consistency", SEEDS)
     assert real.min() > 50
     assert np.allclose(factors, 0.8**1.25, rtol=0.02)
+
+
+def test_polynomials_turn_points_into_cells_and_cells_into_points() -> None:
+    found = CalibrationFactors(30, polynomial=True)
+    total = torch.tensor([0.0, 1000.0, 3000.0, 6000.0], dtype=torch.float64)
+    assert torch.equal(found.of_points(total, "edm")[1:, 0], torch.ones(3, dtype=torch.float64))
+    # Published for the consistency model of CaloClouds2 (its code, highest power first).
+    cells = [2.42091454e-09, -2.72191705e-05, 0.295613817, 48.8328360]
+    points = [-9.02997505e-07, 2.82747963e-03, 1.01417267, 164.829018]
+    found.polynomials[0] = torch.tensor([cells, points], dtype=torch.float64)
+    expected = np.polyval(points, np.polyval(cells, [1000.0, 3000.0, 6000.0])) / [1000.0, 3000.0, 6000.0]
+    assert np.allclose(found.of_points(total, "consistency")[1:, 0], expected)
+    assert float(found.of_points(total, "consistency")[2]) == pytest.approx(0.72, abs=0.01)
+    found.occupancy[0] = 0.7
+    assert float(found.of_points(total, "consistency").max()) == pytest.approx(0.7)
+
+
+def test_cubics_need_no_four_different_values() -> None:
+    x = np.array([0.0, 1000.0, 2000.0, 3000.0, 4000.0])
+    cubic = np.array([2e-9, -3e-5, 0.3, 50.0])
+    assert np.allclose(_cubic(x, np.polyval(cubic, x)), cubic)
+    assert np.allclose(_cubic(np.full(3, 1000.0), np.array([1.0, 2.0, 3.0])), [0, 0, 0, 2])
+
+
+def test_calibration_by_polynomials_lights_as_many_cells(monkeypatch: pytest.MonkeyPatch) -> None:
+    showers = point_showers(ILD, 60)
+    model = scaled("caloclouds2", occupancy="polynomial", calibration_showers=60)
+    stage = model.stages(TrainingConfig())[-1]
+    assert isinstance(stage, CalibrationStage)
+
+    def made(reference: Any, factors: torch.Tensor, sampler: str, streams: Streams) -> tuple[Any, float, Any]:
+        """Cells grow like the 0.8th power of points, and there are more of them than in real showers."""
+        points = (reference.cloud.counts * factors).sum(dim=1).numpy()
+        return 2.5 * points[:, None] ** 0.8, 1.0, points
+
+    monkeypatch.setattr(stage, "_made", made)
+    before = {name: value.clone() for name, value in stage.state().items()}
+    state = stage.fit(Rows(showers), SEEDS)
+    assert all(torch.equal(value, before[name]) for name, value in stage.state().items())
+    stage.load_state(state)
+    references = list(stage._references(Rows(showers), SEEDS))
+    real = np.concatenate([reference.cells.sum(axis=1) for reference in references])
+    cells = np.concatenate([made(r, model.occupancy(r.cloud.counts, "edm"), "edm", SEEDS)[0][:, 0] for r in references])
+    assert cells.mean() == pytest.approx(real.mean(), rel=0.02)
+    assert np.abs(cells / real - 1).max() < 0.25
+    assert set(model.transforms()["calibration"]["edm"]) == {"occupancy", "energy", "polynomials"}
+
+
+@pytest.mark.parametrize("wanted", ["layers", "total", "none"])
+def test_means_of_layers_are_those_of_the_training_showers(wanted: str) -> None:
+    showers = point_showers(ILD, 60)
+    model = scaled("caloclouds3", profile_factors=wanted)
+    with torch.no_grad():  # a flow that is wrong: it says too much of the first layers' points and energies
+        model.scales.mean[0, :5] += 1.0
+        model.scales.mean[0, 30:35] += 0.5
+    stage = next(stage for stage in model.stages(TrainingConfig()) if stage.name == "layers")
+    assert isinstance(stage, FitStage)
+    stage.load_state(stage.fit(Rows(showers), SEEDS))
+    model.requires_grad_(False)
+    batch = training_batch(showers)
+    cloud, conditions = model.cloud(batch), conditions_of(batch)
+    counts, energies = torch.zeros(30, dtype=torch.float64), torch.zeros(30, dtype=torch.float64)
+    for draw in range(40):
+        normal = torch.from_numpy(SEEDS.child("new").normal(batch.row.numpy(), 60, draw))
+        profiles = model.sample_profiles(conditions, normal)
+        assert bool(profiles.valid.all())
+        counts += profiles.counts.mean(dim=0) / 40
+        energies += profiles.energies.mean(dim=0) / 40
+    worst = max(
+        float((made / real.mean(dim=0) - 1).abs().max())
+        for made, real in ((counts, cloud.counts), (energies, cloud.energies))
+    )
+    totals = max(float(abs(made.sum() / real.sum(dim=1).mean() - 1)) for made, real in (
+        (counts, cloud.counts), (energies, cloud.energies)
+    ))  # fmt: skip
+    assert (worst < 0.2) == (wanted == "layers")
+    assert (totals < 0.03) == (wanted != "none")
+
+
+def test_a_student_of_the_whole_path_learns_where_it_ends() -> None:
+    model = scaled("caloclouds3", distillation_levels=2, teacher_steps=6, distillation_reuse=3, training_points=40)
+    stage = next(stage for stage in model.stages(TrainingConfig()) if isinstance(stage, DistillationStage))
+    batch = training_batch(point_showers(ILD, 5))
+    paths = stage._walked(batch, SEEDS)
+    assert paths.high.tolist() == [pytest.approx(10.0)] * 5
+    assert paths.low.tolist() == [pytest.approx(0.002)] * 5
+    index = packed_index(torch.tensor([0, 40, 80, 120, 160, 200]))
+
+    def teacher(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+        offsets = torch.arange(6) * 40
+        return model.denoised(model.diffusion, x, sigma, paths.context, offsets, index)
+
+    with torch.no_grad():
+        ends = heun_sample(model.edm, teacher, paths.noisy / 10, 5, index, 7)
+    assert float((ends - paths.cleaner).abs().max()) < 0.02  # the last level is all that is left between them
+    stage.prepare(Rows(point_showers(ILD, 5)), SEEDS)
+    with torch.no_grad():
+        for parameter in model.student.parameters():
+            parameter.zero_()
+        loss = stage.loss("main", batch, SEEDS)["loss"]
+    skip, _ = model.edm.consistency_scales(paths.high)
+    assert float(loss) == pytest.approx(float((skip[index][:, None] * paths.noisy - paths.cleaner).square().mean()))
+
+
+def test_paths_are_kept_for_as_many_epochs_as_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = scaled("caloclouds3", distillation_levels=3, teacher_steps=2, distillation_reuse=3, noise_levels=2)
+    stage = next(stage for stage in model.stages(TrainingConfig()) if isinstance(stage, DistillationStage))
+    showers = point_showers(ILD, 6)
+    walked: list[int] = []
+    walk = stage._walked
+
+    def counted(batch: TrainingBatch, streams: Streams) -> object:
+        walked.append(batch.epoch)
+        return walk(batch, streams)
+
+    monkeypatch.setattr(stage, "_walked", counted)
+    with torch.no_grad():
+        whole = [float(stage.loss("main", training_batch(showers, epoch), SEEDS)["loss"]) for epoch in range(4)]
+        assert walked == [0, 1]
+        assert whole[0] == whole[1] == whole[2] != whole[3]
+        # From memory, in other batches.
+        halves = [
+            stage.loss("main", training_batch(showers[a:b], 4, first_row=a), SEEDS)["loss"] for a, b in ((0, 3), (3, 6))
+        ]
+    points = np.minimum(np.diff(showers.offsets), model.config.training_points or np.inf)
+    mean = np.average([float(half) for half in halves], weights=[points[:3].sum(), points[3:].sum()])
+    assert walked == [0, 1]
+    assert mean == pytest.approx(whole[3], rel=1e-5)
+
+
+def test_the_scale_of_the_core_holds_the_share_that_was_asked_for() -> None:
+    showers = point_showers(ILD, 40)
+    distances = np.abs(showers.points[:, :2])
+    for share in (0.25, 0.5):
+        model = scaled("caloclouds3", core_share=share)
+        assert (distances < float(model.points.core)).mean() == pytest.approx(share, abs=0.01)
+
+
+def test_what_lies_outside_the_box_is_reported() -> None:
+    showers = point_showers(ILD, 40)
+    model = scaled("caloclouds3", box=60.0)
+    outside = (np.abs(showers.points[:, :2]) > 30).any(axis=1)
+    energy = showers.points[:, 3].astype(np.float64)
+    words = model.transforms()["outside_the_box"]
+    assert words["points"] == pytest.approx(outside.mean())
+    assert words["energy"] == pytest.approx(energy[outside].sum() / energy.sum())
 
 
 def test_detectors_without_depths_or_cells_are_refused() -> None:

@@ -169,6 +169,50 @@ def models(
     console.print(f"written: {out / 'table.md'} and {out / 'table.html'}")
 
 
+@app.command()
+def clouds(
+    data: DataOption,
+    reference: ReferenceOption,
+    out: OutOption,
+    preset: Annotated[
+        list[str] | None, typer.Option(help="Two or three presets or YAML files [caloclouds2-tiny, caloclouds3-tiny].")
+    ] = None,
+    floor: FloorOption = None,
+    only: Annotated[
+        list[str] | None, typer.Option(help="Measures of the suite caloclouds [caloclouds-profiles and layers].")
+    ] = None,
+    retrainings: Annotated[int | None, typer.Option(min=1, help="Of every classifier (default: the suite's).")] = None,
+    seed: SeedOption = 0,
+    threads: ThreadsOption = None,
+    device: DeviceOption = "cpu",
+) -> None:
+    r"""CaloClouds2 against CaloClouds3: ten observables, and the losses of their flows (figure 2 of arXiv:2511.01460).
+
+    \b
+    Example: caloforge study clouds --data points.h5 --reference test.h5 --out study
+    """
+    from caloforge.studies import study_clouds
+
+    found = study_clouds(
+        data, reference, out, presets=tuple(preset or ("caloclouds2-tiny", "caloclouds3-tiny")), floor=floor,
+        only=tuple(only or ("caloclouds-profiles", "layers")), retrainings=retrainings, seed=seed, threads=threads, device=device,
+        say=lambda text: console.print(f"... {text}"),
+    )  # fmt: skip
+    print_table("", ["measure", *found.table.columns], [[title, *cells] for title, cells in found.table.rows])
+    for note in found.table.notes:
+        console.print(f"note: {note}")
+    print_table(
+        "losses of the flows, nats per output",
+        ["flow", "outputs", "lowest validation loss", "at epoch", "end above it", "largest rise in training"],
+        [
+            [x.name, str(x.outputs), f"{x.best:.4f}", str(x.best_epoch), f"{x.rise:.4f}", f"{x.largest_jump:.4f}"]
+            for x in found.losses
+        ],
+    )
+    for path in found.files:
+        console.print(f"written: {path}")
+
+
 def _run(
     name: str,
     data: str,

@@ -25,7 +25,7 @@ Floats = NDArray[np.float64]
 #: Showers that are made at once; limits the memory, changes no result.
 _BLOCK = 25
 #: Rounds of the calibration's iterations.
-_ROUNDS = 4
+_ROUNDS = 3
 #: Lit cells grow more slowly than points; so a ratio of cells asks for a larger one of points.
 _STIFFNESS = 1.3
 #: Cells that are added to each layer's count, so that nearly empty layers follow the others.
@@ -131,7 +131,7 @@ class CalibrationStage(FitStage):
         before = {name: value.clone() for name, value in found.state_dict().items()}
         for number, sampler in enumerate(SAMPLERS):
             # The diffusion takes many times as long; both sides have the same showers, so a few of them do.
-            few = references[:1] if sampler == "edm" else references
+            few = references[:4] if sampler == "edm" else references
             if self.model.config.occupancy == "polynomial":
                 self._fit_polynomials(few, sampler, streams)
             else:

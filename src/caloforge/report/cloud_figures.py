@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -29,6 +29,7 @@ __all__ = [
     "draw_angle_bias",
     "draw_angle_errors",
     "draw_angle_scan",
+    "draw_cloud_models",
     "draw_clouds",
     "draw_js_by_energy",
     "draw_separation",
@@ -46,6 +47,8 @@ _COLOURS = (
     "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#8c564b", "#000000", "#999933", "#882255",
 )  # fmt: skip
 _SECOND = "Geant4, second sample"
+#: Of generated samples in the same panel.
+_GENERATED = (GENERATED, "#cc79a7", "#009e73")
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,12 @@ def _panels(columns: int) -> tuple[Figure, list[tuple[Axes, Axes]]]:
 
 
 def _draw(
-    pair: tuple[Axes, Axes], reference: _Curve, generated: _Curve, floor: _Curve | None, *, name: str, log: bool = False
+    pair: tuple[Axes, Axes],
+    reference: _Curve,
+    generated: Sequence[tuple[str, _Curve]],
+    floor: _Curve | None,
+    *,
+    log: bool = False,
 ) -> None:
     """Histograms of all samples with errors, and the ratio to the reference below."""
     top, bottom = pair
@@ -82,13 +90,15 @@ def _draw(
     top.stairs(want, edges, color=REFERENCE, linewidth=1, label="Geant4")
     if floor is not None:
         top.stairs(floor.content, floor.edges, color=FLOOR, linewidth=1, linestyle=(0, (3, 2)), label=_SECOND)
-    top.stairs(generated.content, edges, color=GENERATED, linewidth=1.5, label=name)
+    for (name, curve), colour in zip(generated, _GENERATED, strict=False):
+        top.stairs(curve.content, curve.edges, color=colour, linewidth=1.5, label=name)
     positive = want[want > 0]
     if len(positive) and positive.max() / np.quantile(positive, 0.1) > 100:
         top.set_yscale("log")
         top.set_ylim(positive.min() / 2, positive.max() * 30)
     else:
-        top.set_ylim(0, 1.45 * max(want.max(initial=0), generated.content.max(initial=0), 1e-300))
+        most = max(curve.content.max(initial=0) for _, curve in generated)
+        top.set_ylim(0, 1.45 * max(want.max(initial=0), most, 1e-300))
     if log:
         top.set_xscale("log")
     used = want > 0
@@ -99,11 +109,14 @@ def _draw(
     centres = np.sqrt(edges[1:] * edges[:-1]) if log else (edges[1:] + edges[:-1]) / 2
     # Bins of large error say nothing that a ratio could show.
     shown = used & (band < 0.45)
-    ratio = generated.content / safe
-    bottom.errorbar(
-        centres[shown], ratio[shown], yerr=(generated.error / safe)[shown], fmt=".", color=GENERATED, markersize=3,
-        linewidth=0.8,
-    )  # fmt: skip
+    for (_, curve), colour in zip(generated, _GENERATED, strict=False):
+        # Rings may reach further in one sample than in another; what both have is the same.
+        n = min(len(want), len(curve.content))
+        here = shown[:n] & (edges[1 : n + 1] == curve.edges[1 : n + 1])
+        bottom.errorbar(
+            centres[:n][here], (curve.content[:n] / safe[:n])[here], yerr=(curve.error[:n] / safe[:n])[here], fmt=".",
+            color=colour, markersize=3, linewidth=0.8,
+        )  # fmt: skip
     bottom.set_ylim(0.4, 1.6)
     bottom.set_yticks([0.5, 1.0, 1.5])
     top.set_xlim(edges[0], edges[-1])
@@ -144,14 +157,45 @@ def draw_clouds(results: Sequence[CloudObservable], floor: Sequence[CloudObserva
     for number, (result, pair) in enumerate(zip(results, panels, strict=True)):
         second = others.get(result.key)
         _draw(
-            pair, _curve(result, reference=True), _curve(result, reference=False),
-            None if second is None else _curve(second, reference=False), name=generated, log=result.log,
+            pair, _curve(result, reference=True), [(generated, _curve(result, reference=False))],
+            None if second is None else _curve(second, reference=False), log=result.log,
         )  # fmt: skip
-        unit = f" [{result.unit}]" if result.unit and result.unit != result.label else ""
-        pair[1].set_xlabel(f"{result.label}{unit}")
-        pair[0].set_ylabel("share of showers" if result.content == "showers" else result.content)
+        _name_axes(pair, result)
         text = "JS divergence " + _js(result.js.divergence.value, result.js.expected_divergence)
         pair[0].set_title(text, fontsize=8.5)
+        if number == 0:
+            pair[1].set_ylabel("ratio")
+            pair[0].legend(loc="best", fontsize=8)
+    return figure
+
+
+def _name_axes(pair: tuple[Axes, Axes], result: CloudObservable) -> None:
+    unit = f" [{result.unit}]" if result.unit and result.unit != result.label else ""
+    pair[1].set_xlabel(f"{result.label}{unit}")
+    pair[0].set_ylabel("share of showers" if result.content == "showers" else result.content)
+
+
+def draw_cloud_models(
+    models: Mapping[str, Sequence[CloudObservable]], floor: Sequence[CloudObservable], *, keys: Sequence[str]
+) -> Figure:
+    """Some observables of several models against the same Geant4 showers (arXiv:2511.01460, figures 4 to 6).
+
+    Args:
+        models: names of at most three models, and their observables; the bins are those of the first one.
+        floor: the same of the second reference; empty if there is none.
+        keys: of the observables, at most as many as fit side by side.
+    """
+    by_model = {name: {result.key: result for result in results} for name, results in models.items()}
+    second = {result.key: result for result in floor}
+    first = next(iter(by_model.values()))
+    figure, panels = _panels(len(keys))
+    for number, (key, pair) in enumerate(zip(keys, panels, strict=True)):
+        curves = [(name, _curve(results[key], reference=False)) for name, results in by_model.items()]
+        other = None if key not in second else _curve(second[key], reference=False)
+        _draw(pair, _curve(first[key], reference=True), curves, other, log=first[key].log)
+        _name_axes(pair, first[key])
+        scores = " / ".join(f"{results[key].js.divergence.value:.2g}" for results in by_model.values())
+        pair[0].set_title(f"JS divergence {scores}", fontsize=8.5)
         if number == 0:
             pair[1].set_ylabel("ratio")
             pair[0].legend(loc="best", fontsize=8)
@@ -210,8 +254,8 @@ def draw_angle_errors(
         second = others.get(result.key)
         # The floor's bins are adapted to the same reference, so they are the same.
         _draw(
-            pair, _counts(result, reference=True), _counts(result, reference=False),
-            None if second is None else _counts(second, reference=False), name=generated,
+            pair, _counts(result, reference=True), [(generated, _counts(result, reference=False))],
+            None if second is None else _counts(second, reference=False),
         )  # fmt: skip
         pair[1].set_xlabel(f"{result.label} [degrees]")
         pair[0].set_ylabel("share of showers")
