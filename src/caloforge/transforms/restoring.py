@@ -23,6 +23,10 @@ def restore_deposits(
 ) -> Tensor:
     """Take the training noise away, then cut and rescale in one step.
 
+    A voxel is lit or not by its own share times the layer's energy; only the lit ones are then scaled so that they hold that
+    energy. A flow's shares do not add up to one exactly: scaled first, a layer in which the flow made no voxel bright
+    would have all its noise raised above the threshold.
+
     Args:
         shares: each voxel's share of its layer, with noise, (N, V); they need not add up to one.
         energies: energies of the layers, with noise, (N, L), MeV.
@@ -37,7 +41,7 @@ def restore_deposits(
     """
     clean = clean_layer_energies(energies, energy_noise=energy_noise, energy_shift=energy_shift, cut=cut)
     sizes = torch.tensor(sums.layer_sizes, dtype=clean.dtype, device=clean.device)
-    noisy = shares * sums.spread((clean + sizes * (noise / 2)) / sums(shares))
+    noisy = shares * sums.spread(clean + sizes * (noise / 2))
     return cut_layers(noisy - noise / 2, clean, cut, sums, margin=noise / 2)
 
 
