@@ -82,10 +82,11 @@ def test_watching_a_model_leaves_nothing_behind() -> None:
     assert isinstance(model, PointCloudModel)
     with clouds._watched(model) as seconds, torch.no_grad():
         model.flow.sample(torch.randn(1, 60), torch.randn(1, 4))
-        model.target(torch.randn(5, 4), torch.zeros(1), torch.randn(1, 4), torch.tensor([0, 5]))
+        model.diffusion(torch.randn(5, 4), torch.zeros(1), torch.randn(1, 4), torch.tensor([0, 5]))
     assert min(seconds.values()) > 0
     assert "sample" not in vars(model.flow)
-    assert "forward" not in vars(model.target)
+    assert "forward" not in vars(model.diffusion)
+    assert "generate" not in vars(model.target)
 
 
 def test_one_published_preset_brings_the_other_along() -> None:

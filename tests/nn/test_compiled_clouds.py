@@ -141,6 +141,29 @@ def test_points_have_the_same_bits_in_every_batch_and_with_any_number_of_threads
         torch.set_num_threads(threads)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_one_step_samples_equal_those_step_by_step(dtype: torch.dtype) -> None:
+    torch.manual_seed(9)
+    net = PointWiseNet((16, 32), 3).to(dtype)
+    counts, rooms = torch.tensor([150, 0, 3, 40]), torch.tensor([200, 10, 3, 60])
+    offsets, starts = (torch.cat([torch.zeros(1, dtype=torch.int64), sizes.cumsum(0)]) for sizes in (counts, rooms))
+    z, context = torch.randn(int(starts[-1]), 4, dtype=dtype), torch.randn(4, 3, dtype=dtype)
+    scales = (0.9, 0.05, 0.5)
+    made = net.generate(z, starts, offsets, 1.1, context, scales)
+    assert made.dtype == torch.float64
+    step_by_step = net.generate_reference(z, starts, offsets, 1.1, context, scales)
+    torch.testing.assert_close(made, step_by_step, rtol=0, atol=1e-12 if dtype == torch.float64 else 1e-6)
+    for n in (0, 2, 3):
+        own, row = z[starts[n] : starts[n + 1]], slice(n, n + 1)
+        alone = net.generate(own, torch.tensor([0]), torch.tensor([0, int(counts[n])]), 1.1, context[row], scales)
+        assert torch.equal(alone, made[offsets[n] : offsets[n + 1]])
+        first = own[: counts[n]].double()
+        moved = net(
+            own[: counts[n]] * 0.9, torch.full((1,), 1.1, dtype=dtype), context[row], torch.tensor([0, len(first)])
+        )
+        torch.testing.assert_close(alone, 0.05 * first + 0.5 * moved.double(), rtol=0, atol=1e-6)
+
+
 def test_packed_weights_follow_every_change() -> None:
     flow, net = random_flow(5), PointWiseNet((8, 16), 2).double()
     z, context = random_inputs(flow, 5)

@@ -69,3 +69,14 @@ def test_heun_steps_are_of_second_order() -> None:
         return abs(y[0, 0].item() - (2.0 / 5.0) ** 0.5)
 
     assert error(20) < error(10) / 3.5
+
+
+def test_one_step_from_normal_numbers_is_the_consistency_function_at_the_highest_level() -> None:
+    level, (scale, skip, out) = EDM.one_step
+    sigma = torch.tensor([EDM.sigma_max], dtype=torch.float64)
+    network = torch.tanh
+    z = torch.randn(5, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    c_skip, c_out = EDM.consistency_scales(sigma)
+    expected = c_skip * sigma * z + c_out * network(EDM.input_scale(sigma) * sigma * z)
+    assert torch.allclose(skip * z + out * network(scale * z), expected, rtol=1e-12)
+    assert level == pytest.approx(float(sigma.log()) / 4)

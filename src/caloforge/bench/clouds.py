@@ -258,16 +258,13 @@ def _watched(model: PointCloudModel) -> Iterator[dict[str, float]]:
 
         return call
 
-    networks = (model.diffusion, model.target)
     model.flow.sample = timed("flow", model.flow.sample)  # type: ignore[method-assign]
-    for network in networks:
-        network.forward = timed("point_network", network.forward)  # type: ignore[method-assign]
+    model.diffusion.forward = timed("point_network", model.diffusion.forward)  # type: ignore[method-assign]
+    model.target.generate = timed("point_network", model.target.generate)  # type: ignore[method-assign]
     try:
         yield seconds
     finally:
-        del model.flow.sample
-        for network in networks:
-            del network.forward
+        del model.flow.sample, model.diffusion.forward, model.target.generate
 
 
 def _flow_inputs(model: PointCloudModel, energy: float, streams: Streams) -> tuple[torch.Tensor, torch.Tensor]:

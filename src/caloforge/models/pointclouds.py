@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from caloforge.detectors import Detector
 from caloforge.errors import ConfigError, UsageError
@@ -106,6 +106,11 @@ class PointCloudModel(ShowerModel):
     def _network(self, context: int) -> PointWiseNet:
         config = self.config
         return PointWiseNet(config.widths, context, time_features=config.time_features, fourier_std=config.fourier_std)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision of the parameters; sampling asks for it often, and looking for the first parameter takes long."""
+        return self.target.frequencies.dtype
 
     # ---- what differs between the models --------------------------------------------------------------------------
 
@@ -255,30 +260,35 @@ class PointCloudModel(ShowerModel):
         Returns:
             Points (M, 4), float32, layer by layer in every shower, and offsets, int64 (N + 1,).
         """
-        totals = counts.sum(dim=1)
-        offsets = torch.cat([totals.new_zeros(1), totals.cumsum(0)])
-        shower = torch.repeat_interleave(torch.arange(len(counts), device=counts.device), totals)
-        number = torch.arange(len(shower), device=counts.device) - offsets[shower]
-        noise = normal.index_select(0, starts[shower] + number)
+        offsets = nn.functional.pad(counts.sum(dim=1).cumsum(0), (1, 0))
         context = self.point_condition(conditions, profiles.counts).to(self.dtype)
-        place, depth, energy = self.points.restore(self.sampled(noise, context, offsets, shower, sampler))
+        place, depth, energy = self.points.restore(self.sampled(normal, starts, offsets, context, sampler))
         shift = self.shift.displacement(conditions["direction"])
         return allocate(counts, energies, place, depth, energy, profiles.gravity, shift), offsets
 
-    def sampled(self, noise: Tensor, context: Tensor, offsets: Tensor, shower: Tensor, sampler: Sampler) -> Tensor:
+    def sampled(self, normal: Tensor, starts: Tensor, offsets: Tensor, context: Tensor, sampler: Sampler) -> Tensor:
         """Normalised features of points, float64 (M, 4), from standard normal numbers.
 
         All but the network is done in float64, where sums are rounded alike whatever other showers there are.
+
+        Args:
+            normal: standard normal numbers, (K, 4); each shower takes the first ones of its own.
+            starts: where those of each shower start, int64 (N + 1,).
+            offsets: where the points of each shower start, int64 (N + 1,).
+            context: condition of each shower, (N, C).
+            sampler: which one.
         """
-        noise = noise.double()
-        if sampler == "edm":
+        if sampler == "consistency":
+            level, scales = self.edm.one_step
+            return self.target.generate(normal.to(context.dtype), starts, offsets, level, context, scales)
+        shower = packed_index(offsets)
+        number = torch.arange(len(shower), device=offsets.device) - offsets[shower]
+        noise = normal.index_select(0, starts[shower] + number).double()
 
-            def denoise(x: Tensor, sigma: Tensor) -> Tensor:
-                return self.denoised(self.diffusion, x, sigma, context, offsets, shower)
+        def denoise(x: Tensor, sigma: Tensor) -> Tensor:
+            return self.denoised(self.diffusion, x, sigma, context, offsets, shower)
 
-            return heun_sample(self.edm, denoise, noise, len(context), shower, self.config.edm_steps)
-        sigma = noise.new_full((1,), self.edm.sigma_max)
-        return self.denoised(self.target, noise * self.edm.sigma_max, sigma, context, offsets, shower, consistent=True)
+        return heun_sample(self.edm, denoise, noise, len(context), shower, self.config.edm_steps)
 
     def denoised(
         self,
@@ -291,24 +301,22 @@ class PointCloudModel(ShowerModel):
         *,
         consistent: bool = False,
     ) -> Tensor:
-        """What a network makes of noisy points (M, 4), with the noise level (N,) or (1,) and condition (N, C) of each shower.
+        """What a network makes of noisy points (M, 4), with the noise level (N,) and condition (N, C) of each shower.
 
         Args:
             network: the point network.
             x: noisy points, packed.
-            sigma: noise levels, one for each shower or one for all of them.
+            sigma: noise levels.
             context: conditions.
             offsets: where the showers start, int64 (N + 1,).
             shower: number of the shower of each point, int64 (M,).
             consistent: with the scales of a consistency model.
         """
         skip, out = self.edm.consistency_scales(sigma) if consistent else self.edm.output_scales(sigma)
-        scale = self.edm.input_scale(sigma)
-        if len(sigma) != 1:
-            skip, out, scale = (value[shower][:, None] for value in (skip, out, scale))
+        scaled = x * self.edm.input_scale(sigma)[shower][:, None]
         dtype = context.dtype
-        noise = (torch.log(sigma).to(dtype) / 4).expand(len(context))
-        return torch.addcmul(skip * x, out, network((x * scale).to(dtype), noise, context, offsets))
+        raw = network(scaled.to(dtype), torch.log(sigma).to(dtype) / 4, context, offsets)
+        return torch.addcmul(skip[shower][:, None] * x, out[shower][:, None], raw)
 
     def transforms(self) -> dict[str, Any]:
         """The preprocessing in words and numbers."""

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from caloforge.nn.pointwise import PointWiseNet
     from caloforge.nn.showerflow import ShowerFlow
 
-__all__ = ["compiled_flow", "compiled_points"]
+__all__ = ["compiled_flow", "compiled_generation", "compiled_points"]
 
 _SUFFIXES = {torch.float32: "f32", torch.float64: "f64"}
 _MOST_BINS = 64
@@ -119,10 +119,28 @@ class _PackedPoints(_Packed):
         )  # fmt: skip
         return moved
 
+    def generate(
+        self,
+        z: Tensor,
+        starts: Tensor,
+        offsets: Tensor,
+        noise: float,
+        context: Tensor,
+        scales: tuple[float, float, float],
+    ) -> Tensor:
+        z, starts, offsets, context = (t.detach().contiguous() for t in (z, starts, offsets, context))
+        made = torch.empty(int(offsets[-1]), self._outputs, dtype=torch.float64)
+        self._function("generate")(
+            self._handle, len(context), offsets.data_ptr(), z.data_ptr(), starts.data_ptr(), noise, context.data_ptr(),
+            *scales, made.data_ptr(), torch.get_num_threads(),
+        )  # fmt: skip
+        return made
+
 
 def compiled_flow(flow: ShowerFlow, z: Tensor, context: Tensor) -> Tensor | None:
     """What ``flow.sample(z, context)`` is, or None if the kernels cannot serve it."""
-    if z.ndim != 2 or flow.bins > _MOST_BINS or not _can_serve(z, context, next(flow.parameters())):
+    first: Any = flow.layers[0]  # a coupling, as in every order; looking for the first parameter would take long
+    if z.ndim != 2 or flow.bins > _MOST_BINS or not _can_serve(z, context, first.network[0].weight):
         return None
     library = native_library()
     if library is None:
@@ -140,10 +158,32 @@ def compiled_points(
     """What ``net(points, noise, context, offsets)`` is, or None if the kernels cannot serve it."""
     if offsets.dtype != torch.int64 or not _can_serve(points, noise, context, net.frequencies):
         return None
+    packed = _packed_points(net)
+    return None if packed is None else packed(points, noise, context, offsets)
+
+
+def compiled_generation(
+    net: PointWiseNet,
+    z: Tensor,
+    starts: Tensor,
+    offsets: Tensor,
+    noise: float,
+    context: Tensor,
+    scales: tuple[float, float, float],
+) -> Tensor | None:
+    """What ``net.generate(...)`` of the same arguments is, or None if the kernels cannot serve it."""
+    integers = offsets.dtype == starts.dtype == torch.int64
+    if not integers or not _can_serve(z, context, net.frequencies):
+        return None
+    packed = _packed_points(net)
+    return None if packed is None else packed.generate(z, starts, offsets, noise, context, scales)
+
+
+def _packed_points(net: PointWiseNet) -> _PackedPoints | None:
     library = native_library()
     if library is None:
         return None
     packed: _PackedPoints = packed_copies(net, ("frequencies",)).get(
         [net], library, None, lambda: _PackedPoints(net, library)
     )
-    return packed(points, noise, context, offsets)
+    return packed

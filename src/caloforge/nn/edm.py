@@ -6,8 +6,10 @@ packed points (M, F), sigma one for each shower (N,). Consistency distillation f
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -65,6 +67,19 @@ class Edm:
         total = sigma.square() + self.sigma_data**2
         skip = self.sigma_data**2 / (above.square() + self.sigma_data**2)
         return skip, above * self.sigma_data * torch.rsqrt(total)
+
+    @cached_property
+    def one_step(self) -> tuple[float, tuple[float, float, float]]:
+        """How a consistency model samples in one step from standard normal numbers z at the highest level.
+
+        Returns:
+            The noise level as the network is to see it, ln(sigma) / 4, and the numbers scale, skip and out of the sample
+            ``skip z + out F(scale z)``, where F is the network.
+        """
+        sigma = torch.tensor(self.sigma_max, dtype=torch.float64)
+        skip, out = self.consistency_scales(sigma)
+        scales = (float(sigma * self.input_scale(sigma)), float(sigma * skip), float(out))
+        return math.log(self.sigma_max) / 4, scales
 
 
 def heun_step(denoise: Denoiser, x: Tensor, sigma: Tensor, lower: Tensor, index: Tensor) -> Tensor:

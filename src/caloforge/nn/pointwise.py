@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from caloforge.errors import ConfigError
-from caloforge.nn.compiled_clouds import compiled_points
+from caloforge.nn.compiled_clouds import compiled_generation, compiled_points
 
 __all__ = ["PointWiseNet", "packed_index"]
 
@@ -113,6 +113,51 @@ class PointWiseNet(nn.Module):
     def forward_reference(self, points: Tensor, noise: Tensor, context: Tensor, offsets: Tensor) -> Tensor:
         """As :meth:`forward`, shower by shower in plain PyTorch, without gradients."""
         return self._shower_by_shower(points, self._modulations_one_by_one(noise, context), offsets)
+
+    @torch.no_grad()
+    def generate(
+        self,
+        z: Tensor,
+        starts: Tensor,
+        offsets: Tensor,
+        noise: float,
+        context: Tensor,
+        scales: tuple[float, float, float],
+    ) -> Tensor:
+        """``skip z + out F(scale z)`` with this network F, all in one: the sample of a one-step model; without gradients.
+
+        Args:
+            z: standard normal numbers, (K, features); each shower takes the first rows of its own.
+            starts: where those of each shower start, int64 (N,) or longer.
+            offsets: where the points of each shower start, int64 (N + 1,).
+            noise: noise level of all showers, as the network is to see it.
+            context: condition of each shower, (N, C).
+            scales: scale, skip and out.
+
+        Returns:
+            float64 (M, features), packed.
+        """
+        compiled = compiled_generation(self, z, starts, offsets, noise, context, scales)
+        return self.generate_reference(z, starts, offsets, noise, context, scales) if compiled is None else compiled
+
+    @torch.no_grad()
+    def generate_reference(
+        self,
+        z: Tensor,
+        starts: Tensor,
+        offsets: Tensor,
+        noise: float,
+        context: Tensor,
+        scales: tuple[float, float, float],
+    ) -> Tensor:
+        """As :meth:`generate`, step by step."""
+        scale, skip, out = scales
+        shower = packed_index(offsets)
+        number = torch.arange(len(shower), device=z.device) - offsets[shower]
+        own = z.index_select(0, starts[shower] + number)
+        made = self((own * scale).to(context.dtype), context.new_full((len(context),), noise), context, offsets)
+        sample: Tensor = skip * own.double() + out * made.double()
+        return sample
 
     def _modulations_one_by_one(self, noise: Tensor, context: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Gates and shifts from products of the same shape for every shower: equal bits whatever else is in the batch."""

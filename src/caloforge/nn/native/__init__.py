@@ -32,6 +32,10 @@ _SIGNATURES: dict[str, tuple[object, list[object]]] = {
     "caloforge_points_new": (_pointer, [*[_int] * 4, *[_pointer] * 8]),
     "caloforge_points_free": (None, [_pointer]),
     "caloforge_points_move": (None, [_pointer, _long, *[_pointer] * 5, _int]),
+    "caloforge_points_generate": (
+        None,
+        [_pointer, _long, *[_pointer] * 3, _double, _pointer, *[_double] * 3, _pointer, _int],
+    ),
     "caloforge_showerflow_new": (_pointer, [*[_int] * 3, _pointer, *[_int] * 2, *[_double] * 5]),
     "caloforge_showerflow_free": (None, [_pointer]),
     "caloforge_showerflow_pack": (None, [_pointer, *[_int] * 2, _pointer, _int, *[_pointer] * 2]),

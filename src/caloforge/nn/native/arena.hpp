@@ -18,7 +18,7 @@ class Arena {
 public:
     void allocate(size_t count) {
         release();
-        const size_t huge = size_t(1) << 21, page = count * sizeof(S) < huge ? 4096 : huge;
+        const size_t huge = size_t(1) << 21, page = count * sizeof(S) < huge / 2 ? 4096 : huge;
         const size_t bytes = std::max((count * sizeof(S) + page - 1) / page * page, page);
         data_ = static_cast<S*>(std::aligned_alloc(page, bytes));
         if (!data_) throw std::bad_alloc();

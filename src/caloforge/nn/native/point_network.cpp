@@ -4,33 +4,53 @@
 
 namespace caloforge {
 
-template <class S>
-void move_points(const PackedPointNetwork<S>& network, int64_t showers, const int64_t* offsets, const S* points,
-                 const S* noise, const S* context, S* moved, int threads) {
-    struct Piece {
-        int64_t shower, first;
-        int count;
-    };
-    const PointNetworkShape& s = network.shape;
+// Some points of one shower.
+struct Piece {
+    int64_t shower, first;
+    int count;
+};
+
+// work(tile, piece, modulation of its shower) for all points, some of a shower at a time; noise levels are `noise_step` apart.
+template <class S, class Work>
+void over_points(const PackedPointNetwork<S>& network, int64_t showers, const int64_t* offsets, const S* noise, int noise_step,
+                 const S* context, int threads, Work work) {
+    const size_t modulations = network.shape.modulations();
     std::vector<Piece> pieces;
     for (int64_t shower = 0; shower < showers; ++shower)
         for (int64_t first = offsets[shower]; first < offsets[shower + 1]; first += PointTile<S>::most_points)
             pieces.push_back({shower, first, int(std::min<int64_t>(PointTile<S>::most_points, offsets[shower + 1] - first))});
-    const size_t modulations = s.modulations();
     std::vector<S> modulation(modulations * showers);
     parallel(showers, 8, threads, [&](int64_t first, int64_t end) {
         Modulator<S> modulator(network);
         for (; first < end; ++first)
             if (offsets[first] < offsets[first + 1])
-                modulator.run(noise[first], context + first * s.context, modulation.data() + first * modulations);
+                modulator.run(noise[first * noise_step], context + first * network.shape.context,
+                              modulation.data() + first * modulations);
     });
     parallel(int64_t(pieces.size()), 4, threads, [&](int64_t first, int64_t end) {
         PointTile<S> tile(network);
-        for (; first < end; ++first) {
-            const Piece& piece = pieces[first];
-            tile.run(piece.count, points + piece.first * s.features, modulation.data() + piece.shower * modulations,
-                     moved + piece.first * s.outputs.back());
-        }
+        for (; first < end; ++first) work(tile, pieces[first], modulation.data() + pieces[first].shower * modulations);
+    });
+}
+
+template <class S>
+void move_points(const PackedPointNetwork<S>& network, int64_t showers, const int64_t* offsets, const S* points,
+                 const S* noise, const S* context, S* moved, int threads) {
+    over_points(network, showers, offsets, noise, 1, context, threads, [&](PointTile<S>& tile, const Piece& piece, const S* mod) {
+        tile.run(piece.count, points + piece.first * network.shape.features, mod, moved + piece.first * network.shape.outputs.back());
+    });
+}
+
+// Numbers of shower n start at row starts[n] of z.
+template <class S>
+void generate_points(const PackedPointNetwork<S>& network, int64_t showers, const int64_t* offsets, const S* z,
+                     const int64_t* starts, double noise, const S* context, double scale, double skip, double out, double* made,
+                     int threads) {
+    const int64_t features = network.shape.features;
+    const S level = S(noise);
+    over_points(network, showers, offsets, &level, 0, context, threads, [&](PointTile<S>& tile, const Piece& piece, const S* mod) {
+        const int64_t row = starts[piece.shower] + piece.first - offsets[piece.shower];
+        tile.generate(piece.count, z + row * features, mod, S(scale), skip, out, made + piece.first * features);
     });
 }
 
@@ -54,6 +74,12 @@ using caloforge::PointNetworkShape;
                                                  int threads) {                                                            \
         caloforge::move_points(*static_cast<const PackedPointNetwork<S>*>(network), showers, offsets, points, noise,       \
                                context, moved, threads);                                                                   \
+    }                                                                                                                      \
+    extern "C" void caloforge_points_generate_##NAME(const void* network, int64_t showers, const int64_t* offsets,         \
+                                                     const S* z, const int64_t* starts, double noise, const S* context,    \
+                                                     double scale, double skip, double out, double* made, int threads) {   \
+        caloforge::generate_points(*static_cast<const PackedPointNetwork<S>*>(network), showers, offsets, z, starts,       \
+                                   noise, context, scale, skip, out, made, threads);                                       \
     }
 
 CALOFORGE_POINT_NETWORK(float, f32)

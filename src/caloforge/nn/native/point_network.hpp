@@ -114,8 +114,31 @@ public:
 
     // Packed points (count, features) in and out; count is at most most_points.
     void run(int count, const S* points, const S* modulation, S* moved) {
-        const int strips = (count + Activations<S>::width - 1) / Activations<S>::width;
-        turn_rows_in(points, count, network_.shape.features, strips, side_[0]);
+        turn_rows_in(points, count, network_.shape.features, strips(count), side_[0]);
+        through_layers(strips(count), modulation);
+        turn_rows_out(side_[0], count, network_.layers.back().outputs, moved);
+    }
+
+    // skip z + out F(scale z) from packed numbers z (count, features), for a network F with as many outputs.
+    void generate(int count, const S* z, const S* modulation, S scale, double skip, double out, double* made) {
+        const int features = network_.shape.features;
+        constexpr int width = Activations<S>::width;
+        turn_rows_in(z, count, features, strips(count), side_[0]);
+        for (int s = 0; s < strips(count); ++s)
+            for (int k = 0; k < features; ++k)
+                for (int r = 0; r < width; ++r) side_[0].unit(s, k)[r] *= scale;
+        through_layers(strips(count), modulation);
+        for (int row = 0; row < count; ++row)
+            for (int k = 0; k < features; ++k) {
+                const ptrdiff_t at = row * ptrdiff_t(features) + k;
+                made[at] = skip * double(z[at]) + out * double(side_[0].unit(row / width, k)[row % width]);
+            }
+    }
+
+private:
+    static int strips(int count) { return (count + Activations<S>::width - 1) / Activations<S>::width; }
+
+    void through_layers(int strips, const S* modulation) {
         const S* gate = modulation;
         for (size_t k = 0; k < network_.layers.size(); ++k) {
             const Dense<S>& layer = network_.layers[k];
@@ -129,10 +152,8 @@ public:
             gate = shift + layer.outputs;
             std::swap(side_[0], side_[1]);
         }
-        turn_rows_out(side_[0], count, network_.layers.back().outputs, moved);
     }
 
-private:
     const PackedPointNetwork<S>& network_;
     Arena<S> memory_;
     Activations<S> side_[2];
