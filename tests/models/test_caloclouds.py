@@ -326,6 +326,14 @@ def test_the_scale_of_the_core_holds_the_share_that_was_asked_for() -> None:
         assert (distances < float(model.points.core)).mean() == pytest.approx(share, abs=0.01)
 
 
+def test_places_beyond_the_box_are_reflected_at_its_edge() -> None:
+    points = scaled("caloclouds3", positions="box", box=100.0).points
+    features = torch.zeros(7, 4, dtype=torch.float64)
+    features[:, 0] = torch.tensor([0.3, -1.0, 1.1, -1.4, 2.5, -3.5, 40.0])
+    place, _, _ = points.restore(features)
+    assert torch.allclose(place[:, 0], 50 * torch.tensor([0.3, -1.0, 0.9, -0.6, -0.5, 0.5, 0.0], dtype=torch.float64))
+
+
 def test_what_lies_outside_the_box_is_reported() -> None:
     showers = point_showers(ILD, 40)
     model = scaled("caloclouds3", box=60.0)

@@ -97,7 +97,11 @@ class PointNormalisation(nn.Module):
         return (plain - self.mean.to(plain.dtype)) / self.scale.to(plain.dtype)
 
     def restore(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Normalised features (M, 4) to places (M, 2), mm, depths (M,), layers, and energies (M,), MeV, above zero."""
+        """Normalised features (M, 4) to places (M, 2), mm, depths (M,), layers, and energies (M,), MeV, above zero.
+
+        Places beyond the box, where training showers have no points, are reflected at its edge; at the edge itself they would
+        pile up.
+        """
         plain = torch.addcmul(self.mean.to(features.dtype), features, self.scale.to(features.dtype))
         last = plain[:, 3]
         # No point of any detector reaches the limits of the logarithm; they only keep a wild network finite.
@@ -106,7 +110,7 @@ class PointNormalisation(nn.Module):
         place, half = plain[:, :2], self.box / 2
         if self.positions == "asinh":
             place = self.core.to(plain.dtype) * torch.sinh(place.clamp(-20.0, 20.0))
-        return place.clamp(-half, half), plain[:, 2], energy
+        return _folded(place, half), plain[:, 2], energy
 
     def describe(self) -> dict[str, Any]:
         """What ``model.json`` says about it."""
@@ -120,3 +124,10 @@ class PointNormalisation(nn.Module):
             "scale": self.scale.tolist(),
             "least_energy_MeV": float(self.least_energy),
         }
+
+
+def _folded(place: Tensor, half: float) -> Tensor:
+    """Places reflected at -half and half as often as it takes."""
+    way = torch.remainder(place + half, 4 * half)
+    folded = torch.where(way > 2 * half, 3 * half - way, way - half)
+    return torch.where(place.abs() > half, folded, place)
