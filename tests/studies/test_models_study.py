@@ -14,10 +14,12 @@ from caloforge.cli.main import main
 from caloforge.detectors import load_detector
 from caloforge.errors import UsageError
 from caloforge.models import ConditionRange, build_model, load_model, save_model
+from caloforge.report import claim_folder
 from caloforge.showers import Showers, open_showers
 from caloforge.stage import TrainingConfig
 from caloforge.studies import study_models
 from caloforge.studies.controls import shuffle_voxels, untrained_copy
+from caloforge.studies.models import _share_floor
 
 SIZES = {flow: {"blocks": 1, "hidden_features": 8, "hidden_layers": 1} for flow in ("energies", "shapes")}
 
@@ -89,6 +91,16 @@ def test_an_untrained_copy_keeps_what_was_fitted(tmp_path: Path) -> None:
     changed = [name for name, value in before.items() if not torch.equal(value, after[name])]
     assert any(name.startswith("shapes.") for name in changed)
     assert any(name.startswith("energies.") for name in changed)
+
+
+def test_the_floor_is_trained_once_for_all_models(tmp_path: Path) -> None:
+    """Retrainings that one report has kept are found where the next one looks for them."""
+    kept = claim_folder(tmp_path / "one") / "floor"
+    kept.mkdir(parents=True)
+    (kept / "high-level-00.json").write_text("{}")
+    keep = claim_folder(tmp_path / "two")
+    _share_floor([tmp_path / "none", tmp_path / "one"], keep)
+    assert (keep / "floor" / "high-level-00.json").read_text() == "{}"
 
 
 def test_a_student_without_its_teacher_and_a_preset_twice_are_refused(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -74,6 +75,8 @@ def study_models(
     if len(set(names)) < len(names):
         raise UsageError("a preset is named twice, expected different ones")
 
+    judged: list[Path] = []
+
     def judge(made: Path, folder: Path, model: Path | None, times: int | None, *, timed: bool) -> EvaluationResult:
         if not (folder / "report.json").is_file():
             job = prepare_evaluation(
@@ -81,9 +84,11 @@ def study_models(
                 seed=seed, retrainings=times, device=device, timing=timed,
             )  # fmt: skip
             keep = claim_folder(folder, resume=True)
+            _share_floor(judged, keep)
             with progress("evaluating", job.units, "steps") as bar:
                 result = job.run(keep=keep, advance=bar.advance)
             write_report(result, folder)
+        judged.append(folder)
         return load_report(folder)
 
     def sample(model: Path, made: Path) -> None:
@@ -127,6 +132,17 @@ def study_models(
     except OSError as error:
         raise OutputError(f"{out}: cannot be written ({error.strerror})") from None
     return table
+
+
+def _share_floor(reports: Sequence[Path], keep: Path) -> None:
+    """Copy the kept retrainings of finished reports on the floor, which is the same for all models.
+
+    Each of them says which showers and settings it belongs to, so none is used wrongly.
+    """
+    for report in reports:
+        floor = report / "retrainings" / "floor"
+        if floor.is_dir():
+            shutil.copytree(floor, keep / "floor", dirs_exist_ok=True)
 
 
 def _inputs(preset: Preset, before: dict[str, Preset], out: Path) -> dict[str, Path]:
