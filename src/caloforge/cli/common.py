@@ -22,6 +22,7 @@ __all__ = [
     "command_line",
     "console",
     "default_jobs",
+    "print_comparison",
     "print_json",
     "print_table",
     "save_figure",
@@ -33,6 +34,9 @@ console = Console(highlight=False, markup=False, emoji=False, width=None if sys.
 SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Same seed, same result, for any number of processes.")]
 ResumeOption = Annotated[bool, typer.Option("--resume", help="Continue an interrupted run; what is finished is kept.")]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace the output if it exists.")]
+
+#: Least widths of the columns of a comparison, characters.
+_TITLE_WIDTH, _COLUMN_WIDTH = 30, 12
 
 JOBS_HELP = "Number of processes (default: all cores)."
 
@@ -56,6 +60,23 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
     for row in rows:
         table.add_row(*row)
     console.print(table)
+
+
+def print_comparison(columns: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]]) -> None:
+    """Print a table of models; published ones only if the terminal is wide enough for all columns.
+
+    Args:
+        columns: names of the models.
+        rows: title of each measure and its value in every column.
+    """
+    shown = list(range(len(columns)))
+    if _TITLE_WIDTH + _COLUMN_WIDTH * len(columns) > console.width:
+        shown = [k for k in shown if not columns[k].endswith(" (published)")]
+    print_table(
+        "", ["measure", *(columns[k] for k in shown)], [[title, *(cells[k] for k in shown)] for title, cells in rows]
+    )
+    if len(shown) < len(columns):
+        console.print(f"{len(columns) - len(shown)} published models do not fit here; a written table has them.")
 
 
 def _is_number(text: str) -> bool:

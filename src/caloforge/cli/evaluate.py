@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from caloforge.atomic import replace_file
-from caloforge.cli.common import OverwriteOption, ResumeOption, SeedOption, console, print_table
+from caloforge.cli.common import OverwriteOption, ResumeOption, SeedOption, console, print_comparison, print_table
 from caloforge.errors import OutputError, UsageError
 
 if TYPE_CHECKING:
@@ -188,7 +188,7 @@ def compare(
     if out is not None and out.exists() and not overwrite:
         raise OutputError(f"{out}: exists already; --overwrite replaces it")
     table = compare_reports([load_report(path) for path in reports], name)
-    print_table("", ["measure", *table.columns], [[title, *cells] for title, cells in table.rows])
+    print_comparison(table.columns, table.rows)
     for note in table.notes:
         console.print(f"note: {note}")
     if out is not None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from caloforge.cli.common import SeedOption, console, print_table
+from caloforge.cli.common import SeedOption, console, print_comparison, print_table
 
 __all__ = ["register"]
 
@@ -163,7 +163,7 @@ def models(
         timing=timing, controls=controls, seed=seed, threads=threads, device=device,
         say=lambda text: console.print(f"... {text}"),
     )  # fmt: skip
-    print_table("", ["measure", *table.columns], [[title, *cells] for title, cells in table.rows])
+    print_comparison(table.columns, table.rows)
     for note in table.notes:
         console.print(f"note: {note}")
     console.print(f"written: {out / 'table.md'} and {out / 'table.html'}")

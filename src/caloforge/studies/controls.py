@@ -9,7 +9,7 @@ import torch
 
 from caloforge.errors import UsageError
 from caloforge.evaluation import EvaluationResult
-from caloforge.evaluation.layers import largest_deviation
+from caloforge.evaluation.layers import SIGNIFICANT_SHARE, largest_deviation
 from caloforge.evaluation.results import ObservableResult, Scores
 from caloforge.models import build_model, load_model, read_record, save_model
 from caloforge.random import Streams
@@ -87,26 +87,30 @@ class Contest:
     """How a model does against a control.
 
     Attributes:
-        better: number of separation powers that are smaller than the control's.
-        compared: number of separation powers.
-        worse: names of the observables in which the control is at least as good.
+        compared: names of the observables whose separation powers were compared.
+        worse: those in which the control is at least as good.
+        faint: those of layers with less than 1 % of the energy. What is nearly always empty has little to shuffle.
         auc: mean AUC of the model and of the control for each classifier that judged both.
     """
 
-    better: int
-    compared: int
+    compared: tuple[str, ...]
     worse: tuple[str, ...]
+    faint: frozenset[str]
     auc: dict[str, tuple[float, float]]
 
     def sentence(self) -> str:
         """The same in words."""
-        parts = [f"{self.better} of {self.compared} separation powers are smaller"]
-        if self.worse:
-            named = [key.split("/", 1)[1].replace("-", " ").replace("/", " ") for key in self.worse[:_NAMED]]
-            more = len(self.worse) - len(named)
-            parts[0] += f" (not {', '.join(named)}{f' and {more} more' if more else ''})"
-        parts += [f"AUC {ours:.3f} for {other:.3f} ({name})" for name, (ours, other) in self.auc.items()]
-        return "; ".join(parts)
+        text = f"{len(self.compared) - len(self.worse)} of {len(self.compared)} separation powers are smaller"
+        matter = [key for key in self.compared if key not in self.faint]
+        lost = [key for key in self.worse if key not in self.faint]
+        if self.faint and self.worse:
+            text += f", {len(matter) - len(lost)} of {len(matter)} without layers of less than 1 % of the energy"
+        if lost:
+            named = [key.split("/", 1)[1].replace("-", " ").replace("/", " ") for key in lost[:_NAMED]]
+            more = len(lost) - len(named)
+            text += f" (not {', '.join(named)}{f' and {more} more' if more else ''})"
+        scores = [f"AUC {ours:.3f} for {other:.3f} ({name})" for name, (ours, other) in self.auc.items()]
+        return "; ".join([text, *scores])
 
 
 def contest(ours: EvaluationResult, control: EvaluationResult) -> Contest:
@@ -115,15 +119,20 @@ def contest(ours: EvaluationResult, control: EvaluationResult) -> Contest:
     The spectrum of the voxels is left out, since shuffling does not change it.
     """
     mine, other = (_by_key(r.generated) for r in (ours, control))
-    keys = [key for key in mine if key in other]
-    worse = tuple(key for key in keys if mine[key].separation.value >= other[key].separation.value)
-    classifiers = ours.generated.classifiers
+    keys = tuple(key for key in mine if key in other)
+    means = ours.generated.layers
+    dim = {k for k, share in enumerate(means.share) if share <= SIGNIFICANT_SHARE} if means is not None else set()
     auc = {
         name: (score.auc.mean, control.generated.classifiers[name].auc.mean)
-        for name, score in classifiers.items()
+        for name, score in ours.generated.classifiers.items()
         if name in control.generated.classifiers
     }
-    return Contest(len(keys) - len(worse), len(keys), worse, auc)
+    return Contest(
+        compared=keys,
+        worse=tuple(key for key in keys if mine[key].separation.value >= other[key].separation.value),
+        faint=frozenset(key for key in keys if mine[key].layer in dim),
+        auc=auc,
+    )
 
 
 def _by_key(scores: Scores) -> dict[str, ObservableResult]:
