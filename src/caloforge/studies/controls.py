@@ -88,23 +88,28 @@ class Contest:
 
     Attributes:
         compared: names of the observables whose separation powers were compared.
-        worse: those in which the control is at least as good.
+        worse: those in which the control is better.
+        equal: how many are equal, as where a student and its untrained copy have the layer energies of the same teacher.
         faint: those of layers with less than 1 % of the energy. What is nearly always empty has little to shuffle.
         auc: mean AUC of the model and of the control for each classifier that judged both.
     """
 
     compared: tuple[str, ...]
     worse: tuple[str, ...]
+    equal: int
     faint: frozenset[str]
     auc: dict[str, tuple[float, float]]
 
     def sentence(self) -> str:
         """The same in words."""
-        text = f"{len(self.compared) - len(self.worse)} of {len(self.compared)} separation powers are smaller"
+        smaller = len(self.compared) - len(self.worse) - self.equal
+        text = f"{smaller} of {len(self.compared)} separation powers are smaller"
+        if self.equal:
+            text += f", {self.equal} equal"
         matter = [key for key in self.compared if key not in self.faint]
         lost = [key for key in self.worse if key not in self.faint]
         if self.faint and self.worse:
-            text += f", {len(matter) - len(lost)} of {len(matter)} without layers of less than 1 % of the energy"
+            text += f", {len(lost)} of {len(matter)} larger without layers of less than 1 % of the energy"
         if lost:
             named = [key.split("/", 1)[1].replace("-", " ").replace("/", " ") for key in lost[:_NAMED]]
             more = len(lost) - len(named)
@@ -129,7 +134,8 @@ def contest(ours: EvaluationResult, control: EvaluationResult) -> Contest:
     }
     return Contest(
         compared=keys,
-        worse=tuple(key for key in keys if mine[key].separation.value >= other[key].separation.value),
+        worse=tuple(key for key in keys if mine[key].separation.value > other[key].separation.value),
+        equal=sum(mine[key].separation.value == other[key].separation.value for key in keys),
         faint=frozenset(key for key in keys if mine[key].layer in dim),
         auc=auc,
     )
