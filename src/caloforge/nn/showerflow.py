@@ -7,7 +7,6 @@ in the direction of sampling, from the normal numbers to the data.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 
 from caloforge.errors import ConfigError
 from caloforge.nn.compiled_clouds import compiled_flow
+from caloforge.nn.flow import log_density
 from caloforge.nn.linear_rational import linear_rational_spline, raw_linear_rational_count
 from caloforge.nn.permutations import FixedPermutation, random_all
 
@@ -183,4 +183,4 @@ class ShowerFlow(nn.Module):
         for layer in reversed(self.layers):
             x, logdet = layer.normalise(x, context)  # type: ignore[operator]
             total = total + logdet
-        return total - 0.5 * x.square().sum(dim=-1) - 0.5 * self.features * math.log(2 * math.pi)
+        return log_density(x, total)
