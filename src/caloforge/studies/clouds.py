@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from caloforge.errors import OutputError, UsageError
+from caloforge.atomic import output_error, replace_file
+from caloforge.errors import UsageError
 from caloforge.models import load_model, load_preset
 from caloforge.models.pointclouds import PointCloudModel
 from caloforge.report import Comparison, load_report
@@ -149,9 +150,9 @@ def study_clouds(
                 FigureCanvasAgg(figure)
                 files.append(out / f"{title.replace(' ', '-')}.png")
                 figure.savefig(files[-1], dpi=130)
-        files[1].write_text(_table(losses), encoding="utf-8")
     except OSError as error:
-        raise OutputError(f"{out}: cannot be written ({error.strerror})") from None
+        raise output_error(out, error) from None
+    replace_file(files[1], _table(losses))
     return CloudStudy(table, losses, [*files, out / "table.md", out / "table.html"])
 
 

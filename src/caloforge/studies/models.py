@@ -6,7 +6,8 @@ import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from caloforge.errors import OutputError, UsageError
+from caloforge.atomic import replace_file
+from caloforge.errors import UsageError
 from caloforge.evaluation import EvaluationResult
 from caloforge.evaluation.files import prepare_evaluation
 from caloforge.generation import conditions_of_file, generate
@@ -126,11 +127,8 @@ def study_models(
             table.notes.append(f"{name}: {layer_verdict(ours)}.")
             for word, control in (("shuffled voxels", shuffled), ("an untrained copy", copy)):
                 table.notes.append(f"{name} against {word}: {contest(ours, control).sentence()}.")
-    try:
-        (out / "table.md").write_text(table.to_markdown(), encoding="utf-8")
-        (out / "table.html").write_text(table.to_page(), encoding="utf-8")
-    except OSError as error:
-        raise OutputError(f"{out}: cannot be written ({error.strerror})") from None
+    replace_file(out / "table.md", table.to_markdown())
+    replace_file(out / "table.html", table.to_page())
     return table
 
 

@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from caloforge.atomic import output_error, replace_file
 from caloforge.detectors import particle_name
-from caloforge.errors import OutputError, UsageError
+from caloforge.errors import UsageError
 from caloforge.evaluation.classifiers.scores import area_under_roc, area_under_roc_error, roc_curve
 from caloforge.models import ShowerModel, load_model
 from caloforge.progress import progress
@@ -99,25 +100,20 @@ def study_particles(
     files = (out / "result.json", out / "likelihood_ratio.png")
     title = f"Likelihood ratio of two models: {names[0]} against {names[1]}"
     false, true = roc_curve(ranked, labels)
+    found = {
+        "particles": names,
+        "showers": [len(ratios[name]) for name in names],
+        "auc": auc,
+        "statistical_error": error,
+        "impossible": impossible,
+        "noise_draws": noise_draws,
+    }
+    replace_file(files[0], json.dumps(found, indent=2) + "\n")
+    cut = np.split(ranked, [len(ratios[names[0]])])
     try:
-        files[0].write_text(
-            json.dumps(
-                {
-                    "particles": names,
-                    "showers": [len(ratios[name]) for name in names],
-                    "auc": auc,
-                    "statistical_error": error,
-                    "impossible": impossible,
-                    "noise_draws": noise_draws,
-                },
-                indent=2,
-            )
-            + "\n"
-        )
-        cut = np.split(ranked, [len(ratios[names[0]])])
         draw_ratios(dict(zip(names, cut, strict=True)), (true, false), auc, title, files[1])
     except OSError as problem:
-        raise OutputError(f"{out}: cannot be written ({problem.strerror})") from None
+        raise output_error(files[1], problem) from None
     return ParticleStudy(
         particles=(names[0], names[1]),
         showers=(len(ratios[names[0]]), len(ratios[names[1]])),

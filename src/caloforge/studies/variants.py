@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from caloforge.atomic import output_error, replace_file
 from caloforge.detectors import detector_from_toml
-from caloforge.errors import OutputError, UsageError
+from caloforge.errors import UsageError
 from caloforge.evaluation import EvaluationResult
 from caloforge.evaluation.files import prepare_evaluation
 from caloforge.generation import conditions_of_file, generate
@@ -225,11 +226,11 @@ def run_study(
                 drawn.append((variant.title, history, results[0]))
         scores.append(_scores(variant, losses, seconds, results))
     files = [out / "result.json", out / f"{study.name}.png"]
+    replace_file(files[0], json.dumps({"study": study.name, "scores": [asdict(s) for s in scores]}, indent=2) + "\n")
     try:
-        files[0].write_text(json.dumps({"study": study.name, "scores": [asdict(s) for s in scores]}, indent=2) + "\n")
         draw_variants(drawn, files[1])
     except OSError as error:
-        raise OutputError(f"{out}: cannot be written ({error.strerror})") from None
+        raise output_error(files[1], error) from None
     return StudyResult(study.name, scores, files)
 
 
