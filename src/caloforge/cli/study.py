@@ -191,23 +191,20 @@ def clouds(
     \b
     Example: caloforge study clouds --data points.h5 --reference test.h5 --out study
     """
-    from caloforge.studies import study_clouds
+    from caloforge.studies import FlowLosses, study_clouds
 
     found = study_clouds(
         data, reference, out, presets=tuple(preset or ("caloclouds2-tiny", "caloclouds3-tiny")), floor=floor,
         only=tuple(only or ("caloclouds-profiles", "layers")), retrainings=retrainings, seed=seed, threads=threads, device=device,
         say=lambda text: console.print(f"... {text}"),
     )  # fmt: skip
-    print_table("", ["measure", *found.table.columns], [[title, *cells] for title, cells in found.table.rows])
+    print_comparison(found.table.columns, found.table.rows)
     for note in found.table.notes:
         console.print(f"note: {note}")
     print_table(
         "losses of the flows, nats per output",
-        ["flow", "outputs", "lowest validation loss", "at epoch", "end above it", "largest rise in training"],
-        [
-            [x.name, str(x.outputs), f"{x.best:.4f}", str(x.best_epoch), f"{x.rise:.4f}", f"{x.largest_jump:.4f}"]
-            for x in found.losses
-        ],
+        FlowLosses.columns,
+        [loss.row() for loss in found.losses],
     )
     for path in found.files:
         console.print(f"written: {path}")

@@ -44,6 +44,7 @@ __all__ = [
     "TimingRow",
     "Value",
     "VoxelResult",
+    "observable_name",
 ]
 
 #: Raised whenever a reader of the JSON file would have to change.
@@ -125,6 +126,11 @@ class ObservableResult(_Result):
     js_divergence: Value
     js_distance: Value
     empty: tuple[int, int]
+
+
+def observable_name(key: str) -> str:
+    """An observable's key for people: ``caloflow/energy-ratio/0`` is "energy ratio 0"."""
+    return key.split("/", 1)[1].replace("-", " ").replace("/", " ")
 
 
 class CorrelationResult(_Result):

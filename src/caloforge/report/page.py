@@ -9,7 +9,7 @@ from html import escape
 from importlib import resources
 
 from caloforge.detectors import particle_name
-from caloforge.evaluation.results import EvaluationResult
+from caloforge.evaluation.results import EvaluationResult, observable_name
 from caloforge.report.published import PublishedNumber, PublishedTable
 from caloforge.report.tables import Row, number, summary_lines, summary_rows, verdict, worst_observables
 from caloforge.units import format_energy
@@ -92,7 +92,7 @@ def _samples(result: EvaluationResult) -> str:
 def _worst(result: EvaluationResult) -> str:
     rows = [
         (
-            r.key.split("/", 1)[1].replace("-", " ").replace("/", " "),
+            observable_name(r.key),
             number(r.separation.value, r.separation.error),
             "–" if f is None else number(f.separation.value, f.separation.error),
             number(r.separation_expected),

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from caloforge.evaluation.layers import largest_deviation
-from caloforge.evaluation.results import EvaluationResult, ObservableResult, Scores, Spread, Value
+from caloforge.evaluation.results import EvaluationResult, ObservableResult, Scores, Spread, Value, observable_name
 from caloforge.report.cloud_tables import cloud_rows
 from caloforge.report.histogram_figures import excess
 from caloforge.report.published import PublishedNumber, PublishedTable
@@ -265,7 +265,7 @@ def _distribution_line(result: EvaluationResult) -> str:
     if ranked:
         worst, other, factor = ranked[0]
         far = sum(f > 3 for _, _, f in ranked)
-        name = worst.key.split("/", 1)[1].replace("-", " ").replace("/", " ")
+        name = observable_name(worst.key)
         floor = worst.separation_expected if other is None else other.separation.value
         word = "statistics alone" if other is None else "floor"
         parts.append(

@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from caloforge.atomic import output_error, replace_file
 from caloforge.errors import UsageError
-from caloforge.models import load_model, load_preset
+from caloforge.models import load_model, load_preset, model_class
 from caloforge.models.pointclouds import PointCloudModel
 from caloforge.report import Comparison, load_report
 from caloforge.report.cloud_figures import cloud_groups, draw_cloud_models
@@ -51,6 +51,16 @@ class FlowLosses:
     epochs: tuple[int, ...]
     training: tuple[float, ...]
     validation: tuple[float, ...]
+
+    #: Titles of what :meth:`row` gives.
+    columns: ClassVar[tuple[str, ...]] = (
+        "flow", "outputs", "lowest validation loss", "at epoch", "end above it", "largest rise of the training loss",
+    )  # fmt: skip
+
+    def row(self) -> list[str]:
+        """The numbers of the curves for a table."""
+        losses = (f"{self.best:.4f}", str(self.best_epoch), f"{self.rise:.4f}", f"{self.largest_jump:.4f}")
+        return [self.name, str(self.outputs), *losses]
 
     @property
     def best(self) -> float:
@@ -128,7 +138,7 @@ def study_clouds(
         raise UsageError(f"{len(presets)} presets were given, expected two or three")
     for name in presets:
         kind = load_preset(name).kind
-        if not kind.startswith("caloclouds"):
+        if not issubclass(model_class(kind), PointCloudModel):
             raise UsageError(f"the preset '{name}' is for '{kind}', expected a CaloClouds model")
     table = study_models(
         presets, data, reference, out, floor=floor, suite="caloclouds", only=only, retrainings=retrainings, timing=False,
@@ -172,16 +182,8 @@ def _losses(name: str, directory: Path) -> FlowLosses:
 
 def _table(losses: Sequence[FlowLosses]) -> str:
     """The numbers of the curves as a table."""
-    lines = [
-        "| flow | outputs | lowest validation loss | at epoch | end above it | largest rise of the training loss |",
-        "| --- | --- | --- | --- | --- | --- |",
-    ]
-    lines += [
-        f"| {loss.name} | {loss.outputs} | {loss.best:.4f} | {loss.best_epoch} | {loss.rise:.4f} | "
-        f"{loss.largest_jump:.4f} |"
-        for loss in losses
-    ]
-    return "\n".join([*lines, "", "Losses in nats per output.", ""])
+    lines = [[*FlowLosses.columns], ["---"] * len(FlowLosses.columns), *(loss.row() for loss in losses)]
+    return "\n".join([*(f"| {' | '.join(cells)} |" for cells in lines), "", "Losses in nats per output.", ""])
 
 
 def _draw_losses(losses: Sequence[FlowLosses], path: Path) -> None:

@@ -10,7 +10,7 @@ import torch
 from caloforge.errors import UsageError
 from caloforge.evaluation import EvaluationResult
 from caloforge.evaluation.layers import SIGNIFICANT_SHARE, largest_deviation
-from caloforge.evaluation.results import ObservableResult, Scores
+from caloforge.evaluation.results import ObservableResult, Scores, observable_name
 from caloforge.models import build_model, load_model, read_record, save_model
 from caloforge.random import Streams
 from caloforge.showers import Showers, create_showers
@@ -111,7 +111,7 @@ class Contest:
         if self.faint and self.worse:
             text += f", {len(lost)} of {len(matter)} larger without layers of less than 1 % of the energy"
         if lost:
-            named = [key.split("/", 1)[1].replace("-", " ").replace("/", " ") for key in lost[:_NAMED]]
+            named = [observable_name(key) for key in lost[:_NAMED]]
             more = len(lost) - len(named)
             text += f" (not {', '.join(named)}{f' and {more} more' if more else ''})"
         scores = [f"AUC {ours:.3f} for {other:.3f} ({name})" for name, (ours, other) in self.auc.items()]
