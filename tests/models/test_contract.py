@@ -33,8 +33,11 @@ from caloforge.stage import GradientStage, TrainingConfig
 
 #: Changes to the tiny preset of a kind whose variants deserve a contract of their own.
 VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
-    "l2lflows": {"dropped voxel": {"drop_voxel": True, "energy_noise_per": "voxel"}},
-    "l2lflows-conv": {"no energy flow": {"energy_flow": False, "coordinates": False, "batch_norm": False}},
+    "l2lflows": {"dropped voxel, not shared": {"drop_voxel": True, "energy_noise_per": "voxel", "share": False}},
+    "l2lflows-conv": {
+        "no energy flow": {"energy_flow": False, "coordinates": False, "batch_norm": False},
+        "not shared": {"share": False},
+    },
     "caloinn": {
         "dropped voxel, cubic": {
             "drop_voxel": True,
@@ -69,8 +72,9 @@ VARIANTS["icaloflow"] = {
         "energy_reference": 6.5e4,
     },
 }
-#: Detectors for kinds that need something special: here layers of equally many voxels.
+#: Detectors for kinds that need something special: layers of equally many voxels; layers of which some share a flow.
 DETECTORS = dict.fromkeys(("icaloflow", "icaloflow-student"), toy_detector((2, 3), (3, 2), (1, 6)))
+DETECTORS |= dict.fromkeys(("l2lflows", "l2lflows-conv"), toy_detector((2, 2), (2, 2), (2, 2), (3, 1)))
 #: From which kind a kind with a teacher learns.
 TEACHERS = {"caloflow-student": "caloflow", "icaloflow-student": "icaloflow"}
 #: Changes under which the likelihood of a kind is a density in the deposits alone, without noise or threshold.

@@ -207,7 +207,7 @@ def test_published_settings_of_the_convolutional_flow() -> None:
     unet = flow.couplings[0].network
     assert flow.squeeze.factors == (2, 2)
     assert [layer.kernel_size for layer in unet.down] == [(3, 3), (5, 5)]
-    assert unet.first[1].out_channels == 32
+    assert unet.first[0].out_channels == 32
     polar = load_preset("l2lflows-conv-par04-ds3", ["model.steps=1", "model.hidden_channels=2"])
     flow = next(iter(polar.build(load_detector("par04-ds3")).layers.values())).flow  # type: ignore[attr-defined]
     assert flow.squeeze.factors == (2, 2)

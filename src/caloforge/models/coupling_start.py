@@ -62,7 +62,6 @@ def start_convolutions_from_marginals(flow: ConvolutionalFlow, image: Tensor, *,
         norm.start_from(z)
         z, _ = norm(z)
         bias = coupling.network.last.bias
-        assert bias is not None
         active = z[:, coupling.passive :].movedim(1, -1)
         if splines:
             values = active.flatten(0, -2)

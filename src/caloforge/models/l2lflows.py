@@ -5,6 +5,7 @@ docs/models/l2lflows.md says what is known of the publication and where the defa
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any, Self
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from caloforge.detectors import Detector
 from caloforge.models.base import ModelConfig
 from caloforge.models.common import FlowSize, autoregressive_flow, axis_voxels, check_dropped_voxel
-from caloforge.models.layer_by_layer import LayerByLayer, LayerByLayerConfig, LayerFlow
+from caloforge.models.layer_by_layer import LayerByLayer, LayerByLayerConfig, LayerFlow, WhichLayer
 from caloforge.models.marginals import start_from_marginals
 from caloforge.models.registry import register
 from caloforge.nn.permutations import alternating_within_layers
@@ -77,10 +78,10 @@ class L2LFlows(LayerByLayer):
     def __init__(self, config: L2LFlowsConfig, detector: Detector) -> None:
         super().__init__(config, detector)
 
-    def layer_flow(self, number: int) -> LayerFlow | None:
+    def layer_flow(self, group: tuple[int, ...]) -> LayerFlow | None:
         """See :meth:`caloforge.models.layer_by_layer.LayerByLayer.layer_flow`."""
         # The share of a layer's only voxel is 1, so there is nothing to learn about it.
-        return None if self.sums.layer_sizes[number] == 1 else _AutoregressiveLayer(self, number)
+        return None if self.sums.layer_sizes[group[0]] == 1 else _AutoregressiveLayer(self, group)
 
     @property
     def counts_deposits(self) -> bool:
@@ -95,11 +96,11 @@ class L2LFlows(LayerByLayer):
 
 
 class _AutoregressiveLayer(LayerFlow):
-    """Shares of one layer's voxels from a masked autoregressive flow."""
+    """Shares of one layer's voxels, or of those of any layer of a group, from a masked autoregressive flow."""
 
-    def __init__(self, model: L2LFlows, number: int) -> None:
+    def __init__(self, model: L2LFlows, group: tuple[int, ...]) -> None:
         super().__init__()
-        config, readout = model.config, model.detector.readout
+        config, readout, number = model.config, model.detector.readout, group[0]
         size = readout.layer_sizes[number]
         self.normalisation = LayerNormalisation((size,))
         self.dropping = None
@@ -110,7 +111,9 @@ class _AutoregressiveLayer(LayerFlow):
         self.logit = Logit(config.alpha)
         self.noise, self.energy_noise, self.cut = config.noise, config.energy_noise, model.least
         self.shift = model.layer_shift(number)
-        seen = sum(readout.layer_sizes[max(0, number - config.previous) : number])
+        seen = sum(math.prod(shape) for shape in model.seen(number))
+        self.which = WhichLayer(len(group)) if len(group) > 1 else None
+        told = 2 + (self.which.features if self.which else 0)
         self.embedding = (
             nn.Sequential(
                 nn.Linear(seen, config.embedding.hidden_features),
@@ -124,7 +127,7 @@ class _AutoregressiveLayer(LayerFlow):
         self.flow = autoregressive_flow(
             config.layer,
             self.features,
-            2 + (config.embedding.features if seen else 0),
+            told + (config.embedding.features if seen else 0),
             config.masks,
             alternating_within_layers([self.features], config.layer.blocks, seed=config.permutation_seed + number),
         )
@@ -140,9 +143,12 @@ class _AutoregressiveLayer(LayerFlow):
         return y, logdet + volume, inside
 
     def _context(self, conditions: Tensor) -> Tensor:
-        if self.embedding is None:
-            return conditions
-        return torch.cat([conditions[:, :2], self.embedding(conditions[:, 2:])], dim=1)
+        told, seen = [conditions[:, :2]], conditions[:, 2:]
+        if self.which is not None:
+            told, seen = [*told, self.which(seen[:, 0])], seen[:, 1:]
+        if self.embedding is not None:
+            told.append(self.embedding(seen))
+        return torch.cat(told, dim=1)
 
     def log_prob(self, y: Tensor, conditions: Tensor) -> Tensor:
         return self.flow.log_prob(y, self._context(conditions))
@@ -166,6 +172,6 @@ class _AutoregressiveLayer(LayerFlow):
             sums=self.normalisation.sums,
         )
 
-    def start_from(self, y: Tensor, conditions: Tensor, *, splines: bool) -> None:
+    def start_from(self, y: Tensor, *, splines: bool) -> None:
         if splines:
             start_from_marginals(self.flow, y)

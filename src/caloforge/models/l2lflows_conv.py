@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from caloforge.detectors import Detector, PolarGrid
 from caloforge.errors import ConfigError
 from caloforge.models.coupling_start import start_convolutions_from_marginals
-from caloforge.models.layer_by_layer import LayerByLayer, LayerByLayerConfig, LayerFlow
+from caloforge.models.layer_by_layer import LayerByLayer, LayerByLayerConfig, LayerFlow, WhichLayer
 from caloforge.models.registry import register
 from caloforge.nn.convolutional import ConvolutionalFlow
 from caloforge.transforms import LayerSums, clean_layer_energies, cut_layers
@@ -84,12 +84,12 @@ class ConvL2LFlows(LayerByLayer):
     def __init__(self, config: ConvL2LFlowsConfig, detector: Detector) -> None:
         super().__init__(config, detector)
 
-    def layer_flow(self, number: int) -> LayerFlow | None:
+    def layer_flow(self, group: tuple[int, ...]) -> LayerFlow | None:
         """See :meth:`caloforge.models.layer_by_layer.LayerByLayer.layer_flow`."""
-        if self.sums.layer_sizes[number] > 1:
-            return _ConvolutionalLayer(self, number)
+        if self.sums.layer_sizes[group[0]] > 1:
+            return _ConvolutionalLayer(self, group)
         if not self.config.energy_flow:
-            raise ConfigError(f"layer {number} of '{self.detector.name}' has one voxel, so it needs 'energy_flow'")
+            raise ConfigError(f"layer {group[0]} of '{self.detector.name}' has one voxel, so it needs 'energy_flow'")
         return None
 
     @property
@@ -115,17 +115,18 @@ class ConvL2LFlows(LayerByLayer):
 
 
 class _ConvolutionalLayer(LayerFlow):
-    """Logarithms of the cells' energies of one layer from a convolutional flow."""
+    """Logarithms of the cells' energies of one layer, or of any of a group, from a convolutional flow."""
 
     places: Tensor
 
-    def __init__(self, model: ConvL2LFlows, number: int) -> None:
+    def __init__(self, model: ConvL2LFlows, group: tuple[int, ...]) -> None:
         super().__init__()
-        config, readout = model.config, model.detector.readout
+        config, readout, number = model.config, model.detector.readout, group[0]
         self.shape = readout.layer_shapes[number]
         self.features = readout.layer_sizes[number]
-        self.before = readout.layer_shapes[max(0, number - config.previous) : number]
+        self.before = model.seen(number)
         self.scalars = 2 if config.energy_flow else 1
+        self.which = WhichLayer(len(group)) if len(group) > 1 else None
         self.floor, self.decades = model.cell_floor, config.cell_decades
         self.middle = math.log10(model.cell_reference)
         self.noise, self.energy_noise, self.cut = config.noise, config.energy_noise, model.least
@@ -136,7 +137,7 @@ class _ConvolutionalLayer(LayerFlow):
         self.register_buffer("places", places if config.coordinates else places[:0], persistent=False)
         self.flow = ConvolutionalFlow(
             self.shape,
-            self.scalars + len(self.before) + len(self.places),
+            self.scalars + len(self.before) + len(self.places) + (self.which.features if self.which else 0),
             steps=config.steps,
             hidden_channels=config.hidden_channels,
             context_channels=config.context_channels,
@@ -157,8 +158,10 @@ class _ConvolutionalLayer(LayerFlow):
     def _images(self, conditions: Tensor) -> Tensor:
         """Everything the flow is shown as images of this layer's shape, (N, K, H, W)."""
         rows = conditions.shape[0]
-        images = [conditions[:, : self.scalars, None, None].expand(-1, -1, *self.shape)]
-        start = self.scalars
+        numbers, start = conditions[:, : self.scalars], self.scalars
+        if self.which is not None:
+            numbers, start = torch.cat([numbers, self.which(conditions[:, start])], dim=1), start + 1
+        images = [numbers[:, :, None, None].expand(-1, -1, *self.shape)]
         for height, width in self.before:
             image = conditions[:, start : start + height * width].reshape(rows, 1, height, width)
             start += height * width
@@ -185,5 +188,5 @@ class _ConvolutionalLayer(LayerFlow):
         clean = clean_layer_energies(energy, energy_noise=self.energy_noise, energy_shift=shift, cut=self.cut)
         return cut_layers(estimates, clean, self.cut, self.sums, margin=margin)
 
-    def start_from(self, y: Tensor, conditions: Tensor, *, splines: bool) -> None:
+    def start_from(self, y: Tensor, *, splines: bool) -> None:
         start_convolutions_from_marginals(self.flow, y.reshape(-1, *self.shape), splines=splines)

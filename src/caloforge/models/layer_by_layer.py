@@ -2,7 +2,8 @@
 
 The energies of all layers come first, from a flow of their own; then one flow per layer makes its voxels, given the
 incident energy, the layer's energy and the finished layers before it. All these flows are trained on Geant4 alone, so
-every one of them is a stage that needs no other: thirty layers can train in thirty processes.
+every one of them is a stage that needs no other: thirty layers can train in thirty processes. Layers of one shape can also
+share a flow, which then learns from all of them at once.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from caloforge.showers import ShowerPoints, Showers
 from caloforge.stage import GradientStage, Stage, StageTraining, TrainingBatch, TrainingConfig, TrainingData
 from caloforge.transforms import DequantisationNoise, LayerSums, LogEnergy
 
-__all__ = ["LayerByLayer", "LayerByLayerConfig", "LayerFlow"]
+__all__ = ["LayerByLayer", "LayerByLayerConfig", "LayerFlow", "WhichLayer"]
 
 #: Training rows from which the initial weights are taken: enough for quantiles.
 _START_ROWS = 4000
@@ -60,6 +61,8 @@ class LayerByLayerConfig(ModelConfig):
         layer_offset: added to layer energies before the logarithm, MeV.
         cut: threshold on voxels, MeV; None takes the detector's analysis threshold.
         cut_first: apply the threshold to the training data too, so that the model learns what is left behind it.
+        share: layers that look alike, with layers that look alike before them, share one flow, which is told which of them
+            it makes; without it every layer has a flow of its own, as published.
         start: initial weights: ``marginals`` from the distribution of each variable, or ``random``.
     """
 
@@ -79,11 +82,12 @@ class LayerByLayerConfig(ModelConfig):
     layer_offset: Annotated[float, Field(gt=0)] = 1e-3
     cut: Annotated[float, Field(ge=0)] | None = None
     cut_first: bool = True
+    share: bool = False
     start: Literal["marginals", "random"] = "marginals"
 
 
 class LayerFlow(nn.Module, ABC):
-    """The flow of one layer, with its preprocessing.
+    """The flow of one layer, or of several that share it, with its preprocessing.
 
     The conditions of its methods are those of :meth:`LayerByLayer.conditions`.
 
@@ -115,8 +119,26 @@ class LayerFlow(nn.Module, ABC):
         """Deposits without noise (N, n), float64, MeV, from the variables and the noisy layer energy (N, 1), MeV."""
 
     @abstractmethod
-    def start_from(self, y: Tensor, conditions: Tensor, *, splines: bool) -> None:
-        """Set initial weights from training data; with ``splines`` also those of the splines."""
+    def start_from(self, y: Tensor, *, splines: bool) -> None:
+        """Set initial weights from variables (N, features) of training data; with ``splines`` also those of the splines."""
+
+
+class WhichLayer(nn.Module):
+    """Tells a flow that several layers share which of them it makes, as some numbers that are learnt for each.
+
+    Args:
+        layers: how many share the flow.
+    """
+
+    features = 8
+
+    def __init__(self, layers: int) -> None:
+        super().__init__()
+        self.numbers = nn.Parameter(torch.randn(layers, self.features))
+
+    def forward(self, place: Tensor) -> Tensor:
+        """Numbers (N, 8) from places in the group, counted from 0, as floats (N,)."""
+        return self.numbers.index_select(0, place.round().long())
 
 
 class LayerByLayer(ShowerModel):
@@ -162,16 +184,41 @@ class LayerByLayer(ShowerModel):
             else None
         )
         digits = max(2, len(str(len(sizes) - 1)))
-        made = {f"layer_{k:0{digits}d}": self.layer_flow(k) for k in range(len(sizes))}
+        self.names = [f"layer_{k:0{digits}d}" for k in range(len(sizes))]
+        self.groups = {
+            self.names[group[0]] if len(group) == 1 else f"layers_{group[0]:0{digits}d}": group
+            for group in self._alike(config)
+        }
+        made = {name: self.layer_flow(group) for name, group in self.groups.items()}
         #: The layer flows by the name of their stage; a layer that has nothing to learn has none.
         self.layers = nn.ModuleDict({name: flow for name, flow in made.items() if flow is not None})
-        self.names = list(made)
+        self._flow_of = {number: name for name in self.layers for number in self.groups[name]}
         if not self.layers:
             raise ConfigError(f"the model '{self.kind}' needs a layer with several voxels, '{detector.name}' has none")
 
     @abstractmethod
-    def layer_flow(self, number: int) -> LayerFlow | None:
-        """A new flow for one layer, or None if the layer is known once its energy is."""
+    def layer_flow(self, group: tuple[int, ...]) -> LayerFlow | None:
+        """A new flow for the layers of a group, or None if such a layer is known once its energy is."""
+
+    def _alike(self, config: LayerByLayerConfig) -> list[tuple[int, ...]]:
+        """Layers that one flow makes, each in one of the groups."""
+        groups: dict[Any, list[int]] = {}
+        readout = self.detector.readout
+        for number, layer in enumerate(readout.layers):
+            alike = (type(layer.grid), readout.layer_shapes[number], tuple(self.seen(number)))
+            key = alike if config.share else number
+            groups.setdefault(key, []).append(number)
+        return [tuple(group) for group in groups.values()]
+
+    def seen(self, number: int) -> list[tuple[int, int]]:
+        """Shapes of the layers before layer ``number`` on which it is conditioned, from first to last.
+
+        Where layers share flows, as many layers of its own shape stand before the first one as it takes. They are empty.
+        """
+        shapes = self.detector.readout.layer_shapes
+        first = number - self.config.previous
+        missing = [shapes[number]] * max(0, -first) if self.config.share else []
+        return [*missing, *shapes[max(0, first) : number]]
 
     def layer_shift(self, number: int) -> float:
         """Mean of the noise on the energy of a layer, MeV."""
@@ -180,7 +227,8 @@ class LayerByLayer(ShowerModel):
 
     def _flows(self) -> Iterator[tuple[int, str, LayerFlow | None]]:
         for number, name in enumerate(self.names):
-            yield number, name, cast("LayerFlow", self.layers[name]) if name in self.layers else None
+            flow = self._flow_of.get(number)
+            yield number, name, None if flow is None else cast("LayerFlow", self.layers[flow])
 
     # ---- training -------------------------------------------------------------------------------------------------
 
@@ -198,9 +246,8 @@ class LayerByLayer(ShowerModel):
                     from_data=self.config.start == "marginals",
                 )
             )
-        for number, name, flow in self._flows():
-            if flow is not None:
-                stages.append(_LayerStage(self, number, name, flow, training.for_stage(name)))
+        for name, flow in self.layers.items():
+            stages.append(_LayerStage(self, name, cast("LayerFlow", flow), training.for_stage(name)))
         return stages
 
     def deposits_behind_cut(self, deposits: Tensor) -> Tensor:
@@ -227,10 +274,24 @@ class LayerByLayer(ShowerModel):
         with_sums: Tensor = energies + self.sums(extra)
         return with_sums
 
-    def numbers(self, incident_energy: Tensor, energy: Tensor | None) -> Tensor:
-        """Logarithms of incident energies (N,) and layer energies (N, 1), MeV, as conditions, float64 (N, 1 or 2)."""
-        incident = self.log_incident.transform(incident_energy.double()[:, None])
-        return incident if energy is None else torch.cat([incident, self.log_layers.transform(energy.double())], dim=1)
+    def numbers(self, number: int, incident_energy: Tensor, energy: Tensor | None) -> Tensor:
+        """What layer ``number`` is told besides other layers.
+
+        Args:
+            number: of the layer.
+            incident_energy: (N,), MeV.
+            energy: of the layer, (N, 1), MeV, if a flow makes it.
+
+        Returns:
+            The logarithms of both, and the place of the layer in its group if it has one, float64 (N, 1 to 3).
+        """
+        told = [self.log_incident.transform(incident_energy.double()[:, None])]
+        if energy is not None:
+            told.append(self.log_layers.transform(energy.double()))
+        group = self.groups.get(self._flow_of.get(number, ""), ())
+        if len(group) > 1:
+            told.append(torch.full_like(told[0], group.index(number)))
+        return torch.cat(told, dim=1)
 
     def conditions(self, numbers: Tensor, previous: Tensor) -> Tensor:
         """What the flow of a layer is told, float64 (N, C).
@@ -243,10 +304,12 @@ class LayerByLayer(ShowerModel):
         return torch.cat([numbers, torch.log1p(previous.double() / self.least) / 5], dim=1)
 
     def before(self, deposits: Tensor, number: int) -> Tensor:
-        """Deposits (N, voxels) of the layers before layer ``number`` on which it is conditioned."""
+        """Deposits (N, voxels) of the layers before layer ``number`` on which it is conditioned; see :meth:`seen`."""
         slices = self.detector.readout.layer_slices
-        first = max(0, number - self.config.previous)
-        return deposits[:, slices[first].start : slices[number].start]
+        first = number - self.config.previous
+        there = deposits[:, slices[max(0, first)].start : slices[number].start]
+        missing = -first * self.sums.layer_sizes[number] if self.config.share and first < 0 else 0
+        return nn.functional.pad(there, (missing, 0)) if missing else there
 
     # ---- generating -----------------------------------------------------------------------------------------------
 
@@ -266,7 +329,6 @@ class LayerByLayer(ShowerModel):
         incident, dtype = conditions["incident_energy"], self.dtype
         energies = None if self.energies is None else self.energies.sample(latents["energies"], incident)
         made = incident.new_zeros(incident.shape[0], 0)
-        slices = self.detector.readout.layer_slices
         for number, name, flow in self._flows():
             energy = None if energies is None else energies[:, number : number + 1]
             if flow is None:
@@ -274,8 +336,7 @@ class LayerByLayer(ShowerModel):
                 layer = (energy - self.layer_shift(number)).clamp_min(0)
                 layer = torch.where(layer >= self.least, layer, torch.zeros_like(layer))
             else:
-                first = slices[max(0, number - self.config.previous)].start
-                told = self.conditions(self.numbers(incident, energy), made[:, first:]).to(dtype)
+                told = self.conditions(self.numbers(number, incident, energy), self.before(made, number)).to(dtype)
                 layer = flow.restore(flow.sample(latents[name].to(dtype), told), energy)
             made = torch.cat([made, layer], dim=1)
         valid = torch.isfinite(made).all(dim=1)
@@ -325,7 +386,8 @@ class LayerByLayer(ShowerModel):
             if flow is None:
                 continue
             energy = None if self.energies is None else energies[:, number : number + 1]
-            told = self.conditions(self.numbers(incident_energy, energy), self.before(deposits, number)).to(dtype)
+            numbers = self.numbers(number, incident_energy, energy)
+            told = self.conditions(numbers, self.before(deposits, number)).to(dtype)
             y, logdet, possible = flow.variables(noisy[:, self.detector.readout.layer_slices[number]])
             log_prob = log_prob + flow.log_prob(y.to(dtype), told).double() + logdet
             inside = inside & possible
@@ -354,39 +416,52 @@ class LayerByLayer(ShowerModel):
 
 
 class _LayerStage(GradientStage):
-    """Minus log-likelihood of one layer's variables, nats, given the layers before it in Geant4."""
+    """Minus log-likelihood of one layer's variables, nats, given the layers before it in Geant4.
 
-    def __init__(self, model: LayerByLayer, number: int, name: str, flow: LayerFlow, training: StageTraining) -> None:
+    If several layers share the flow, it learns from all of them in every step.
+    """
+
+    def __init__(self, model: LayerByLayer, name: str, flow: LayerFlow, training: StageTraining) -> None:
         super().__init__(name, {f"layers.{name}": flow}, training)
-        self.model, self.number, self.flow = model, number, flow
-        self.voxels = DequantisationNoise(model.sums.layer_sizes[number], model.config.noise)
-        self.layer = DequantisationNoise(1, model.config.energy_noise)
+        self.model, self.group, self.flow = model, model.groups[name], flow
+        self.size = model.sums.layer_sizes[self.group[0]]
+        self.voxels = DequantisationNoise(self.size * len(self.group), model.config.noise)
+        self.layer = DequantisationNoise(len(self.group), model.config.energy_noise)
 
     def prepare(self, data: TrainingData, streams: Streams) -> None:
-        both = collect_rows(data, _START_ROWS, lambda batch: torch.cat(self._inputs(batch, streams), dim=1))
-        y, conditions = both[:, : self.flow.features], both[:, self.flow.features :]
-        self.flow.start_from(y, conditions, splines=self.model.config.start == "marginals")
+        def of_showers(batch: TrainingBatch) -> Tensor:
+            return self._inputs(batch, streams)[0].view(len(batch), -1)
+
+        y = collect_rows(data, max(1, _START_ROWS // len(self.group)), of_showers)
+        self.flow.start_from(y.view(-1, self.flow.features), splines=self.model.config.start == "marginals")
 
     def loss(self, player: str, batch: TrainingBatch, streams: Streams) -> dict[str, Tensor]:
         y, conditions = self._inputs(batch, streams)
         return {"loss": -self.flow.log_prob(y, conditions).mean()}
 
     def _inputs(self, batch: TrainingBatch, streams: Streams) -> tuple[Tensor, Tensor]:
-        """Variables of the layer and what the flow is told."""
-        model = self.model
+        """Variables of the layers, those of a shower one behind the other, and what the flow is told."""
+        model, slices = self.model, self.model.detector.readout.layer_slices
         deposits = model.deposits_behind_cut(batch.deposits).to(model.dtype)
-        own = deposits[:, model.detector.readout.layer_slices[self.number]]
+        own = torch.cat([deposits[:, slices[number]] for number in self.group], dim=1)
         noisy, _ = self.voxels.to(own.device)(own, self.voxels.draw(streams.child("voxels"), batch.row, batch.epoch))
-        energy = None
+        noisy, own = (values.view(len(batch), len(self.group), self.size) for values in (noisy, own))
+        energies = None
         if model.energies is not None:
             if model.config.energy_noise_per == "voxel":
-                energy = noisy.sum(dim=1, keepdim=True, dtype=torch.float64)
+                energies = noisy.sum(dim=2, dtype=torch.float64)
             else:
-                # The layer is later told the energy that the energy flow makes, so it learns with the same noise on it.
-                energy, _ = self.layer.to(own.device)(
-                    own.sum(dim=1, keepdim=True, dtype=torch.float64),
+                # A layer is later told the energy that the energy flow makes, so it learns with the same noise on it.
+                energies, _ = self.layer.to(own.device)(
+                    own.sum(dim=2, dtype=torch.float64),
                     self.layer.draw(streams.child("layers"), batch.row, batch.epoch),
                 )
-        y, _, _ = self.flow.variables(noisy)
-        told = model.conditions(model.numbers(batch.incident_energy, energy), model.before(deposits, self.number))
-        return y.to(model.dtype), told.to(model.dtype)
+        told = [
+            model.conditions(
+                model.numbers(number, batch.incident_energy, None if energies is None else energies[:, k : k + 1]),
+                model.before(deposits, number),
+            )
+            for k, number in enumerate(self.group)
+        ]
+        y, _, _ = self.flow.variables(noisy.flatten(0, 1))
+        return y.to(model.dtype), torch.stack(told, dim=1).flatten(0, 1).to(model.dtype)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from caloforge.errors import ConfigError
 from caloforge.nn.coupling import ActNorm
 from caloforge.nn.flow import log_density
+from caloforge.nn.small_images import SameConvolution, StepConvolution, StepTransposedConvolution
 from caloforge.nn.splines import SplineBlock, raw_parameter_count
 
 __all__ = [
@@ -41,35 +42,11 @@ def _factors(shape: Shape) -> Shape:
     return least_factor(shape[0]), least_factor(shape[1])
 
 
-class _Wrap(nn.Module):
-    """One pixel of padding: the other end of a periodic axis, or zeros.
-
-    Args:
-        periodic: whether the first axis of the image closes on itself (the sectors of a polar grid do).
-    """
-
-    def __init__(self, periodic: bool) -> None:
-        super().__init__()
-        self.periodic = periodic
-
-    def forward(self, image: Tensor) -> Tensor:
-        """(N, C, H, W) to (N, C, H + 2, W + 2)."""
-        image = nn.functional.pad(image, (1, 1, 0, 0))
-        if not self.periodic:
-            return nn.functional.pad(image, (0, 0, 1, 1))
-        return torch.cat([image[:, :, -1:], image, image[:, :, :1]], dim=2)
-
-
-def _convolution(inputs: int, outputs: int, *, periodic: bool) -> list[nn.Module]:
-    """A 3 x 3 convolution that keeps the shape."""
-    return [_Wrap(periodic), nn.Conv2d(inputs, outputs, 3)]
-
-
 def _block(inputs: int, outputs: int, *, periodic: bool, batch_norm: bool) -> nn.Sequential:
     """Two 3 x 3 convolutions, each with (batch norm and) leaky ReLU behind it."""
     modules: list[nn.Module] = []
     for source in (inputs, outputs):
-        modules += _convolution(source, outputs, periodic=periodic)
+        modules.append(SameConvolution(source, outputs, periodic=periodic))
         modules += [nn.BatchNorm2d(outputs), nn.LeakyReLU()] if batch_norm else [nn.LeakyReLU()]
     return nn.Sequential(*modules)
 
@@ -172,21 +149,22 @@ class UNet(nn.Module):
         self.down, self.inside, self.up, self.outside = (nn.ModuleList() for _ in range(4))
         while len(self.down) < levels and shape != (1, 1):
             step = _factors(shape)
-            self.down.append(nn.Conv2d(channels, 2 * channels, step, stride=step))
+            self.down.append(StepConvolution(channels, 2 * channels, step))
             small = (shape[0] // step[0], shape[1] // step[1])
             # In an image of one pixel a 3 x 3 convolution has nothing to look at.
             inside = _block(2 * channels, 2 * channels, periodic=periodic, batch_norm=batch_norm)
             self.inside.append(nn.LeakyReLU() if small == (1, 1) else inside)
-            self.up.insert(0, nn.ConvTranspose2d(2 * channels, channels, step, stride=step))
+            self.up.insert(0, StepTransposedConvolution(2 * channels, channels, step))
             self.outside.insert(0, _block(2 * channels, channels, periodic=periodic, batch_norm=batch_norm))
             shape, channels = small, 2 * channels
-        width = cast("nn.Conv2d", self.first[1]).out_channels
-        self.last = nn.Conv2d(width, outputs, 1)
+        width = cast("nn.Conv2d", self.first[0]).out_channels
+        #: A 1 x 1 convolution, as a product that leaves the channels last, where splines want them.
+        self.last = nn.Linear(width, outputs)
         nn.init.zeros_(self.last.weight)
-        nn.init.zeros_(cast("Tensor", self.last.bias))
+        nn.init.zeros_(self.last.bias)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Images (N, inputs, H, W) to images (N, outputs, H, W)."""
+        """Images (N, inputs, H, W) to images (N, H, W, outputs)."""
         image = self.first(image)
         kept = []
         for down, inside in zip(self.down, self.inside, strict=True):
@@ -194,7 +172,7 @@ class UNet(nn.Module):
             image = inside(down(image))
         for up, outside in zip(self.up, self.outside, strict=True):
             image = outside(torch.cat([up(image), kept.pop()], dim=1))
-        result: Tensor = self.last(image)
+        result: Tensor = self.last(image.movedim(1, -1))
         return result
 
 
@@ -213,11 +191,11 @@ class ContextNet(nn.Module):
         self.layers = nn.Sequential(
             nn.Conv2d(inputs, outputs, 1),
             nn.LeakyReLU(),
-            *_convolution(outputs, outputs, periodic=periodic),
+            SameConvolution(outputs, outputs, periodic=periodic),
             nn.LeakyReLU(),
-            nn.Conv2d(outputs, outputs, factors, stride=factors),
+            StepConvolution(outputs, outputs, factors),
             nn.LeakyReLU(),
-            *_convolution(outputs, outputs, periodic=periodic),
+            SameConvolution(outputs, outputs, periodic=periodic),
             nn.LeakyReLU(),
         )
 
@@ -278,13 +256,13 @@ class ImageCoupling(SplineBlock):
         start = torch.zeros(self.active, raw_parameter_count(bins))
         start[:, 2 * bins :] = math.log(math.expm1(1 - least))
         with torch.no_grad():
-            cast("Tensor", self.network.last.bias).copy_(start.flatten())
+            self.network.last.bias.copy_(start.flatten())
 
     def _run(self, image: Tensor, context: Tensor, *, inverse: bool) -> tuple[Tensor, Tensor]:
         passive, active = image[:, : self.passive], image[:, self.passive :]
-        raw = self.network(torch.cat([passive, context], dim=1)).unflatten(1, (self.active, -1)).movedim(2, -1)
-        active, logabsdet = self.spline(active, raw, inverse=inverse)
-        return torch.cat([passive, active], dim=1), logabsdet.flatten(1).sum(dim=1)
+        raw = self.network(torch.cat([passive, context], dim=1)).unflatten(-1, (self.active, -1))
+        active, logabsdet = self.spline(active.movedim(1, -1), raw, inverse=inverse)
+        return torch.cat([passive, active.movedim(-1, 1)], dim=1), logabsdet.flatten(1).sum(dim=1)
 
     def forward(self, image: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
         """Data to latent: images (N, C, H, W), context (N, K, H, W) to images and log-determinants (N,)."""
