@@ -47,7 +47,9 @@ ENERGIES = tuple(float(energy) for energy in range(10, 101, 10))
 #: Showers before those that are timed.
 _WARM_UP = 5
 _DIVISIONS = 5
-_PARTS = ("random_numbers", "flow", "point_network", "allocation", "placement")
+_PARTS = ("random_numbers", "flow", "points", "placement")
+#: Calls of the point network by itself, after one that warms up.
+_NETWORK_CALLS = 10
 _PHOTON = 22
 
 
@@ -104,8 +106,9 @@ class CloudTime:
 
     Attributes:
         total: all parts.
-        parts: median of each, ms: ``random_numbers``, ``flow``, ``point_network``, ``allocation`` (everything else that
-            the model does: counts, sorting by depth, energies of the layers, shifts) and ``placement`` into cells.
+        parts: median of each, ms: ``random_numbers``, ``flow``, ``points`` (everything else that the model does: counts,
+            the point network, sorting by depth, energies of the layers, shifts) and ``placement`` into cells.
+        network: of the point network alone for as many points, measured by itself, median, ms.
         points: points per shower, on average.
         redrawn: share of the showers that were rejected; a random flow rejects more than a trained one.
         ratio_geant4: median of Geant4 over the median of the total.
@@ -114,6 +117,7 @@ class CloudTime:
 
     total: Spread
     parts: dict[str, float]
+    network: float
     points: float
     redrawn: float
     ratio_geant4: float
@@ -208,7 +212,7 @@ def _times(
         with _watched(model) as seconds:
             for number in range(_WARM_UP + showers):
                 conditions = Conditions.first(np.full(1, energy * GeV), _PHOTON, start=number)
-                seconds.update(dict.fromkeys(seconds, 0.0))
+                seconds["flow"] = 0.0
                 marks = [time.thread_time()]
                 latents = model.latents(conditions, streams)
                 marks.append(time.thread_time())
@@ -222,8 +226,7 @@ def _times(
                 rejected += int(not valid[0])
                 if valid[0]:
                     drawn, decoded, placed = np.diff(marks).tolist()
-                    flow, network = seconds["flow"], seconds["point_network"]
-                    times.append([drawn, flow, network, decoded - flow - network, placed])
+                    times.append([drawn, seconds["flow"], decoded - seconds["flow"], placed])
                     points.append(len(made.points))
         if not times:
             raise UsageError(f"'{name}' made no valid shower of {energy:g} GeV")
@@ -234,6 +237,7 @@ def _times(
             CloudTime(
                 total=total,
                 parts=dict(zip(_PARTS, np.median(parts, axis=0).tolist(), strict=True)),
+                network=_network_ms(model, conditions, round(mean_points), streams),
                 points=mean_points,
                 redrawn=rejected / showers,
                 ratio_geant4=reference / total.median,
@@ -245,26 +249,35 @@ def _times(
 
 @contextmanager
 def _watched(model: PointCloudModel) -> Iterator[dict[str, float]]:
-    """Count the seconds that a model spends in its flow and in its point networks."""
-    seconds = {"flow": 0.0, "point_network": 0.0}
+    """Count the seconds that a model spends in its flow."""
+    seconds, sample = {"flow": 0.0}, model.flow.sample
 
-    def timed(name: str, work: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*arguments: Any, **options: Any) -> Any:
-            began = time.thread_time()
-            try:
-                return work(*arguments, **options)
-            finally:
-                seconds[name] += time.thread_time() - began
+    def timed(*arguments: Any) -> Any:
+        began = time.thread_time()
+        try:
+            return sample(*arguments)
+        finally:
+            seconds["flow"] += time.thread_time() - began
 
-        return call
-
-    model.flow.sample = timed("flow", model.flow.sample)  # type: ignore[method-assign]
-    model.diffusion.forward = timed("point_network", model.diffusion.forward)  # type: ignore[method-assign]
-    model.target.generate = timed("point_network", model.target.generate)  # type: ignore[method-assign]
+    model.flow.sample = timed  # type: ignore[assignment,method-assign]
     try:
         yield seconds
     finally:
-        del model.flow.sample, model.diffusion.forward, model.target.generate
+        del model.flow.sample
+
+
+@torch.no_grad()
+def _network_ms(model: PointCloudModel, conditions: Conditions, points: int, streams: Streams) -> float:
+    """Median CPU time of the point network for so many points of one shower, as the model samples."""
+    z = torch.from_numpy(streams.child("network").normal(conditions.index, 4 * points)).reshape(-1, 4)
+    offsets, counts = torch.tensor([0, points]), torch.full((1, model.layers), points / model.layers)
+    context = model.point_condition(conditions.tensors(), counts.double()).to(model.dtype)
+    times = []
+    for _ in range(_NETWORK_CALLS + 1):
+        began = time.thread_time()
+        model.sampled(z, offsets, offsets, context, model.config.sampler)
+        times.append(time.thread_time() - began)
+    return 1000 * statistics.median(times[1:])
 
 
 def _flow_inputs(model: PointCloudModel, energy: float, streams: Streams) -> tuple[torch.Tensor, torch.Tensor]:

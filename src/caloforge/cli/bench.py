@@ -175,12 +175,13 @@ def _clouds(names: list[str], energies: str, geant4: int, showers: int, json_: P
     print_table("time per shower, median (lowest-highest)", columns, rows)
     for name in names:
         first = result["rows"][0]["models"][name]
-        columns = ["GeV", "points", *(part.replace("_", " ") for part in first["parts"]), "floor [ms]"]
+        columns = ["GeV", "points", *(part.replace("_", " ") for part in first["parts"]), "network alone", "floor [ms]"]
         rows = []
         for row in result["rows"]:
             found = row["models"][name]
             cells = [f"{row['energy_GeV']:g}", f"{found['points']:.0f}"]
-            rows.append([*cells, *(f"{t:.2f}" for t in found["parts"].values()), f"{found['floor']['total_ms']:.2f}"])
+            times = [*found["parts"].values(), found["network"], found["floor"]["total_ms"]]
+            rows.append([*cells, *(f"{t:.2f}" for t in times)])
         print_table(f"{name}: where the time goes [ms]", columns, rows)
         floor = result["rows"][-1]["models"][name]["floor"]
         console.print(

@@ -44,6 +44,7 @@ class CaloClouds2(PointCloudModel):
     Config = CaloClouds2Config
     config: CaloClouds2Config
     moves_gravity = True
+    compiled_totals = _GLOBAL
 
     def __init__(self, config: CaloClouds2Config, detector: Detector) -> None:
         layers = detector.readout.n_layers

@@ -41,6 +41,7 @@ class CaloClouds3(PointCloudModel):
     Config = CaloClouds3Config
     config: CaloClouds3Config
     moves_gravity = False
+    compiled_totals = 0
 
     def __init__(self, config: CaloClouds3Config, detector: Detector) -> None:
         layers = detector.readout.n_layers

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from caloforge.models.base import ModelConfig
 
 __all__ = [
+    "LEAST_FACTOR",
+    "ROOM",
     "SAMPLERS",
     "CalibrationFactors",
     "Cloud",
@@ -35,7 +37,9 @@ Positive = Annotated[float, Field(gt=0)]
 #: Number of functions in ``mean_basis``.
 _BASIS = 7
 #: A shower may have this many times the points of any training shower of its energy before it counts as unphysical.
-_ROOM = 1.25
+ROOM = 1.25
+#: Least factor on the number of points that the polynomials of the calibration may give.
+LEAST_FACTOR = 0.05
 
 
 class ShowerFlowSize(ModelConfig):
@@ -214,7 +218,7 @@ class FlowScales(nn.Module):
 
     def point_limit(self, incident_energy: Tensor) -> Tensor:
         """Most points that a shower may have, float64 (N,)."""
-        return torch.ceil(_ROOM * (self.most_points[0] + self.most_points[1] * incident_energy.double()))
+        return torch.ceil(ROOM * (self.most_points[0] + self.most_points[1] * incident_energy.double()))
 
 
 class LayerFactors(nn.Module):
@@ -275,5 +279,5 @@ class CalibrationFactors(nn.Module):
         wanted = total
         for cubic in self.polynomials[number]:
             wanted = ((cubic[0] * wanted + cubic[1]) * wanted + cubic[2]) * wanted + cubic[3]
-        factor = torch.maximum(wanted / total.clamp_min(1), 0.05 * torch.ones_like(wanted))
+        factor = torch.maximum(wanted / total.clamp_min(1), LEAST_FACTOR * torch.ones_like(wanted))
         return torch.minimum(factor, self.occupancy[number].max())[:, None]

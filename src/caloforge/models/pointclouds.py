@@ -20,6 +20,8 @@ from caloforge.detectors import Detector
 from caloforge.errors import ConfigError, UsageError
 from caloforge.models.base import Latents, ShowerModel
 from caloforge.models.cloud_parts import (
+    LEAST_FACTOR,
+    ROOM,
     SAMPLERS,
     CalibrationFactors,
     Cloud,
@@ -31,6 +33,7 @@ from caloforge.models.cloud_parts import (
 )
 from caloforge.models.conditions import Conditions
 from caloforge.nn.allocation import allocate
+from caloforge.nn.compiled_decoding import CloudSettings, compiled_decoding
 from caloforge.nn.edm import Edm, heun_sample
 from caloforge.nn.pointwise import PointWiseNet, packed_index
 from caloforge.nn.showerflow import BlockOrder, ShowerFlow
@@ -62,6 +65,9 @@ class PointCloudModel(ShowerModel):
     adjustable = frozenset({"sampler", "edm_steps", "max_negative"})
     #: Whether the flow says where the centre of gravity is, and showers are moved there.
     moves_gravity: ClassVar[bool]
+    #: Of a class whose profiles the compiled kernel knows: how many numbers the flow gives in front of those of the layers. A
+    #: class does not inherit it, since its profiles may be others.
+    compiled_totals: ClassVar[int | None] = None
 
     def __init__(
         self,
@@ -186,7 +192,15 @@ class PointCloudModel(ShowerModel):
         self, conditions: Mapping[str, Tensor], latents: Mapping[str, Tensor]
     ) -> tuple[dict[str, Tensor], Tensor]:
         """Points (M, 4) and offsets (N + 1,); a shower whose counts or energies are unphysical is not valid, and empty."""
-        profiles = self.sample_profiles(conditions, latents["profile"])
+        raw = self.flow_outputs(conditions, latents["profile"])
+        made = self._decode_compiled(conditions, raw, latents)
+        return self.decode_reference(conditions, raw, latents) if made is None else made
+
+    def decode_reference(
+        self, conditions: Mapping[str, Tensor], raw: Tensor, latents: Mapping[str, Tensor]
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """As :meth:`decode_tensors`, from the flow's outputs (N, F), step by step."""
+        profiles = self.restored_profiles(conditions, raw)
         counts = self.calibrated(profiles, self.occupancy(profiles.counts, self.config.sampler))
         factor = self.calibration.energy[SAMPLERS.index(self.config.sampler)]
         points, offsets = self.make_points(
@@ -200,6 +214,38 @@ class PointCloudModel(ShowerModel):
         )
         return {"offsets": offsets, "points": points}, profiles.valid
 
+    def _decode_compiled(
+        self, conditions: Mapping[str, Tensor], raw: Tensor, latents: Mapping[str, Tensor]
+    ) -> tuple[dict[str, Tensor], Tensor] | None:
+        """As :meth:`decode_reference`, in one kernel; None where it cannot serve."""
+        config, totals = self.config, vars(type(self)).get("compiled_totals")
+        if totals is None or config.sampler != "consistency":
+            return None
+        level, (scale, skip, out) = self.edm.one_step
+        settings = CloudSettings(
+            room=ROOM, least_factor=LEAST_FACTOR, half_box=config.box / 2, level=level, scale=scale, skip=skip, out=out,
+            layers=self.layers, totals=totals, roots=config.profiles == "sqrt", asinh=config.positions == "asinh",
+            linear_energy=config.point_energy == "linear", max_negative=config.max_negative,
+        )  # fmt: skip
+        scales, factors, found, points = self.scales, self.layer_factors, self.calibration, self.points
+        number = SAMPLERS.index(config.sampler)
+        constants = {
+            "incident": scales.incident, "mean": scales.mean, "std": scales.std, "most_points": scales.most_points,
+            "layer_points": factors.points, "layer_energy": factors.energy, "occupancy": found.occupancy[number],
+            "energy": found.energy[number], "polynomials": found.polynomials[number] if found.polynomial else None,
+            "point_mean": points.mean, "point_scale": points.scale, "core": points.core,
+            "least_energy": points.least_energy, "depths": self.shift.depths,
+        }  # fmt: skip
+        made = compiled_decoding(
+            self.target, settings, constants, raw, conditions["incident_energy"], conditions["direction"],
+            latents["points"].to(raw.dtype), latents["starts"],
+        )  # fmt: skip
+        return None if made is None else ({"offsets": made[1], "points": made[0]}, made[2])
+
+    def flow_outputs(self, conditions: Mapping[str, Tensor], normal: Tensor) -> Tensor:
+        """What the flow makes of standard normal numbers, (N, F) both, before scales are put on."""
+        return self.flow.sample(normal.to(self.dtype), self.flow_condition(conditions).to(self.dtype))
+
     def sample_profiles(self, conditions: Mapping[str, Tensor], normal: Tensor, *, corrected: bool = True) -> Profiles:
         """Profiles of the layers from the flow; those of showers that are not valid are zero.
 
@@ -208,7 +254,10 @@ class PointCloudModel(ShowerModel):
             normal: standard normal numbers, (N, F).
             corrected: with the factors that correct the means of the layers.
         """
-        raw = self.flow.sample(normal.to(self.dtype), self.flow_condition(conditions).to(self.dtype))
+        return self.restored_profiles(conditions, self.flow_outputs(conditions, normal), corrected=corrected)
+
+    def restored_profiles(self, conditions: Mapping[str, Tensor], raw: Tensor, *, corrected: bool = True) -> Profiles:
+        """As :meth:`sample_profiles`, from the flow's outputs (N, F)."""
         features = self.scales.mean_of(conditions) + raw.double() * self.scales.std
         profiles = self.profiles_of(features)
         if corrected:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from caloforge.nn.pointwise import PointWiseNet
     from caloforge.nn.showerflow import ShowerFlow
 
-__all__ = ["compiled_flow", "compiled_generation", "compiled_points"]
+__all__ = ["PackedPoints", "can_serve", "compiled_flow", "compiled_generation", "compiled_points", "packed_points"]
 
 _SUFFIXES = {torch.float32: "f32", torch.float64: "f64"}
 _MOST_BINS = 64
@@ -29,8 +29,8 @@ _MOST_BINS = 64
 _MOST_SINGLE = 2
 
 
-def _can_serve(*tensors: Tensor) -> bool:
-    """Whether the kernels serve tensors like these: all of one float type on the CPU, no gradients, nobody is tracing."""
+def can_serve(*tensors: Tensor) -> bool:
+    """Whether the kernels can serve tensors like these: all of one float type on the CPU, no gradients, nobody is tracing."""
     dtype = tensors[0].dtype
     return (
         dtype in _SUFFIXES
@@ -43,16 +43,21 @@ def _can_serve(*tensors: Tensor) -> bool:
 
 
 class _Packed:
-    """A snapshot of weights in the kernels' own memory."""
+    """A snapshot of weights in the kernels' own memory.
+
+    Attributes:
+        handle: what the kernels know it by.
+    """
 
     _name: str
+    handle: int
 
     def __init__(self, library: ctypes.CDLL, dtype: torch.dtype) -> None:
         self._library, self._suffix = library, _SUFFIXES[dtype]
 
     def _hold(self, *arguments: Any) -> None:
-        self._handle = self._function("new")(*arguments)
-        self._finalizer = weakref.finalize(self, self._function("free"), self._handle)
+        self.handle = self._function("new")(*arguments)
+        self._finalizer = weakref.finalize(self, self._function("free"), self.handle)
 
     def _function(self, name: str) -> ctypes._NamedFuncPointer:
         return getattr(self._library, f"caloforge_{self._name}_{name}_{self._suffix}")  # type: ignore[no-any-return]
@@ -73,7 +78,7 @@ class _PackedFlow(_Packed):
             weights = [layer.weight.detach().contiguous() for layer in layers]
             biases = [layer.bias.detach().contiguous() for layer in layers]
             self._function("pack")(
-                self._handle, position, int(step.spline), step.source.data_ptr(), layers[0].out_features,
+                self.handle, position, int(step.spline), step.source.data_ptr(), layers[0].out_features,
                 addresses_of(weights), addresses_of(biases),
             )  # fmt: skip
 
@@ -81,12 +86,14 @@ class _PackedFlow(_Packed):
         z, context = z.detach().contiguous(), context.detach().contiguous()
         x = torch.empty_like(z)
         self._function("sample")(
-            self._handle, len(z), z.data_ptr(), context.data_ptr(), x.data_ptr(), torch.get_num_threads()
+            self.handle, len(z), z.data_ptr(), context.data_ptr(), x.data_ptr(), torch.get_num_threads()
         )
         return x
 
 
-class _PackedPoints(_Packed):
+class PackedPoints(_Packed):
+    """Weights of a point network in the kernels' own memory."""
+
     _name = "points"
 
     def __init__(self, net: PointWiseNet, library: ctypes.CDLL) -> None:
@@ -111,10 +118,11 @@ class _PackedPoints(_Packed):
         )  # fmt: skip
 
     def __call__(self, points: Tensor, noise: Tensor, context: Tensor, offsets: Tensor) -> Tensor:
+        """See ``PointWiseNet.forward``."""
         points, noise, context, offsets = (t.detach().contiguous() for t in (points, noise, context, offsets))
         moved = points.new_empty(len(points), self._outputs)
         self._function("move")(
-            self._handle, len(noise), offsets.data_ptr(), points.data_ptr(), noise.data_ptr(), context.data_ptr(),
+            self.handle, len(noise), offsets.data_ptr(), points.data_ptr(), noise.data_ptr(), context.data_ptr(),
             moved.data_ptr(), torch.get_num_threads(),
         )  # fmt: skip
         return moved
@@ -128,10 +136,11 @@ class _PackedPoints(_Packed):
         context: Tensor,
         scales: tuple[float, float, float],
     ) -> Tensor:
+        """See ``PointWiseNet.generate``."""
         z, starts, offsets, context = (t.detach().contiguous() for t in (z, starts, offsets, context))
         made = torch.empty(int(offsets[-1]), self._outputs, dtype=torch.float64)
         self._function("generate")(
-            self._handle, len(context), offsets.data_ptr(), z.data_ptr(), starts.data_ptr(), noise, context.data_ptr(),
+            self.handle, len(context), offsets.data_ptr(), z.data_ptr(), starts.data_ptr(), noise, context.data_ptr(),
             *scales, made.data_ptr(), torch.get_num_threads(),
         )  # fmt: skip
         return made
@@ -140,7 +149,7 @@ class _PackedPoints(_Packed):
 def compiled_flow(flow: ShowerFlow, z: Tensor, context: Tensor) -> Tensor | None:
     """What ``flow.sample(z, context)`` is, or None if the kernels cannot serve it."""
     first: Any = flow.layers[0]  # a coupling, as in every order; looking for the first parameter would take long
-    if z.ndim != 2 or flow.bins > _MOST_BINS or not _can_serve(z, context, first.network[0].weight):
+    if z.ndim != 2 or flow.bins > _MOST_BINS or not can_serve(z, context, first.network[0].weight):
         return None
     library = native_library()
     if library is None:
@@ -156,9 +165,9 @@ def compiled_points(
     net: PointWiseNet, points: Tensor, noise: Tensor, context: Tensor, offsets: Tensor
 ) -> Tensor | None:
     """What ``net(points, noise, context, offsets)`` is, or None if the kernels cannot serve it."""
-    if offsets.dtype != torch.int64 or not _can_serve(points, noise, context, net.frequencies):
+    if offsets.dtype != torch.int64 or not can_serve(points, noise, context, net.frequencies):
         return None
-    packed = _packed_points(net)
+    packed = packed_points(net)
     return None if packed is None else packed(points, noise, context, offsets)
 
 
@@ -173,17 +182,18 @@ def compiled_generation(
 ) -> Tensor | None:
     """What ``net.generate(...)`` of the same arguments is, or None if the kernels cannot serve it."""
     integers = offsets.dtype == starts.dtype == torch.int64
-    if not integers or not _can_serve(z, context, net.frequencies):
+    if not integers or not can_serve(z, context, net.frequencies):
         return None
-    packed = _packed_points(net)
+    packed = packed_points(net)
     return None if packed is None else packed.generate(z, starts, offsets, noise, context, scales)
 
 
-def _packed_points(net: PointWiseNet) -> _PackedPoints | None:
+def packed_points(net: PointWiseNet) -> PackedPoints | None:
+    """The packed weights of a network in CPU memory, made anew if they have changed; None without kernels."""
     library = native_library()
     if library is None:
         return None
-    packed: _PackedPoints = packed_copies(net, ("frequencies",)).get(
-        [net], library, None, lambda: _PackedPoints(net, library)
+    packed: PackedPoints = packed_copies(net, ("frequencies",)).get(
+        [net], library, None, lambda: PackedPoints(net, library)
     )
     return packed

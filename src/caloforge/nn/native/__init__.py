@@ -36,6 +36,7 @@ _SIGNATURES: dict[str, tuple[object, list[object]]] = {
         None,
         [_pointer, _long, *[_pointer] * 3, _double, _pointer, *[_double] * 3, _pointer, _int],
     ),
+    "caloforge_cloud_decode": (_long, [_pointer, _pointer, _long, *[_pointer] * 8, _int]),
     "caloforge_showerflow_new": (_pointer, [*[_int] * 3, _pointer, *[_int] * 2, *[_double] * 5]),
     "caloforge_showerflow_free": (None, [_pointer]),
     "caloforge_showerflow_pack": (None, [_pointer, *[_int] * 2, _pointer, _int, *[_pointer] * 2]),

@@ -1,37 +1,7 @@
-// C interface of PointWise Net; caloforge.nn.native loads it through ctypes.
-#include "parallel.hpp"
-#include "point_network.hpp"
+// C interface of PointWise Net and of all that follows the flow of CaloClouds; caloforge.nn.native loads it through ctypes.
+#include "point_cloud.hpp"
 
 namespace caloforge {
-
-// Some points of one shower.
-struct Piece {
-    int64_t shower, first;
-    int count;
-};
-
-// work(tile, piece, modulation of its shower) for all points, some of a shower at a time; noise levels are `noise_step` apart.
-template <class S, class Work>
-void over_points(const PackedPointNetwork<S>& network, int64_t showers, const int64_t* offsets, const S* noise, int noise_step,
-                 const S* context, int threads, Work work) {
-    const size_t modulations = network.shape.modulations();
-    std::vector<Piece> pieces;
-    for (int64_t shower = 0; shower < showers; ++shower)
-        for (int64_t first = offsets[shower]; first < offsets[shower + 1]; first += PointTile<S>::most_points)
-            pieces.push_back({shower, first, int(std::min<int64_t>(PointTile<S>::most_points, offsets[shower + 1] - first))});
-    std::vector<S> modulation(modulations * showers);
-    parallel(showers, 8, threads, [&](int64_t first, int64_t end) {
-        Modulator<S> modulator(network);
-        for (; first < end; ++first)
-            if (offsets[first] < offsets[first + 1])
-                modulator.run(noise[first * noise_step], context + first * network.shape.context,
-                              modulation.data() + first * modulations);
-    });
-    parallel(int64_t(pieces.size()), 4, threads, [&](int64_t first, int64_t end) {
-        PointTile<S> tile(network);
-        for (; first < end; ++first) work(tile, pieces[first], modulation.data() + pieces[first].shower * modulations);
-    });
-}
 
 template <class S>
 void move_points(const PackedPointNetwork<S>& network, int64_t showers, const int64_t* offsets, const S* points,
@@ -50,7 +20,11 @@ void generate_points(const PackedPointNetwork<S>& network, int64_t showers, cons
     const S level = S(noise);
     over_points(network, showers, offsets, &level, 0, context, threads, [&](PointTile<S>& tile, const Piece& piece, const S* mod) {
         const int64_t row = starts[piece.shower] + piece.first - offsets[piece.shower];
-        tile.generate(piece.count, z + row * features, mod, S(scale), skip, out, made + piece.first * features);
+        std::vector<double> columns(size_t(features) * PointTile<S>::most_points);
+        tile.generate(piece.count, z + row * features, mod, S(scale), skip, out, columns.data(), PointTile<S>::most_points);
+        for (int r = 0; r < piece.count; ++r)
+            for (int64_t k = 0; k < features; ++k)
+                made[(piece.first + r) * features + k] = columns[k * PointTile<S>::most_points + r];
     });
 }
 
@@ -80,6 +54,14 @@ using caloforge::PointNetworkShape;
                                                      double scale, double skip, double out, double* made, int threads) {   \
         caloforge::generate_points(*static_cast<const PackedPointNetwork<S>*>(network), showers, offsets, z, starts,       \
                                    noise, context, scale, skip, out, made, threads);                                       \
+    }                                                                                                                      \
+    extern "C" int64_t caloforge_cloud_decode_##NAME(                                                                      \
+        const void* network, const void* constants, int64_t showers, const S* raw, const double* incident_energy,          \
+        const float* direction, const S* z, const int64_t* starts, int64_t* offsets, float* points, uint8_t* valid,        \
+        int threads) {                                                                                                     \
+        return caloforge::decode_clouds(*static_cast<const PackedPointNetwork<S>*>(network),                               \
+                                        *static_cast<const caloforge::CloudConstants*>(constants), showers, raw,           \
+                                        incident_energy, direction, z, starts, offsets, points, valid, threads);           \
     }
 
 CALOFORGE_POINT_NETWORK(float, f32)

@@ -3,6 +3,7 @@
 
 #include "dense.hpp"
 #include "linear_rational.hpp"
+#include "parallel.hpp"
 
 namespace caloforge {
 
@@ -96,7 +97,7 @@ private:
     S *waves_, *embedded_, *raw_;
 };
 
-// Some points of one shower.
+// Some points of one shower through all layers.
 template <class S>
 class PointTile {
 public:
@@ -119,19 +120,28 @@ public:
         turn_rows_out(side_[0], count, network_.layers.back().outputs, moved);
     }
 
-    // skip z + out F(scale z) from packed numbers z (count, features), for a network F with as many outputs.
-    void generate(int count, const S* z, const S* modulation, S scale, double skip, double out, double* made) {
+    // skip z + out F(scale z) from packed numbers z (count, features), for a network F with as many outputs; feature k of the
+    // points goes to made + k * step, one point behind the other.
+    void generate(int count, const S* z, const S* modulation, S scale, double skip, double out, double* made, ptrdiff_t step) {
         const int features = network_.shape.features;
         constexpr int width = Activations<S>::width;
         turn_rows_in(z, count, features, strips(count), side_[0]);
+        start_.resize(size_t(features) * most_points);
         for (int s = 0; s < strips(count); ++s)
-            for (int k = 0; k < features; ++k)
-                for (int r = 0; r < width; ++r) side_[0].unit(s, k)[r] *= scale;
-        through_layers(strips(count), modulation);
-        for (int row = 0; row < count; ++row)
             for (int k = 0; k < features; ++k) {
-                const ptrdiff_t at = row * ptrdiff_t(features) + k;
-                made[at] = skip * double(z[at]) + out * double(side_[0].unit(row / width, k)[row % width]);
+                S *at = side_[0].unit(s, k), *kept = start_.data() + k * most_points + s * width;
+                for (int r = 0; r < width; ++r) {
+                    kept[r] = at[r];
+                    at[r] *= scale;
+                }
+            }
+        through_layers(strips(count), modulation);
+        for (int s = 0; s < strips(count); ++s)
+            for (int k = 0; k < features; ++k) {
+                const S *at = side_[0].unit(s, k), *kept = start_.data() + k * most_points + s * width;
+                double* to = made + k * step + s * width;
+                const int rows = std::min(width, count - s * width);
+                for (int r = 0; r < rows; ++r) to[r] = skip * double(kept[r]) + out * double(at[r]);
             }
     }
 
@@ -157,6 +167,36 @@ private:
     const PackedPointNetwork<S>& network_;
     Arena<S> memory_;
     Activations<S> side_[2];
+    std::vector<S> start_;
 };
+
+// Some points of one shower.
+struct Piece {
+    int64_t shower, first;
+    int count;
+};
+
+// work(tile, piece, modulation of its shower) for all points, some of a shower at a time; noise levels are `noise_step` apart.
+template <class S, class Work>
+void over_points(const PackedPointNetwork<S>& network, int64_t showers, const int64_t* offsets, const S* noise, int noise_step,
+                 const S* context, int threads, Work work) {
+    const size_t modulations = network.shape.modulations();
+    std::vector<Piece> pieces;
+    for (int64_t shower = 0; shower < showers; ++shower)
+        for (int64_t first = offsets[shower]; first < offsets[shower + 1]; first += PointTile<S>::most_points)
+            pieces.push_back({shower, first, int(std::min<int64_t>(PointTile<S>::most_points, offsets[shower + 1] - first))});
+    std::vector<S> modulation(modulations * showers);
+    parallel(showers, 8, threads, [&](int64_t first, int64_t end) {
+        Modulator<S> modulator(network);
+        for (; first < end; ++first)
+            if (offsets[first] < offsets[first + 1])
+                modulator.run(noise[first * noise_step], context + first * network.shape.context,
+                              modulation.data() + first * modulations);
+    });
+    parallel(int64_t(pieces.size()), 4, threads, [&](int64_t first, int64_t end) {
+        PointTile<S> tile(network);
+        for (; first < end; ++first) work(tile, pieces[first], modulation.data() + pieces[first].shower * modulations);
+    });
+}
 
 }  // namespace caloforge

@@ -1,0 +1,223 @@
+// All that follows the flow of CaloClouds: what it says about the layers, the points from the one-step network, and where they
+// belong. The arithmetic is that of caloforge.models.pointclouds and what it calls, in double but for the network.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <vector>
+
+#include "allocation.hpp"
+#include "point_network.hpp"
+
+namespace caloforge {
+
+// Fitted constants, where the model has them, and its settings; caloforge.nn.compiled_decoding has the same structure.
+struct CloudConstants {
+    const double *incident, *mean, *std, *most_points, *layer_points, *layer_energy;  // around the flow
+    const double *occupancy, *energy, *polynomials;                                   // calibration; polynomials or null
+    const double *point_mean, *point_scale, *core, *least_energy, *depths;            // of the points
+    double room, least_factor, half_box, level, scale, skip, out;
+    int32_t layers, totals, roots, asinh, linear_energy, max_negative;
+
+    // Numbers that the flow gives: `totals` about the shower, then points of each layer, then energies of each layer.
+    int features() const { return totals + 2 * layers; }
+    int context() const { return totals ? 2 : 4; }
+    double point_limit(double incident_energy) const { return std::ceil(room * (most_points[0] + most_points[1] * incident_energy)); }
+};
+
+// Whole numbers and energies of the layers of one shower; those of a shower that is not valid are zero.
+class LayersOfShower {
+public:
+    explicit LayersOfShower(const CloudConstants& constants) : c_(constants), features_(constants.features()), counts_(constants.layers) {}
+
+    // Fills the rows of one shower; returns how many points it gets, or -1 if that is more than `most`.
+    template <class S>
+    int64_t run(const S* raw, double incident_energy, const float* direction, double most, int64_t* counts, double* energies,
+                double* gravity, S* context, uint8_t* valid) {
+        const bool good = restore(raw, incident_energy, direction);
+        const int first = c_.totals, layers = c_.layers;
+        double total = 0;
+        for (int l = 0; l < layers; ++l) {
+            double& energy = features_[first + layers + l];
+            counts_[l] = std::floor(counts_[l] * c_.layer_points[l] + 0.5);
+            energy *= c_.layer_energy[l];
+            total += counts_[l];
+        }
+        *valid = good && total <= c_.point_limit(incident_energy);
+        gravity[0] = *valid && first ? features_[2] : 0;
+        gravity[1] = *valid && first ? features_[3] : 0;
+        total = 0;
+        for (int l = 0; l < layers; ++l) {
+            const bool kept = *valid && counts_[l] > 0 && features_[first + layers + l] > 0;
+            counts_[l] = kept ? counts_[l] : 0;
+            energies[l] = kept ? features_[first + layers + l] * *c_.energy : 0;
+            total += counts_[l];
+        }
+        const double relative = incident_energy / *c_.incident;
+        if (first) {
+            context[0] = S(2 * relative - 1);
+            context[1] = S(2 * (total / c_.point_limit(*c_.incident)) - 1);
+        } else {
+            context[0] = S(relative);
+            for (int k = 0; k < 3; ++k) context[1 + k] = S(direction[k]);
+        }
+        return calibrate(total, most, counts);
+    }
+
+private:
+    // What the flow means: numbers of points in counts_, energies of the layers behind them in features_. Whether it makes sense.
+    template <class S>
+    bool restore(const S* raw, double incident_energy, const float* direction) {
+        const double e = incident_energy / *c_.incident, x = direction[0], y = direction[1], slant = 1 / double(direction[2]);
+        const double basis[] = {1, e, e * e, x, y, slant, e * slant};
+        const int layers = c_.layers, first = c_.totals, all = c_.features();
+        bool finite = true;
+        for (int f = 0; f < all; ++f) {
+            double mean = 0;
+            for (int k = 0; k < 7; ++k) mean += basis[k] * c_.mean[k * all + f];
+            features_[f] = mean + double(raw[f]) * c_.std[f];
+            finite &= std::isfinite(features_[f]);
+        }
+        int negative = 0;
+        for (int f = first; f < all; ++f) {
+            negative += f >= first + layers && features_[f] < 0;
+            features_[f] = features_[f] < 0 ? 0 : features_[f];
+            if (c_.roots) features_[f] *= features_[f];
+        }
+        if (!first) {
+            for (int l = 0; l < layers; ++l) counts_[l] = std::floor(features_[l]);
+            return finite && negative <= c_.max_negative;
+        }
+        // Shares of the layers. The noise of half a point per layer is taken off again by rounding down.
+        double points = 0, energy = 0;
+        for (int l = 0; l < layers; ++l) {
+            points += features_[first + l];
+            energy += features_[first + layers + l];
+        }
+        const double whole = (features_[0] < 0 ? 0 : features_[0]) + layers / 2.0, visible = features_[1] < 0 ? 0 : features_[1];
+        for (int l = 0; l < layers; ++l) {
+            counts_[l] = std::floor(whole * features_[first + l] / (points < 1e-300 ? 1e-300 : points));
+            features_[first + layers + l] = visible * features_[first + layers + l] / (energy < 1e-300 ? 1e-300 : energy);
+        }
+        return finite && features_[0] >= 1 && features_[1] > 0 && negative <= c_.max_negative;
+    }
+
+    // Numbers of points after the calibration, at least one where the flow wants one.
+    int64_t calibrate(double total, double most, int64_t* counts) const {
+        double factor = 1;
+        if (c_.polynomials) {
+            double wanted = total, largest = c_.occupancy[0];
+            for (int k = 0; k < 2; ++k) {
+                const double* p = c_.polynomials + 4 * k;
+                wanted = ((p[0] * wanted + p[1]) * wanted + p[2]) * wanted + p[3];
+            }
+            for (int l = 1; l < c_.layers; ++l) largest = std::max(largest, c_.occupancy[l]);
+            factor = std::min(std::max(wanted / (total < 1 ? 1 : total), c_.least_factor), largest);
+        }
+        double sum = 0;
+        for (int l = 0; l < c_.layers; ++l) {
+            const double wanted = std::floor(counts_[l] * (c_.polynomials ? factor : c_.occupancy[l]) + 0.5);
+            const double made = counts_[l] > 0 ? (wanted < 1 ? 1 : wanted) : 0;
+            sum += made;
+            if (!(sum <= most)) return -1;  // also where a factor is not a number
+            counts[l] = int64_t(made);
+        }
+        return int64_t(sum);
+    }
+
+    const CloudConstants& c_;
+    std::vector<double> features_, counts_;
+};
+
+// Between -limit and limit; a NaN stays.
+inline Vec<double> within(Vec<double> v, double limit) {
+    v = at_least(v, splat(-limit));
+    return v > limit ? splat(limit) : v;
+}
+
+// Features of points, in columns `step` apart, to places (mm), depths (layers) and energies (MeV, above zero); `count` is
+// rounded up to whole vectors.
+inline void restore_points(const CloudConstants& c, int count, double* columns, ptrdiff_t step) {
+    constexpr int L = kLanes<double>;
+    for (int k = 0; k < 4; ++k) {
+        double* column = columns + k * step;
+        const double mean = c.point_mean[k], scale = c.point_scale[k];
+        for (int r = 0; r < count; r += L) {
+            Vec<double> v = splat(mean) + load(column + r) * scale;
+            if (k < 2 && c.asinh) {
+                v = within(v, 20.0);
+                v = *c.core * ((exp_negative<double>(v) - exp_negative<double>(-v)) * 0.5);
+            }
+            if (k == 3 && !c.linear_energy) v = exp_negative<double>(within(v, 30.0));
+            if (k == 3 && c.linear_energy) v = at_least(v, splat(*c.least_energy));
+            store(column + r, v);
+        }
+        if (k >= 2) continue;
+        // Reflected at the edges of the box as often as it takes.
+        for (int r = 0; r < count; ++r) {
+            if (!(std::fabs(column[r]) > c.half_box)) continue;
+            double way = std::fmod(column[r] + c.half_box, 4 * c.half_box);
+            if (way < 0) way += 4 * c.half_box;
+            column[r] = way > 2 * c.half_box ? 3 * c.half_box - way : way - c.half_box;
+        }
+    }
+}
+
+// Showers from what the flow gave, `raw` (showers, features), and standard normal numbers z (rows, 4), of which those of shower
+// n start at row starts[n]. Fills offsets (showers + 1), valid (showers) and points, packed, at most starts[showers] - starts[0].
+// Returns how many points there are, or -1 if a shower needs more numbers than it has.
+template <class S>
+int64_t decode_clouds(const PackedPointNetwork<S>& network, const CloudConstants& c, int64_t showers, const S* raw,
+                      const double* incident_energy, const float* direction, const S* z, const int64_t* starts,
+                      int64_t* offsets, float* points, uint8_t* valid, int threads) {
+    // Few showers at a time, whose points stay in the caches between the network and their allocation.
+    const int64_t group = 8 * int64_t(std::max(threads, 1));
+    const int layers = c.layers, context = c.context();
+    const int64_t most = std::min(group, showers);
+    std::vector<int64_t> counts(most * layers);
+    std::vector<double> energies(most * layers), gravity(2 * most), columns;
+    std::vector<S> contexts(most * context);
+    LayersOfShower of_shower(c);
+    const S level = S(c.level);
+    offsets[0] = 0;
+    for (int64_t begin = 0; begin < showers; begin += group) {
+        const int64_t some = std::min(group, showers - begin);
+        for (int64_t n = 0; n < some; ++n) {
+            const int64_t row = begin + n;
+            const int64_t made = of_shower.run(raw + row * c.features(), incident_energy[row], direction + 3 * row,
+                                               double(starts[row + 1] - starts[row]), counts.data() + n * layers,
+                                               energies.data() + n * layers, gravity.data() + 2 * n,
+                                               contexts.data() + n * context, valid + row);
+            if (made < 0) return -1;
+            offsets[row + 1] = offsets[row] + made;
+        }
+        const int64_t *own = offsets + begin, all = own[some] - own[0];
+        columns.resize(std::max<size_t>(columns.size(), 4 * all));
+        over_points(network, some, own, &level, 0, contexts.data(), threads, [&](PointTile<S>& tile, const Piece& piece, const S* mod) {
+            constexpr int step = PointTile<S>::most_points;
+            double made[4 * step];
+            const int64_t row = starts[begin + piece.shower] + piece.first - own[piece.shower];
+            tile.generate(piece.count, z + 4 * row, mod, S(c.scale), c.skip, c.out, made, step);
+            restore_points(c, piece.count, made, step);
+            for (int k = 0; k < 4; ++k)
+                std::copy(made + k * step, made + k * step + piece.count, columns.data() + k * all + piece.first - own[0]);
+        });
+        parallel(some, 1, threads, [&](int64_t n, int64_t end) {
+            Allocator allocator(layers);
+            std::vector<double> shift(2 * layers);
+            for (; n < end; ++n) {
+                const float* along = direction + 3 * (begin + n);
+                for (int k = 0; k < 2; ++k)
+                    for (int l = 0; l < layers; ++l)
+                        shift[2 * l + k] = double(float(c.depths[l] * (double(along[k]) / double(along[2]))));
+                const double* column = columns.data() + own[n] - own[0];
+                allocator.run({layers, counts.data() + n * layers, energies.data() + n * layers, column, column + all, 1,
+                               column + 2 * all, column + 3 * all, c.totals ? gravity.data() + 2 * n : nullptr, shift.data(),
+                               points + 4 * own[n]});
+            }
+        });
+    }
+    return offsets[showers];
+}
+
+}  // namespace caloforge
