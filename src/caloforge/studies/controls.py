@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import torch
 from caloforge.errors import UsageError
 from caloforge.evaluation import EvaluationResult
 from caloforge.evaluation.layers import SIGNIFICANT_SHARE, largest_deviation
-from caloforge.evaluation.results import ObservableResult, Scores, observable_name
+from caloforge.evaluation.results import ObservableResult, Scores, Value, observable_name
 from caloforge.models import build_model, load_model, read_record, save_model
 from caloforge.random import Streams
 from caloforge.showers import Showers, create_showers
@@ -21,6 +22,8 @@ __all__ = ["Contest", "contest", "layer_verdict", "shuffle_voxels", "untrained_c
 
 #: So many observables are named at most.
 _NAMED = 6
+#: A separation power is clearly larger than another from so many standard errors on.
+_CLEAR = 2.0
 
 
 def shuffle_voxels(data: str | Path, out: Path, *, showers: int, seed: int) -> None:
@@ -89,6 +92,7 @@ class Contest:
     Attributes:
         compared: names of the observables whose separation powers were compared.
         worse: those in which the control is better.
+        clearly: those of them in which it is better by more than two standard errors of the difference.
         equal: how many are equal, as where a student and its untrained copy have the layer energies of the same teacher.
         faint: those of layers with less than 1 % of the energy. What is nearly always empty has little to shuffle.
         auc: mean AUC of the model and of the control for each classifier that judged both.
@@ -96,6 +100,7 @@ class Contest:
 
     compared: tuple[str, ...]
     worse: tuple[str, ...]
+    clearly: frozenset[str]
     equal: int
     faint: frozenset[str]
     auc: dict[str, tuple[float, float]]
@@ -110,6 +115,10 @@ class Contest:
         lost = [key for key in self.worse if key not in self.faint]
         if self.faint and self.worse:
             text += f", {len(lost)} of {len(matter)} larger without layers of less than 1 % of the energy"
+        elif lost:
+            text += f", {len(lost)} larger"
+        if lost:
+            text += f", {sum(key in self.clearly for key in lost)} of them by more than two standard errors"
         if lost:
             named = [observable_name(key) for key in lost[:_NAMED]]
             more = len(lost) - len(named)
@@ -132,13 +141,21 @@ def contest(ours: EvaluationResult, control: EvaluationResult) -> Contest:
         for name, score in ours.generated.classifiers.items()
         if name in control.generated.classifiers
     }
+    worse = tuple(key for key in keys if mine[key].separation.value > other[key].separation.value)
     return Contest(
         compared=keys,
-        worse=tuple(key for key in keys if mine[key].separation.value > other[key].separation.value),
+        worse=worse,
+        clearly=frozenset(key for key in worse if _excess(mine[key].separation, other[key].separation) > _CLEAR),
         equal=sum(mine[key].separation.value == other[key].separation.value for key in keys),
         faint=frozenset(key for key in keys if mine[key].layer in dim),
         auc=auc,
     )
+
+
+def _excess(ours: Value, other: Value) -> float:
+    """How many standard errors a separation power lies above another."""
+    error = math.hypot(ours.error, other.error)
+    return (ours.value - other.value) / error if error else math.inf
 
 
 def _by_key(scores: Scores) -> dict[str, ObservableResult]:
