@@ -90,6 +90,8 @@ class CaloINNConfig(ModelConfig):
             training data.
         extra_energy: energy that the particle brings beside its kinetic one, MeV.
         incident_reference: incident energy whose condition is 0, MeV; None takes the logarithmic middle of the gun's.
+        emphasis: the condition is multiplied by this. It is one number among thousands that a network sees, and short trainings
+            hardly hear it otherwise.
         cut: threshold on voxels, MeV; None takes the detector's analysis threshold.
         cut_first: apply the threshold to the training data too, so that the model learns what is left behind it.
         drop_voxel: leave out one voxel per layer, which makes the likelihood one of the deposits themselves.
@@ -120,6 +122,7 @@ class CaloINNConfig(ModelConfig):
     energy_scale: Annotated[float, Field(gt=0)] | None = None
     extra_energy: Annotated[float, Field(ge=0)] = 0.0
     incident_reference: Annotated[float, Field(gt=0)] | None = None
+    emphasis: Annotated[float, Field(gt=0)] = 1.0
     cut: Annotated[float, Field(ge=0)] | None = None
     cut_first: bool = True
     drop_voxel: bool = False
@@ -227,7 +230,7 @@ class CaloINN(ShowerModel):
 
     def context(self, incident_energy: Tensor) -> Tensor:
         """Condition of the flow, float64 (N, 1), from the incident energies (N,), MeV."""
-        return self.log_incident.transform(incident_energy.double()[:, None])
+        return self.config.emphasis * self.log_incident.transform(incident_energy.double()[:, None])
 
     def variables(
         self, deposits: Tensor, incident_energy: Tensor, rows: Tensor, draw: int, streams: Streams
@@ -361,7 +364,7 @@ class CaloINN(ShowerModel):
         """The preprocessing in words and numbers."""
         shares = (self.normalisation if self.dropping is None else self.dropping).describe()
         energies = [self.scale.describe(), self.fractions.describe()]
-        conditions = {"incident": self.log_incident.describe()}
+        conditions = {"incident": self.log_incident.describe() | {"emphasis": self.config.emphasis}}
         if self.config.preprocessing == "published":
             noise = {"transform": "uniform noise", "width_relative": self.config.relative_noise}
             return {
