@@ -43,6 +43,7 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
             "drop_voxel": True,
             "noise_on": "deposits",
             "energy_noise_per": "voxel",
+            "fractions": "single",
             "spline": "cubic",
             "permutations": "reverse",
             "batch_norm": True,

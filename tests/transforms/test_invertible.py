@@ -20,6 +20,7 @@ from caloforge.transforms import (
     LayerSums,
     LogEnergy,
     Logit,
+    SingleFractions,
 )
 
 SIZES = (3, 3, 1, 4)
@@ -134,12 +135,14 @@ class TestDroppedVoxel:
 
 
 class TestEnergyFractions:
+    @pytest.mark.parametrize("transform", [EnergyFractions(), SingleFractions()])
     @pytest.mark.parametrize("layers", [1, 2, 3, 45])
-    def test_any_number_of_layers_inverts_with_the_jacobian_of_autograd(self, layers: int) -> None:
+    def test_any_number_of_layers_inverts_with_the_jacobian_of_autograd(
+        self, layers: int, transform: EnergyFractions | SingleFractions
+    ) -> None:
         generator = torch.Generator().manual_seed(layers)
         energies = torch.rand(4, layers, generator=generator, dtype=torch.float64) * 1000 + 1e-3
         available = energies.sum(dim=1) * torch.tensor([1.0, 1.1, 2.5, 40.0], dtype=torch.float64)
-        transform = EnergyFractions()
         u, logdet = transform(energies, available)
         assert bool(((u >= 0) & (u <= 1 + 1e-12)).all())
         back, inverse_logdet = transform.inverse(u, available)
@@ -177,6 +180,12 @@ class TestEnergyFractions:
         available = torch.tensor([1.0e5], dtype=torch.float64)
         back, _ = EnergyFractions().inverse(EnergyFractions()(energies, available)[0], available)
         assert float(back[0, 1]) == pytest.approx(1.1e-3, rel=1e-6)
+
+
+def test_single_fractions_are_those_of_what_can_be_deposited() -> None:
+    energies = torch.tensor([[10.0, 30.0, 20.0]], dtype=torch.float64)
+    u, _ = SingleFractions()(energies, torch.tensor([120.0], dtype=torch.float64))
+    assert u[0].tolist() == pytest.approx([10 / 120, 30 / 120, 20 / 120])
 
 
 class TestLogEnergy:

@@ -44,6 +44,7 @@ from caloforge.transforms import (
     LogEnergy,
     Logit,
     LogMargin,
+    SingleFractions,
     restore_deposits,
 )
 
@@ -86,6 +87,8 @@ class CaloINNConfig(ModelConfig):
         alpha: margin of the logit.
         relative_noise: width of the noise on shares and fractions of ``published`` preprocessing.
         log_alpha: margin of its logarithm.
+        fractions: ``recursive`` as published, whose sum is bounded; ``single`` takes the energy of each layer by itself over
+            the most that a shower deposits, which is easier to learn for many layers.
         energy_scale: the most that a shower deposits, as a multiple of the incident energy; None fits it to the
             training data.
         extra_energy: energy that the particle brings beside its kinetic one, MeV.
@@ -119,6 +122,7 @@ class CaloINNConfig(ModelConfig):
     alpha: Annotated[float, Field(gt=0, lt=0.5)] = 1e-9
     relative_noise: Annotated[float, Field(gt=0)] = 5e-6
     log_alpha: Annotated[float, Field(gt=0)] = 1e-8
+    fractions: Literal["recursive", "single"] = "recursive"
     energy_scale: Annotated[float, Field(gt=0)] | None = None
     extra_energy: Annotated[float, Field(ge=0)] = 0.0
     incident_reference: Annotated[float, Field(gt=0)] | None = None
@@ -169,7 +173,7 @@ class CaloINN(ShowerModel):
         self.energy_noise = DequantisationNoise(readout.n_voxels if per_voxel else len(sizes), config.energy_noise)
         self.logit = Logit(config.alpha)
         self.log = LogMargin(config.log_alpha)
-        self.fractions = EnergyFractions()
+        self.fractions = EnergyFractions() if config.fractions == "recursive" else SingleFractions()
         self.normalisation = LayerNormalisation(sizes)
         self.sums = self.normalisation.sums
         self.dropping = DroppedVoxelNormalisation(sizes, axis_voxels(readout)) if config.drop_voxel else None

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from caloforge.errors import ConfigError, ShowerFileError
 from caloforge.units import format_energy
 
-__all__ = ["EnergyFractions", "EnergyScale", "LogEnergy"]
+__all__ = ["EnergyFractions", "EnergyScale", "LogEnergy", "SingleFractions"]
 
 #: Keeps 0/0 at zero where layers are exactly empty, MeV; the published constant is as far below any noise.
 _TINY = 1e-16
@@ -59,6 +59,26 @@ class EnergyFractions(nn.Module):
     def describe(self) -> dict[str, Any]:
         """What ``model.json`` says about it."""
         return {"transform": "recursive energy fractions"}
+
+
+class SingleFractions(nn.Module):
+    """Energies of L layers to L fractions of what a shower can deposit, each layer by itself (arXiv:2305.11934).
+
+    Their sum is not bounded. In return the mean of a layer's energy depends on nothing but the distribution of its own
+    fraction, whereas a deep layer's recursive fractions have to be right together.
+    """
+
+    def forward(self, layer_energies: Tensor, available: Tensor) -> tuple[Tensor, Tensor]:
+        """Energies (N, L) to fractions (N, L) and log |det du/dE| (N,), nats; see :class:`EnergyFractions`."""
+        return layer_energies / available[:, None], -layer_energies.shape[1] * torch.log(available)
+
+    def inverse(self, u: Tensor, available: Tensor) -> tuple[Tensor, Tensor]:
+        """Fractions (N, L) to energies (N, L) and log |det dE/du| (N,), nats."""
+        return u * available[:, None], u.shape[1] * torch.log(available)
+
+    def describe(self) -> dict[str, Any]:
+        """What ``model.json`` says about it."""
+        return {"transform": "single energy fractions"}
 
 
 class EnergyScale(nn.Module):
