@@ -41,7 +41,8 @@ class Streams:
         """Streams for a part of this purpose, independent of it and of all other parts."""
         return Streams(self.seed, f"{self.purpose}/{purpose}")
 
-    def _key(self) -> NDArray[np.uint64]:
+    def key(self) -> NDArray[np.uint64]:
+        """Key of the Philox generator, (2,); indices and attempts are its counter."""
         digest = hashlib.blake2b(f"{self.seed}\0{self.purpose}".encode(), digest_size=16).digest()
         return np.frombuffer(digest, dtype="<u8").astype(np.uint64)
 
@@ -54,13 +55,13 @@ class Streams:
         """
         # The two low counter words count the draws of the shower itself, so 2**128 of them before streams overlap.
         counter = np.array([0, 0, attempt, index], dtype=np.uint64)
-        return np.random.Generator(np.random.Philox(key=self._key(), counter=counter))
+        return np.random.Generator(np.random.Philox(key=self.key(), counter=counter))
 
     def _rows(
         self, indices: NDArray[np.int64], attempts: NDArray[np.int64] | int
     ) -> Iterator[tuple[int, np.random.Generator]]:
         # Re-aiming one generator is several times cheaper than building one for each shower.
-        bits = np.random.Philox(key=self._key())
+        bits = np.random.Philox(key=self.key())
         generator = np.random.Generator(bits)
         state: Any = bits.state
         tries = np.broadcast_to(np.asarray(attempts), np.shape(indices))

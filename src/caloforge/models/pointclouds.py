@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from caloforge.detectors import Detector
@@ -35,6 +36,7 @@ from caloforge.models.conditions import Conditions
 from caloforge.nn.allocation import allocate
 from caloforge.nn.compiled_decoding import CloudSettings, compiled_decoding
 from caloforge.nn.edm import Edm, heun_sample
+from caloforge.nn.normals import ragged_normal
 from caloforge.nn.pointwise import PointWiseNet, packed_index
 from caloforge.nn.showerflow import BlockOrder, ShowerFlow
 from caloforge.random import Streams
@@ -118,6 +120,11 @@ class PointCloudModel(ShowerModel):
         """Precision of the parameters; sampling asks for it often, and looking for the first parameter takes long."""
         return self.target.frequencies.dtype
 
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return self.target.frequencies.device
+
     # ---- what differs between the models --------------------------------------------------------------------------
 
     @abstractmethod
@@ -169,20 +176,26 @@ class PointCloudModel(ShowerModel):
         How many points a shower has is known only to :meth:`decode_tensors`, so numbers are drawn for the most that are
         possible under its condition.
         """
-        rooms = self.point_room(torch.from_numpy(conditions.incident_energy)).numpy()
-        profile = streams.child("profile").normal(conditions.index, self.flow.features, attempts=conditions.attempt)
-        points = streams.child("points").ragged_normal(conditions.index, 4 * rooms, attempts=conditions.attempt)
+        rooms, index, attempt = self.point_room(conditions.incident_energy), conditions.index, conditions.attempt
+        features = np.full(len(conditions), self.flow.features)
+        profile = ragged_normal(streams.child("profile"), index, features, attempt)
+        points = ragged_normal(streams.child("points"), index, 4 * rooms, attempt)
         return {
-            "profile": torch.from_numpy(profile),
+            "profile": torch.from_numpy(profile).reshape(-1, self.flow.features),
             "points": torch.from_numpy(points).reshape(-1, 4),
-            "starts": torch.from_numpy(np.concatenate([[0], np.cumsum(rooms)])),
+            "starts": nn.functional.pad(torch.from_numpy(rooms).cumsum(0), (1, 0)),
         }
 
-    def point_room(self, incident_energy: Tensor) -> Tensor:
-        """Most points that are made for a shower, int64 (N,), after the calibration, in CPU memory."""
-        limit = self.scales.point_limit(incident_energy.to(self.scales.incident.device))
-        most = self.calibration.occupancy[SAMPLERS.index(self.config.sampler)].max().clamp_min(1)
-        return (limit * most + self.layers).long().cpu()
+    def point_room(self, incident_energy: NDArray[np.float64]) -> NDArray[np.int64]:
+        """Most points that are made for a shower, (N,), after the calibration: what ``FlowScales.point_limit`` allows, and more.
+
+        One more for each layer, since the calibration leaves no layer without points.
+        """
+        constant, slope = self.scales.most_points.tolist()
+        most = max(float(self.calibration.occupancy[SAMPLERS.index(self.config.sampler)].max()), 1.0)
+        limit = np.ceil(ROOM * (constant + slope * incident_energy))
+        rooms: NDArray[np.int64] = (limit * most + self.layers).astype(np.int64)
+        return rooms
 
     def occupancy(self, counts: Tensor, sampler: Sampler) -> Tensor:
         """Factors of the calibration on numbers of points (N, L), as :meth:`calibrated` takes them."""

@@ -62,6 +62,8 @@ def native_library() -> ctypes.CDLL | None:
             function.restype, function.argtypes = result, arguments
     library.caloforge_allocate.restype = None
     library.caloforge_allocate.argtypes = [_long, _int, *[_pointer] * 8, _int]
+    library.caloforge_normals.restype = None
+    library.caloforge_normals.argtypes = [_pointer, _long, *[_pointer] * 4]
     library.caloforge_fingerprint.restype = ctypes.c_uint64
     library.caloforge_fingerprint.argtypes = [_pointer, _pointer, _int]
     return library
