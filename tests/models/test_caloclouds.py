@@ -12,7 +12,7 @@ from model_samples import Rows, fit, point_showers, toy_detector, training_batch
 from caloforge.detectors import load_detector
 from caloforge.errors import ConfigError, UsageError
 from caloforge.models import Conditions, build_model, load_preset
-from caloforge.models.cloud_calibration import CalibrationStage, _cubic
+from caloforge.models.cloud_calibration import CalibrationStage, _cubic, covariance_map
 from caloforge.models.cloud_parts import CalibrationFactors, Profiles
 from caloforge.models.cloud_points import DistillationStage, training_points
 from caloforge.models.pointclouds import PointCloudModel, conditions_of
@@ -239,7 +239,7 @@ def test_calibration_by_polynomials_lights_as_many_cells(monkeypatch: pytest.Mon
 @pytest.mark.parametrize("wanted", ["layers", "total", "none"])
 def test_means_of_layers_are_those_of_the_training_showers(wanted: str) -> None:
     showers = point_showers(ILD, 60)
-    model = scaled("caloclouds3", profile_factors=wanted)
+    model = scaled("caloclouds3", profile_factors=wanted, profile_covariance=False)
     with torch.no_grad():  # a flow that is wrong: it says too much of the first layers' points and energies
         model.scales.mean[0, :5] += 1.0
         model.scales.mean[0, 30:35] += 0.5
@@ -265,6 +265,56 @@ def test_means_of_layers_are_those_of_the_training_showers(wanted: str) -> None:
     ))  # fmt: skip
     assert (worst < 0.2) == (wanted == "layers")
     assert (totals < 0.03) == (wanted != "none")
+
+
+def test_the_covariance_map_leads_from_one_covariance_to_another() -> None:
+    generator = torch.Generator().manual_seed(1)
+    made, real = (
+        torch.cov(torch.randn(6, 50, generator=generator, dtype=torch.float64) * torch.arange(1, 7)[:, None])
+        for _ in range(2)
+    )
+    found = covariance_map(made, real, 10**9)
+    assert torch.allclose(found, found.T)
+    assert torch.allclose(found @ made @ found, real, rtol=1e-5)
+    assert float(torch.linalg.eigvalsh(found).min()) > 0  # no turn, no reflection
+    # As many showers as features: half of what is known is the flow's own covariance.
+    half = covariance_map(made, real, 6)
+    assert torch.allclose(half @ made @ half, (made + real) / 2)
+    assert torch.allclose(covariance_map(made, made, 100), torch.eye(6, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_flow_gets_mean_and_covariance_of_the_training_showers(kind: str) -> None:
+    showers = point_showers(ILD, 150)
+    model = scaled(kind, profile_factors="none")
+    with torch.no_grad():  # the flow is the identity, so it knows no correlations, and here it spreads too little
+        model.scales.std *= 0.7
+        model.scales.mean[0] += 0.6 * model.scales.std
+    stage = next(stage for stage in model.stages(TrainingConfig()) if stage.name == "layers")
+    assert isinstance(stage, FitStage)
+    before = model.layer_factors.spread.clone()
+    state = stage.fit(Rows(showers), SEEDS)
+    assert torch.equal(model.layer_factors.spread, before)
+    stage.load_state(state)
+    model.requires_grad_(False)
+    batch, size = training_batch(showers), model.flow.features
+    cloud, conditions = model.cloud(batch), conditions_of(batch)
+    uniform = torch.from_numpy(SEEDS.child("counts").uniform(batch.row.numpy(), model.layers))
+    real = (model.profile_features(cloud, uniform) - model.scales.mean_of(conditions)) / model.scales.std
+    made = []
+    for draw in range(40):
+        normal = torch.from_numpy(SEEDS.child("new").normal(batch.row.numpy(), size, draw))
+        raw = model.flow_outputs(conditions, normal, corrected=False)  # showers that are thrown away do not count
+        made.append(
+            model.flow_outputs(conditions, normal)[model.restored_profiles(conditions, raw, corrected=False).valid]
+        )
+    made = torch.cat(made).double()
+    wanted = (150 * torch.cov(real.T, correction=0) + size * torch.eye(size)) / (150 + size)
+    error = float((torch.cov(made.T) - wanted).abs().max())
+    # What is left is the statistics of 600 draws, and the other uniform numbers.
+    assert error < 0.7 < 1.5 < float((torch.eye(size) - wanted).abs().max())
+    away = float((made.mean(dim=0) - real.mean(dim=0)).abs().max())
+    assert away < 0.25 < 0.5 < float(real.mean(dim=0).abs().max())
 
 
 def test_a_student_of_the_whole_path_learns_where_it_ends() -> None:

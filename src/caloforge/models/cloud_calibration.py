@@ -1,4 +1,4 @@
-"""Fit stages of CaloClouds2 and CaloClouds3: the flow's means, the number of points, and the energy in cells."""
+"""Fit stages of CaloClouds2 and CaloClouds3: the flow's moments, the number of points, and the energy in cells."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from caloforge.showers import ShowerPoints
 from caloforge.showers.projection import IdealGrid, project
 from caloforge.stage import FitStage, TrainingBatch, TrainingData
 
-__all__ = ["CalibrationStage", "LayerStage"]
+__all__ = ["CalibrationStage", "LayerStage", "covariance_map"]
 
 Floats = NDArray[np.float64]
 
@@ -38,10 +38,35 @@ _DRAWS = 4
 _PSEUDO_SHARE = 1e-3
 
 
-class LayerStage(FitStage):
-    """Factors with which the flow's mean number of points and mean energy of every layer are those of the training showers.
+class _Moments:
+    """Number, sum and sum of products of rows that come in parts."""
 
-    The flow is sampled under the conditions of the training showers.
+    def __init__(self, features: int) -> None:
+        self.number = 0
+        self._sum = torch.zeros(features, dtype=torch.float64)
+        self._products = torch.zeros(features, features, dtype=torch.float64)
+
+    def add(self, rows: Tensor) -> None:
+        rows = rows.double().cpu()
+        self.number += len(rows)
+        self._sum += rows.sum(dim=0)
+        self._products += rows.T @ rows
+
+    @property
+    def mean(self) -> Tensor:
+        return self._sum / max(self.number, 1)
+
+    @property
+    def covariance(self) -> Tensor:
+        return self._products / max(self.number, 1) - torch.outer(self.mean, self.mean)
+
+
+class LayerStage(FitStage):
+    """Corrections with which the flow's moments are those of the training showers.
+
+    A linear map of the flow's outputs gives them mean and covariance of the training showers; behind it factors make the
+    mean number of points and the mean energy of every layer agree. The flow is sampled under the conditions of the training
+    showers.
 
     Args:
         model: the model.
@@ -53,7 +78,39 @@ class LayerStage(FitStage):
 
     @torch.no_grad()
     def fit(self, data: TrainingData, streams: Streams) -> dict[str, Tensor]:
-        """Ratios of sums over all showers."""
+        """The linear map, and ratios of sums over all showers."""
+        found = self.model.layer_factors
+        before = {name: value.clone() for name, value in found.state_dict().items()}
+        if self.model.config.profile_covariance:
+            found.spread[:], found.offset[:] = self._linear_map(data, streams)
+        found.points[:], found.energy[:] = self._factors(data, streams)
+        state = {f"layer_factors.{name}": value.clone() for name, value in found.state_dict().items()}
+        found.load_state_dict(before)
+        return state
+
+    def _linear_map(self, data: TrainingData, streams: Streams) -> tuple[Tensor, Tensor]:
+        """Matrix (F, F) and offset (F,) that lead from the flow's outputs to standardised training showers."""
+        model = self.model
+        size = model.flow.features
+        real, made = _Moments(size), _Moments(size)
+        # Of few showers each is asked about more often, so that the flow's own covariance is always known well.
+        draws = max(_DRAWS, -(-4 * size // max(len(data), 1)))
+        for batch in data:
+            cloud, conditions, rows = model.cloud(batch), conditions_of(batch), batch.row.numpy()
+            device = cloud.counts.device
+            uniform = torch.from_numpy(streams.child("counts").uniform(rows, model.layers)).to(device)
+            real.add((model.profile_features(cloud, uniform) - model.scales.mean_of(conditions)) / model.scales.std)
+            for draw in range(draws):
+                normal = torch.from_numpy(streams.child("spread").normal(rows, size, draw)).to(device)
+                raw = model.flow_outputs(conditions, normal, corrected=False)
+                made.add(raw[model.restored_profiles(conditions, raw, corrected=False).valid])
+        if not made.number:
+            raise TrainingError("all showers of the flow are unphysical, so its spread cannot be corrected")
+        spread = covariance_map(made.covariance, real.covariance, real.number)
+        return spread, real.mean - spread @ made.mean
+
+    def _factors(self, data: TrainingData, streams: Streams) -> tuple[Tensor, Tensor]:
+        """Factors on points and on energies, (L,) each."""
         model = self.model
         real, made = (
             torch.zeros(2, model.layers, dtype=torch.float64),
@@ -69,7 +126,7 @@ class LayerStage(FitStage):
                 made += torch.stack([(t * good).sum(dim=0) for t in (profiles.counts, profiles.energies)]).cpu()
         if not bool((made.sum(dim=1) > 0).all()):
             raise TrainingError("the flow gives no layer any points and energy, so its means cannot be corrected")
-        wanted = self.model.config.profile_factors
+        wanted = model.config.profile_factors
         if wanted == "layers":
             pseudo = _PSEUDO_SHARE * real.sum(dim=1, keepdim=True)
             factors = (real + pseudo) / (made + pseudo)
@@ -77,15 +134,39 @@ class LayerStage(FitStage):
             factors = (real.sum(dim=1) / made.sum(dim=1))[:, None].expand(2, model.layers)
         else:
             factors = torch.ones(2, model.layers, dtype=torch.float64)
-        return {
-            "layer_factors.points": factors[0].clamp(*_FACTORS),
-            "layer_factors.energy": factors[1].clamp(*_FACTORS),
-        }
+        return factors[0].clamp(*_FACTORS), factors[1].clamp(*_FACTORS)
+
+
+def covariance_map(made: Tensor, real: Tensor, number: int) -> Tensor:
+    """Symmetric matrix A with A made A = real, (F, F): of all that do so, the one that moves normal variables least.
+
+    The covariance of few showers is uncertain, so ``real`` counts as much as its showers and ``made`` as one for each feature.
+
+    Args:
+        made: covariance to start from, float64 (F, F).
+        real: covariance to arrive at, float64 (F, F).
+        number: showers behind ``real``.
+
+    Source: optimal transport between normal distributions (M. Knott and C. S. Smith, 1984).
+    """
+    features = len(made)
+    wanted = (number * real + features * made) / (number + features)
+    root, inverse = _power(made, 0.5), _power(made, -0.5)
+    found = inverse @ _power(root @ wanted @ root, 0.5) @ inverse
+    return (found + found.T) / 2
+
+
+def _power(matrix: Tensor, exponent: float) -> Tensor:
+    """Power of a symmetric matrix without negative eigenvalues; those that rounding alone tells from zero are raised."""
+    values, vectors = torch.linalg.eigh(matrix)
+    values = values.clamp_min(1e-9 * float(values[-1].clamp_min(1e-300)))
+    result: Tensor = (vectors * values**exponent) @ vectors.T
+    return result
 
 
 @dataclass(frozen=True)
 class _Reference:
-    """Some validation showers and what their cells are.
+    """Some training showers and what their cells are.
 
     Attributes:
         conditions: of the showers, as tensors.
@@ -105,17 +186,18 @@ class _Reference:
 
 
 class CalibrationStage(FitStage):
-    """Factors with which generated showers light as many cells, and hold as much energy in them, as validation showers.
+    """Factors with which generated showers light as many cells, and hold as much energy in them, as training showers.
 
     The point network is given the counts and energies of real showers, so that both sides differ in the points alone, and
     factors on the number of points are iterated until the lit cells agree; then one factor makes the energies in them
     agree. Cells are those of an idealised grid with a random entry point, above the detector's analysis threshold.
 
+    The showers are those of the training, since it takes more than a thousand to know the cells of every layer within a
+    percent or two; the network, which sees single points, cannot know them by heart.
+
     Args:
         model: the model.
     """
-
-    rows = "validation"
 
     def __init__(self, model: PointCloudModel) -> None:
         super().__init__(

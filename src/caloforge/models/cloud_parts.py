@@ -100,8 +100,9 @@ class PointCloudConfig(ModelConfig):
         target_decay: share of the distillation's target network that survives a step.
         sampler: ``consistency`` makes points in one step, ``edm`` in ``2 * edm_steps - 1`` calls of the network.
         edm_steps: noise levels of the ``edm`` sampler.
-        profile_factors: what corrects the flow's mean points and energies: a factor for each of the ``layers``, one on the
-            ``total``, or ``none``.
+        profile_covariance: whether a linear map gives the flow's outputs the mean and the covariance of the training showers.
+        profile_factors: what corrects the flow's mean points and energies behind that: a factor for each of the ``layers``,
+            one on the ``total``, or ``none``.
         occupancy: what the calibration finds: one ``factor`` on the number of points (arXiv:2511.01460), one for each of
             the ``layers``, or ``polynomial``, a function of the number of points (arXiv:2309.05704).
         calibration_showers: how many showers the calibration looks at, at most.
@@ -129,9 +130,10 @@ class PointCloudConfig(ModelConfig):
     target_decay: Annotated[float, Field(ge=0, lt=1)] = 0.95
     sampler: Sampler = "consistency"
     edm_steps: Annotated[int, Field(ge=2)] = 18
+    profile_covariance: bool = True
     profile_factors: Literal["layers", "total", "none"] = "layers"
     occupancy: Literal["factor", "layers", "polynomial"] = "layers"
-    calibration_showers: Size = 200
+    calibration_showers: Size = 1500
 
 
 @dataclass(frozen=True)
@@ -222,20 +224,34 @@ class FlowScales(nn.Module):
 
 
 class LayerFactors(nn.Module):
-    """Factors on what the flow says about each layer.
+    """What corrects the flow: a linear map of its outputs, and factors on what it says about each layer.
+
+    Args:
+        layers: number of layers L.
+        features: outputs of the flow, F.
 
     Attributes:
         points: on the number of points, (L,).
         energy: on the energy, (L,).
+        spread: outputs are multiplied by it, (F, F).
+        offset: then added to them, (F,).
     """
 
     points: Tensor
     energy: Tensor
+    spread: Tensor
+    offset: Tensor
 
-    def __init__(self, layers: int) -> None:
+    def __init__(self, layers: int, features: int) -> None:
         super().__init__()
         self.register_buffer("points", torch.ones(layers, dtype=torch.float64))
         self.register_buffer("energy", torch.ones(layers, dtype=torch.float64))
+        self.register_buffer("spread", torch.eye(features, dtype=torch.float64))
+        self.register_buffer("offset", torch.zeros(features, dtype=torch.float64))
+
+    def outputs(self, raw: Tensor) -> Tensor:
+        """Outputs of the flow after the linear map, (N, F), in the precision of what the flow says."""
+        return torch.addmm(self.offset, raw.to(self.offset.dtype), self.spread.T).to(raw.dtype)
 
 
 class CalibrationFactors(nn.Module):

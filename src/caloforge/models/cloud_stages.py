@@ -1,8 +1,8 @@
 """The stages in which CaloClouds2 and CaloClouds3 are trained.
 
 ``scales`` looks at the data; ``flow`` and ``diffusion`` are trained behind it, independently of each other; ``layers``
-corrects the flow's means; ``distillation`` turns the diffusion into one step; ``calibration`` compares cells of generated
-and of validation showers.
+corrects the flow's moments; ``distillation`` turns the diffusion into one step; ``calibration`` compares cells of generated
+and of training showers.
 """
 
 from __future__ import annotations

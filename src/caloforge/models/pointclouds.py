@@ -108,7 +108,7 @@ class PointCloudModel(ShowerModel):
         self.diffusion = self._network(point_context)
         self.student = self._network(point_context)
         self.target = self._network(point_context).requires_grad_(False)
-        self.layer_factors = LayerFactors(self.layers)
+        self.layer_factors = LayerFactors(self.layers, features)
         self.calibration = CalibrationFactors(self.layers, polynomial=config.occupancy == "polynomial")
 
     def _network(self, context: int) -> PointWiseNet:
@@ -255,9 +255,16 @@ class PointCloudModel(ShowerModel):
         )  # fmt: skip
         return None if made is None else ({"offsets": made[1], "points": made[0]}, made[2])
 
-    def flow_outputs(self, conditions: Mapping[str, Tensor], normal: Tensor) -> Tensor:
-        """What the flow makes of standard normal numbers, (N, F) both, before scales are put on."""
-        return self.flow.sample(normal.to(self.dtype), self.flow_condition(conditions).to(self.dtype))
+    def flow_outputs(self, conditions: Mapping[str, Tensor], normal: Tensor, *, corrected: bool = True) -> Tensor:
+        """What the flow makes of standard normal numbers, (N, F) both, before scales are put on.
+
+        Args:
+            conditions: of the showers.
+            normal: standard normal numbers, (N, F).
+            corrected: with the linear map that corrects mean and covariance.
+        """
+        raw = self.flow.sample(normal.to(self.dtype), self.flow_condition(conditions).to(self.dtype))
+        return self.layer_factors.outputs(raw) if corrected else raw
 
     def sample_profiles(self, conditions: Mapping[str, Tensor], normal: Tensor, *, corrected: bool = True) -> Profiles:
         """Profiles of the layers from the flow; those of showers that are not valid are zero.
