@@ -223,6 +223,8 @@ def cell_order(shower: Index, layer: Index, i: Index, j: Index) -> tuple[Index, 
     size, keys = 1 << bits, np.zeros(len(shower), dtype=np.int64)
     for numbers in (shower, layer, i, j):
         low, high = int(numbers.min()), int(numbers.max())
+        if low == high:
+            continue
         size *= high - low + 1
         if size >= 2**63:
             return cell_order_reference(shower, layer, i, j)
@@ -234,7 +236,7 @@ def cell_order(shower: Index, layer: Index, i: Index, j: Index) -> tuple[Index, 
     keys.sort()
     order = keys & ((1 << bits) - 1)
     keys >>= bits
-    return order, np.flatnonzero(np.diff(keys, prepend=-1))
+    return order, np.flatnonzero(np.concatenate([[True], keys[1:] != keys[:-1]]))
 
 
 def cell_order_reference(shower: Index, layer: Index, i: Index, j: Index) -> tuple[Index, Index]:
@@ -266,10 +268,11 @@ def project(
     if entry is not None and entry.shape != (n, 2):
         raise UsageError(f"the entry points have shape {entry.shape}, expected ({n}, 2)")
     shower = points.shower_index
-    place = np.zeros((n, 2)) if entry is None else np.asarray(entry, dtype=np.float64)
-    x, y = (points.points[:, k].astype(np.float64) + place[shower, k] for k in (0, 1))
-    layer = points.points[:, 2].astype(np.int64)
-    energy = points.points[:, 3].astype(np.float64)
+    x, y, depth, energy = points.points[:, :4].T.astype(np.float64, order="C")
+    if entry is not None:
+        x += np.asarray(entry, dtype=np.float64)[shower, 0]
+        y += np.asarray(entry, dtype=np.float64)[shower, 1]
+    layer = depth.astype(np.int64)
     i, j, found = cells.locate(x, y, layer)
     in_gaps: Floats = np.zeros(n)
     if not found.all():
@@ -278,16 +281,18 @@ def project(
         energy = energy[found]
     order, starts = cell_order(shower, layer, i, j)
     first = order[starts]
-    keys = np.stack([shower[first], layer[first], i[first], j[first]], axis=1)
     sums = np.add.reduceat(energy[order], starts) if len(starts) else energy
     lit = (sums > 0) & (sums >= cut)
-    below = np.bincount(keys[~lit, 0], weights=sums[~lit], minlength=n)
-    keys, sums = keys[lit], sums[lit]
-    centre_x, centre_y = cells.centres(keys[:, 2], keys[:, 3], keys[:, 1])
-    made = np.stack(
-        [centre_x - place[keys[:, 0], 0], centre_y - place[keys[:, 0], 1], keys[:, 1], sums], axis=1
-    ).astype(np.float32)
-    counts = np.bincount(keys[:, 0], minlength=n)
+    below = np.bincount(shower[first[~lit]], weights=sums[~lit], minlength=n)
+    first = first[lit]
+    shower, layer = shower[first], layer[first]
+    made = np.empty((len(first), 4), dtype=np.float32)
+    centres = cells.centres(i[first], j[first], layer)
+    for axis in (0, 1):
+        made[:, axis] = centres[axis] if entry is None else centres[axis] - np.asarray(entry, np.float64)[shower, axis]
+    made[:, 2] = layer
+    made[:, 3] = sums[lit]
+    counts = np.bincount(shower, minlength=n)
     return Projection(
         ShowerPoints(
             np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
