@@ -44,6 +44,7 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
             "noise_on": "deposits",
             "energy_noise_per": "voxel",
             "fractions": "single",
+            "energy_trend": True,
             "spline": "cubic",
             "permutations": "reverse",
             "batch_norm": True,

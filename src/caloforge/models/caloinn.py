@@ -7,7 +7,7 @@ sampling as in training. docs/models/caloinn.md says where the defaults differ f
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal, Self
 
 import torch
@@ -34,12 +34,13 @@ from caloforge.nn.coupling import CouplingFlow
 from caloforge.nn.permutations import random_all, reverse_all
 from caloforge.random import Streams
 from caloforge.showers import ShowerPoints, Showers
-from caloforge.stage import GradientStage, Stage, StageTraining, TrainingBatch, TrainingConfig, TrainingData
+from caloforge.stage import FitStage, GradientStage, Stage, StageTraining, TrainingBatch, TrainingConfig, TrainingData
 from caloforge.transforms import (
     DequantisationNoise,
     DroppedVoxelNormalisation,
     EnergyFractions,
     EnergyScale,
+    EnergyTrend,
     LayerNormalisation,
     LogEnergy,
     Logit,
@@ -89,6 +90,8 @@ class CaloINNConfig(ModelConfig):
         log_alpha: margin of its logarithm.
         fractions: ``recursive`` as published, whose sum is bounded; ``single`` takes the energy of each layer by itself over
             the most that a shower deposits, which is easier to learn for many layers.
+        energy_trend: learn the variables of the fractions relative to what is usual at the incident energy, a parabola that
+            is fitted to the training data.
         energy_scale: the most that a shower deposits, as a multiple of the incident energy; None fits it to the
             training data.
         extra_energy: energy that the particle brings beside its kinetic one, MeV.
@@ -123,6 +126,7 @@ class CaloINNConfig(ModelConfig):
     relative_noise: Annotated[float, Field(gt=0)] = 5e-6
     log_alpha: Annotated[float, Field(gt=0)] = 1e-8
     fractions: Literal["recursive", "single"] = "recursive"
+    energy_trend: bool = False
     energy_scale: Annotated[float, Field(gt=0)] | None = None
     extra_energy: Annotated[float, Field(ge=0)] = 0.0
     incident_reference: Annotated[float, Field(gt=0)] | None = None
@@ -190,6 +194,7 @@ class CaloINN(ShowerModel):
             raise ConfigError(f"the model 'caloinn' needs at least two variables, '{detector.name}' gives {features}")
         self.relative_noise = DequantisationNoise(features, config.relative_noise)
         self.scale = EnergyScale(config.energy_scale, config.extra_energy)
+        self.trend = EnergyTrend(len(sizes)) if config.energy_trend else None
         self.flow = CouplingFlow(
             features=features,
             context_features=1,
@@ -216,11 +221,12 @@ class CaloINN(ShowerModel):
     # ---- training -------------------------------------------------------------------------------------------------
 
     def stages(self, training: TrainingConfig) -> list[Stage]:
-        """The scale of the energies (fitted or checked), and the flow."""
-        return [
-            ScaleStage("scale", self.scale, self._energies_behind_cut),
-            _FlowStage(self, training.for_stage("flow")),
-        ]
+        """The scale of the energies (fitted or checked), their trend if there is one, and the flow."""
+        stages: list[Stage] = [ScaleStage("scale", self.scale, self._energies_behind_cut)]
+        if self.trend is not None:
+            stages.append(_TrendStage(self, self.trend))
+        needs = tuple(stage.name for stage in stages)
+        return [*stages, _FlowStage(self, training.for_stage("flow"), needs)]
 
     def deposits_behind_cut(self, deposits: Tensor) -> Tensor:
         """Deposits (N, V), MeV, as the model learns them: without those below the threshold, if so configured."""
@@ -234,7 +240,11 @@ class CaloINN(ShowerModel):
 
     def context(self, incident_energy: Tensor) -> Tensor:
         """Condition of the flow, float64 (N, 1), from the incident energies (N,), MeV."""
-        return self.config.emphasis * self.log_incident.transform(incident_energy.double()[:, None])
+        return self.config.emphasis * self.energy_logarithm(incident_energy)
+
+    def energy_logarithm(self, incident_energy: Tensor) -> Tensor:
+        """Logarithm of the incident energies (N,), MeV, over the reference, float64 (N, 1)."""
+        return self.log_incident.transform(incident_energy.double()[:, None])
 
     def variables(
         self, deposits: Tensor, incident_energy: Tensor, rows: Tensor, draw: int, streams: Streams
@@ -252,6 +262,16 @@ class CaloINN(ShowerModel):
             The variables y (N, D); the log-determinant of the map to them (N,), nats, from the deposits with
             ``drop_voxel``, else from shares and fractions; and whether shares and fractions lie in [0, 1], bool (N,).
         """
+        y, logdet, inside = self.plain_variables(deposits, incident_energy, rows, draw, streams)
+        if self.trend is not None:
+            shapes, energies = y[:, : len(self.shape_index)], y[:, len(self.shape_index) :]
+            y = torch.cat([shapes, self.trend(energies, self.energy_logarithm(incident_energy))], dim=1)
+        return y, logdet, inside
+
+    def plain_variables(
+        self, deposits: Tensor, incident_energy: Tensor, rows: Tensor, draw: int, streams: Streams
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """As :meth:`variables`, those of the fractions not yet relative to a trend."""
         # In float32 a share of almost 1 would have no logit.
         deposits = self.deposits_behind_cut(deposits).double()
         available = self.scale(incident_energy)
@@ -302,6 +322,9 @@ class CaloINN(ShowerModel):
         incident = conditions["incident_energy"]
         y, _ = self.flow.inverse(latents["flow"].to(self.dtype), self.context(incident).to(self.dtype))
         y = y.double()
+        if self.trend is not None:
+            shapes, relative = y[:, : len(self.shape_index)], y[:, len(self.shape_index) :]
+            y = torch.cat([shapes, self.trend.inverse(relative, self.energy_logarithm(incident))], dim=1)
         published = self.config.preprocessing == "published"
         plain = self._without_relative_noise(self.log.restore(y)) if published else self.logit.restore(y)
         learnt = plain[:, : len(self.shape_index)]
@@ -367,12 +390,13 @@ class CaloINN(ShowerModel):
     def transforms(self) -> dict[str, Any]:
         """The preprocessing in words and numbers."""
         shares = (self.normalisation if self.dropping is None else self.dropping).describe()
+        trend = [] if self.trend is None else [self.trend.describe()]
         energies = [self.scale.describe(), self.fractions.describe()]
         conditions = {"incident": self.log_incident.describe() | {"emphasis": self.config.emphasis}}
         if self.config.preprocessing == "published":
             noise = {"transform": "uniform noise", "width_relative": self.config.relative_noise}
             return {
-                "energies": [*energies, noise, self.log.describe()],
+                "energies": [*energies, noise, self.log.describe(), *trend],
                 "shapes": [shares, noise, self.log.describe()],
                 "conditions": conditions,
             }
@@ -386,6 +410,7 @@ class CaloINN(ShowerModel):
                 self.energy_noise.describe() | {"per": self.config.energy_noise_per},
                 *energies,
                 self.logit.describe(),
+                *trend,
             ],
             "shapes": [shares, noise, self.logit.describe()]
             if self.share_noise
@@ -394,11 +419,29 @@ class CaloINN(ShowerModel):
         }
 
 
+class _TrendStage(FitStage):
+    """How the variables of the energy fractions follow the incident energy."""
+
+    def __init__(self, model: CaloINN, trend: EnergyTrend) -> None:
+        super().__init__("trend", {"trend": trend}, needs=("scale",))
+        self.model, self.trend = model, trend
+
+    def fit(self, data: TrainingData, streams: Streams) -> dict[str, Tensor]:
+        model = self.model
+
+        def rows() -> Iterator[tuple[Tensor, Tensor]]:
+            for batch in data:
+                y, _, _ = model.plain_variables(batch.deposits, batch.incident_energy, batch.row, batch.epoch, streams)
+                yield y[:, len(model.shape_index) :], model.energy_logarithm(batch.incident_energy)
+
+        return {f"trend.{name}": value for name, value in self.trend.fit(rows()).items()}
+
+
 class _FlowStage(GradientStage):
     """Minus log-likelihood of the variables, nats."""
 
-    def __init__(self, model: CaloINN, training: StageTraining) -> None:
-        super().__init__("flow", {"flow": model.flow}, training, needs=("scale",))
+    def __init__(self, model: CaloINN, training: StageTraining, needs: tuple[str, ...]) -> None:
+        super().__init__("flow", {"flow": model.flow}, training, needs=needs)
         self.model = model
 
     def prepare(self, data: TrainingData, streams: Streams) -> None:
