@@ -34,7 +34,7 @@ from caloforge.models.cloud_parts import (
 )
 from caloforge.models.conditions import Conditions
 from caloforge.nn.allocation import allocate
-from caloforge.nn.compiled_decoding import CloudSettings, compiled_decoding
+from caloforge.nn.compiled_decoding import CloudConstants, CloudSettings, compiled_decoding
 from caloforge.nn.edm import Edm, heun_sample
 from caloforge.nn.normals import ragged_normal
 from caloforge.nn.pointwise import PointWiseNet, packed_index
@@ -110,6 +110,7 @@ class PointCloudModel(ShowerModel):
         self.target = self._network(point_context).requires_grad_(False)
         self.layer_factors = LayerFactors(self.layers, features)
         self.calibration = CalibrationFactors(self.layers, polynomial=config.occupancy == "polynomial")
+        self._constants: tuple[PointCloudConfig, CloudConstants] | None = None  # of the kernel, for a configuration
 
     def _network(self, context: int) -> PointWiseNet:
         config = self.config
@@ -183,7 +184,7 @@ class PointCloudModel(ShowerModel):
         return {
             "profile": torch.from_numpy(profile).reshape(-1, self.flow.features),
             "points": torch.from_numpy(points).reshape(-1, 4),
-            "starts": nn.functional.pad(torch.from_numpy(rooms).cumsum(0), (1, 0)),
+            "starts": torch.from_numpy(np.concatenate([[0], np.cumsum(rooms)])),
         }
 
     def point_room(self, incident_energy: NDArray[np.float64]) -> NDArray[np.int64]:
@@ -192,7 +193,7 @@ class PointCloudModel(ShowerModel):
         One more for each layer, since the calibration leaves no layer without points.
         """
         constant, slope = self.scales.most_points.tolist()
-        most = max(float(self.calibration.occupancy[SAMPLERS.index(self.config.sampler)].max()), 1.0)
+        most = max(1.0, *self.calibration.occupancy.tolist()[SAMPLERS.index(self.config.sampler)])
         limit = np.ceil(ROOM * (constant + slope * incident_energy))
         rooms: NDArray[np.int64] = (limit * most + self.layers).astype(np.int64)
         return rooms
@@ -231,29 +232,38 @@ class PointCloudModel(ShowerModel):
         self, conditions: Mapping[str, Tensor], raw: Tensor, latents: Mapping[str, Tensor]
     ) -> tuple[dict[str, Tensor], Tensor] | None:
         """As :meth:`decode_reference`, in one kernel; None where it cannot serve."""
-        config, totals = self.config, vars(type(self)).get("compiled_totals")
-        if totals is None or config.sampler != "consistency":
+        if self.config.sampler != "consistency" or "compiled_totals" not in vars(type(self)):
             return None
-        level, (scale, skip, out) = self.edm.one_step
-        settings = CloudSettings(
-            room=ROOM, least_factor=LEAST_FACTOR, half_box=config.box / 2, level=level, scale=scale, skip=skip, out=out,
-            layers=self.layers, totals=totals, roots=config.profiles == "sqrt", asinh=config.positions == "asinh",
-            linear_energy=config.point_energy == "linear", max_negative=config.max_negative,
-        )  # fmt: skip
-        scales, factors, found, points = self.scales, self.layer_factors, self.calibration, self.points
-        number = SAMPLERS.index(config.sampler)
-        constants = {
-            "incident": scales.incident, "mean": scales.mean, "std": scales.std, "most_points": scales.most_points,
-            "layer_points": factors.points, "layer_energy": factors.energy, "occupancy": found.occupancy[number],
-            "energy": found.energy[number], "polynomials": found.polynomials[number] if found.polynomial else None,
-            "point_mean": points.mean, "point_scale": points.scale, "core": points.core,
-            "least_energy": points.least_energy, "depths": self.shift.depths,
-        }  # fmt: skip
+        if self._constants is None or self._constants[0] is not self.config:
+            self._constants = self.config, self._kernel_constants()
         made = compiled_decoding(
-            self.target, settings, constants, raw, conditions["incident_energy"], conditions["direction"],
+            self.target, self._constants[1], raw, conditions["incident_energy"], conditions["direction"],
             latents["points"].to(raw.dtype), latents["starts"],
         )  # fmt: skip
         return None if made is None else ({"offsets": made[1], "points": made[0]}, made[2])
+
+    def _kernel_constants(self) -> CloudConstants:
+        config = self.config
+        level, (scale, skip, out) = self.edm.one_step
+        settings = CloudSettings(
+            room=ROOM, least_factor=LEAST_FACTOR, half_box=config.box / 2, level=level, scale=scale, skip=skip, out=out,
+            layers=self.layers, totals=self.compiled_totals, roots=config.profiles == "sqrt",
+            asinh=config.positions == "asinh", linear_energy=config.point_energy == "linear",
+            max_negative=config.max_negative,
+        )  # fmt: skip
+        number = SAMPLERS.index(config.sampler)
+        scales, factors, found, points = self.scales, self.layer_factors, self.calibration, self.points
+        constants: dict[str, tuple[nn.Module, str, int | None]] = {
+            "incident": (scales, "incident", None), "mean": (scales, "mean", None), "std": (scales, "std", None),
+            "most_points": (scales, "most_points", None), "layer_points": (factors, "points", None),
+            "layer_energy": (factors, "energy", None), "occupancy": (found, "occupancy", number),
+            "energy": (found, "energy", number), "point_mean": (points, "mean", None),
+            "point_scale": (points, "scale", None), "core": (points, "core", None),
+            "least_energy": (points, "least_energy", None), "depths": (self.shift, "depths", None),
+        }  # fmt: skip
+        if found.polynomial:
+            constants["polynomials"] = (found, "polynomials", number)
+        return CloudConstants(settings, constants)
 
     def flow_outputs(self, conditions: Mapping[str, Tensor], normal: Tensor, *, corrected: bool = True) -> Tensor:
         """What the flow makes of standard normal numbers, (N, F) both, before scales are put on.

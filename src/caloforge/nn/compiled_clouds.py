@@ -35,7 +35,7 @@ def can_serve(*tensors: Tensor) -> bool:
     return (
         dtype in _SUFFIXES
         and not torch.is_grad_enabled()
-        and all(type(t) in (Tensor, nn.Parameter) and t.dtype == dtype and t.device.type == "cpu" for t in tensors)
+        and all(type(t) in (Tensor, nn.Parameter) and t.dtype == dtype and t.is_cpu for t in tensors)
         and not torch.compiler.is_compiling()
         and not torch._C._is_tracing()
         and not torch._C._are_functorch_transforms_active()

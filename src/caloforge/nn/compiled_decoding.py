@@ -8,11 +8,12 @@ arithmetic. Everything but the network is done in float64, for each shower on it
 from __future__ import annotations
 
 import ctypes
+import operator
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from caloforge.nn.compiled_clouds import can_serve, packed_points
 from caloforge.nn.native import native_library
@@ -20,7 +21,7 @@ from caloforge.nn.native import native_library
 if TYPE_CHECKING:
     from caloforge.nn.pointwise import PointWiseNet
 
-__all__ = ["CloudSettings", "compiled_decoding"]
+__all__ = ["CloudConstants", "CloudSettings", "compiled_decoding"]
 
 _SUFFIXES = {torch.float32: "f32", torch.float64: "f64"}
 _TENSORS = (
@@ -57,10 +58,40 @@ class CloudSettings(ctypes.Structure):
     )
 
 
+class CloudConstants:
+    """Settings and fitted constants of a model for the kernel, checked once and again only when other tensors take their place.
+
+    Args:
+        settings: numbers; the addresses in it are set here.
+        constants: the fitted constants by their names in the kernel, each as the module that has it, the name of its buffer,
+            and a row of it or None for all; without an entry the kernel is told that there is none.
+    """
+
+    def __init__(self, settings: CloudSettings, constants: Mapping[str, tuple[nn.Module, str, int | None]]) -> None:
+        self.settings = settings
+        self._names = list(constants)
+        self._rows = [row for _, _, row in constants.values()]
+        self._holders = [(module._buffers, name) for module, name, _ in constants.values()]
+        self._addresses: list[int] = []
+        self._tensors: list[Tensor | None] = []
+
+    def ready(self) -> bool:
+        """Set the addresses; whether the kernel can read all constants: float64 and contiguous, in CPU memory."""
+        tensors = [buffers[name] for buffers, name in self._holders]
+        addresses = [0 if tensor is None else tensor.data_ptr() for tensor in tensors]
+        if addresses == self._addresses and all(map(operator.is_, tensors, self._tensors)):
+            return True
+        for name, tensor, row in zip(self._names, tensors, self._rows, strict=True):
+            if tensor is None or tensor.dtype != torch.float64 or not tensor.is_cpu or not tensor.is_contiguous():
+                return False
+            setattr(self.settings, name, (tensor if row is None else tensor[row]).data_ptr())
+        self._addresses, self._tensors = addresses, tensors
+        return True
+
+
 def compiled_decoding(
     net: PointWiseNet,
-    settings: CloudSettings,
-    constants: Mapping[str, Tensor | None],
+    constants: CloudConstants,
     raw: Tensor,
     incident_energy: Tensor,
     direction: Tensor,
@@ -71,8 +102,7 @@ def compiled_decoding(
 
     Args:
         net: the one-step point network.
-        settings: numbers; the addresses in it are set here.
-        constants: the fitted constants by their names in the kernel (``_TENSORS``), float64; the polynomials may be None.
+        constants: of the model.
         raw: of the flow, (N, F), of the network's type.
         incident_energy: float64 (N,), MeV.
         direction: float32 (N, 3).
@@ -84,22 +114,20 @@ def compiled_decoding(
     """
     if not can_serve(raw, z, net.frequencies):
         return None
-    n, double = len(raw), torch.float64
-    others = ((incident_energy, double), (direction, torch.float32), (starts, torch.int64))
-    held = [(t, double) for t in constants.values() if t is not None]
-    if any(t.dtype != dtype or t.device.type != "cpu" or not t.is_contiguous() for t, dtype in (*others, *held)):
+    n, settings = len(raw), constants.settings
+    others = ((incident_energy, torch.float64), (direction, torch.float32), (starts, torch.int64))
+    if any(t.dtype != dtype or not t.is_cpu for t, dtype in others):
+        return None
+    if not all(t.is_contiguous() for t in (raw, z, incident_energy, direction, starts)):
         return None
     fits = raw.shape[1] == settings.totals + 2 * settings.layers and net.features == 4 and starts.shape == (n + 1,)
-    if not fits or int(starts[0]) < 0 or int(starts[-1]) > len(z):
+    rows = starts.numpy()
+    if not fits or rows[0] < 0 or rows[-1] > len(z) or not constants.ready():
         return None
     packed, library = packed_points(net), native_library()
     if packed is None or library is None:
         return None
-    for name in _TENSORS:
-        tensor = constants[name]
-        setattr(settings, name, None if tensor is None else tensor.data_ptr())
-    raw, z = raw.detach().contiguous(), z.detach().contiguous()
-    points = torch.empty(int(starts[-1] - starts[0]), 4)
+    points = torch.empty(max(int(rows[-1] - rows[0]), 0), 4)
     offsets, valid = torch.empty(n + 1, dtype=torch.int64), torch.empty(n, dtype=torch.bool)
     decode = getattr(library, f"caloforge_cloud_decode_{_SUFFIXES[raw.dtype]}")
     made = decode(
