@@ -125,6 +125,7 @@ def test_rows_of_a_student_are_of_whole_showers(tmp_path: Path) -> None:
     assert main([*command, "--seconds", "0", "--geant4", "0", "--json", str(out)]) == 0
     result = json.loads(out.read_text())
     assert result["model"]["kind"] == "icaloflow-student"
+    assert result["model"]["parameters"] > 1_000_000
     assert [row["batch"] for row in result["rows"]] == [2]
     for row in result["rows"]:
         assert 0 < row["random_numbers_ms"] < row["ms_highest"]

@@ -143,12 +143,17 @@ def bench_model(
         notes.append("random weights at the preset's size; rejected showers are counted, not drawn again")
     return {
         "machine": describe_machine(device),
-        "model": {"name": str(name), "kind": model.kind, "parameters": model.parameter_count()},
+        "model": {"name": str(name), "kind": model.kind, "parameters": _parameters(model)},
         "energy_GeV": spectrum.text(),
         "geant4_ms_per_shower": slow,
         "rows": [asdict(row) for row in rows],
         "notes": notes,
     }
+
+
+def _parameters(model: ShowerModel) -> int:
+    """Number of parameters; a model that only samples calls none of them trainable."""
+    return sum(p.numel() for p in model.parameters()) if model.record is None else model.record.parameters
 
 
 def _measure(name: str | Path, batch: int, threads: int, device: str, seconds: float, geant4: float | None) -> ModelRow:
