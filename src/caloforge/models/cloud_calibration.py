@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from caloforge.errors import TrainingError
-from caloforge.models.cloud_parts import SAMPLERS, Cloud, Profiles, Sampler
+from caloforge.models.cloud_parts import SAMPLERS, Cloud, LayerFactors, Profiles, Sampler
 from caloforge.models.pointclouds import PointCloudModel, conditions_of
 from caloforge.random import Streams
 from caloforge.showers import ShowerPoints
@@ -38,35 +38,37 @@ _DRAWS = 4
 _PSEUDO_SHARE = 1e-3
 
 
+@dataclass(frozen=True)
 class _Moments:
-    """Number, sum and sum of products of rows that come in parts."""
+    """Mean and variance of standardised outputs under their conditions, and what is left when the mean is taken off.
 
-    def __init__(self, features: int) -> None:
-        self.number = 0
-        self._sum = torch.zeros(features, dtype=torch.float64)
-        self._products = torch.zeros(features, features, dtype=torch.float64)
+    Attributes:
+        mean: coefficients of ``mean_basis``, (7, F).
+        variance: coefficients of its first two functions, (2, F).
+        rest: outputs without their mean, (N, F).
+        basis: ``mean_basis`` of the conditions, (N, 7).
+    """
 
-    def add(self, rows: Tensor) -> None:
-        rows = rows.double().cpu()
-        self.number += len(rows)
-        self._sum += rows.sum(dim=0)
-        self._products += rows.T @ rows
+    mean: Tensor
+    variance: Tensor
+    rest: Tensor
+    basis: Tensor
 
-    @property
-    def mean(self) -> Tensor:
-        return self._sum / max(self.number, 1)
-
-    @property
-    def covariance(self) -> Tensor:
-        return self._products / max(self.number, 1) - torch.outer(self.mean, self.mean)
+    @classmethod
+    def of(cls, basis: Tensor, outputs: Tensor) -> _Moments:
+        """Straight lines by least squares."""
+        # Columns may be equal (all showers along +z), so the shortest of all solutions is taken.
+        mean = torch.linalg.pinv(basis, rtol=1e-6) @ outputs
+        rest = outputs - basis @ mean
+        return cls(mean, torch.linalg.pinv(basis[:, :2], rtol=1e-6) @ rest.square(), rest, basis)
 
 
 class LayerStage(FitStage):
     """Corrections with which the flow's moments are those of the training showers.
 
-    A linear map of the flow's outputs gives them mean and covariance of the training showers; behind it factors make the
-    mean number of points and the mean energy of every layer agree. The flow is sampled under the conditions of the training
-    showers.
+    A map gives the flow's outputs the means and variances that training showers have at each energy, and perhaps their
+    correlations; behind it factors make the mean number of points and the mean energy of every layer agree. The flow is
+    sampled under the conditions of the training showers.
 
     Args:
         model: the model.
@@ -78,36 +80,45 @@ class LayerStage(FitStage):
 
     @torch.no_grad()
     def fit(self, data: TrainingData, streams: Streams) -> dict[str, Tensor]:
-        """The linear map, and ratios of sums over all showers."""
+        """The map of the outputs, and ratios of sums over all showers."""
         found = self.model.layer_factors
         before = {name: value.clone() for name, value in found.state_dict().items()}
-        if self.model.config.profile_covariance:
-            found.spread[:], found.offset[:] = self._linear_map(data, streams)
+        if self.model.config.profile_moments != "none":
+            found.load_state_dict(before | self._map(data, streams))
         found.points[:], found.energy[:] = self._factors(data, streams)
         state = {f"layer_factors.{name}": value.clone() for name, value in found.state_dict().items()}
         found.load_state_dict(before)
         return state
 
-    def _linear_map(self, data: TrainingData, streams: Streams) -> tuple[Tensor, Tensor]:
-        """Matrix (F, F) and offset (F,) that lead from the flow's outputs to standardised training showers."""
-        model = self.model
-        size = model.flow.features
-        real, made = _Moments(size), _Moments(size)
+    def _map(self, data: TrainingData, streams: Streams) -> dict[str, Tensor]:
+        """What leads from the flow's outputs to standardised training showers."""
+        model, size = self.model, self.model.flow.features
+        real, made = [], []
         # Of few showers each is asked about more often, so that the flow's own covariance is always known well.
         draws = max(_DRAWS, -(-4 * size // max(len(data), 1)))
         for batch in data:
             cloud, conditions, rows = model.cloud(batch), conditions_of(batch), batch.row.numpy()
-            device = cloud.counts.device
+            device, basis = cloud.counts.device, model.scales.basis(conditions)
             uniform = torch.from_numpy(streams.child("counts").uniform(rows, model.layers)).to(device)
-            real.add((model.profile_features(cloud, uniform) - model.scales.mean_of(conditions)) / model.scales.std)
+            features = (model.profile_features(cloud, uniform) - model.scales.mean_of(conditions)) / model.scales.std
+            real.append((basis, features))
             for draw in range(draws):
                 normal = torch.from_numpy(streams.child("spread").normal(rows, size, draw)).to(device)
                 raw = model.flow_outputs(conditions, normal, corrected=False)
-                made.add(raw[model.restored_profiles(conditions, raw, corrected=False).valid])
-        if not made.number:
-            raise TrainingError("all showers of the flow are unphysical, so its spread cannot be corrected")
-        spread = covariance_map(made.covariance, real.covariance, real.number)
-        return spread, real.mean - spread @ made.mean
+                good = model.restored_profiles(conditions, raw, corrected=False).valid
+                made.append((basis[good], raw[good].double()))
+        if not sum(len(basis) for basis, _ in made):
+            raise TrainingError("all showers of the flow are unphysical, so its moments cannot be corrected")
+        wanted, has = (_Moments.of(*(torch.cat(parts) for parts in zip(*pairs, strict=True))) for pairs in (real, made))
+        state = {
+            "real_mean": wanted.mean, "real_variance": wanted.variance, "made_mean": has.mean, "made_variance": has.variance,
+        }  # fmt: skip
+        if model.config.profile_moments == "variances":
+            return state
+        found = LayerFactors(model.layers, size).to(wanted.rest.device)
+        found.load_state_dict(found.state_dict() | state)
+        covariance = (_covariance(has.rest * found.gain(has.basis)), _covariance(wanted.rest))
+        return state | {"spread": covariance_map(*covariance, len(wanted.rest))}
 
     def _factors(self, data: TrainingData, streams: Streams) -> tuple[Tensor, Tensor]:
         """Factors on points and on energies, (L,) each."""
@@ -154,6 +165,11 @@ def covariance_map(made: Tensor, real: Tensor, number: int) -> Tensor:
     root, inverse = _power(made, 0.5), _power(made, -0.5)
     found = inverse @ _power(root @ wanted @ root, 0.5) @ inverse
     return (found + found.T) / 2
+
+
+def _covariance(rows: Tensor) -> Tensor:
+    """Of rows (N, F) whose mean is zero, (F, F)."""
+    return rows.T @ rows / len(rows)
 
 
 def _power(matrix: Tensor, exponent: float) -> Tensor:

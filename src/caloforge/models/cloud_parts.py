@@ -36,6 +36,8 @@ Positive = Annotated[float, Field(gt=0)]
 
 #: Number of functions in ``mean_basis``.
 _BASIS = 7
+#: Variances of standardised outputs below this come from a straight line through few showers.
+_LEAST_VARIANCE = 0.1
 #: A shower may have this many times the points of any training shower of its energy before it counts as unphysical.
 ROOM = 1.25
 #: Least factor on the number of points that the polynomials of the calibration may give.
@@ -100,7 +102,8 @@ class PointCloudConfig(ModelConfig):
         target_decay: share of the distillation's target network that survives a step.
         sampler: ``consistency`` makes points in one step, ``edm`` in ``2 * edm_steps - 1`` calls of the network.
         edm_steps: noise levels of the ``edm`` sampler.
-        profile_covariance: whether a linear map gives the flow's outputs the mean and the covariance of the training showers.
+        profile_moments: what the flow's outputs get from the training showers by a linear map: means and ``variances`` at each
+            energy, correlations besides (``covariance``), or ``none`` of it.
         profile_factors: what corrects the flow's mean points and energies behind that: a factor for each of the ``layers``,
             one on the ``total``, or ``none``.
         occupancy: what the calibration finds: one ``factor`` on the number of points (arXiv:2511.01460), one for each of
@@ -130,7 +133,7 @@ class PointCloudConfig(ModelConfig):
     target_decay: Annotated[float, Field(ge=0, lt=1)] = 0.95
     sampler: Sampler = "consistency"
     edm_steps: Annotated[int, Field(ge=2)] = 18
-    profile_covariance: bool = True
+    profile_moments: Literal["variances", "covariance", "none"] = "variances"
     profile_factors: Literal["layers", "total", "none"] = "layers"
     occupancy: Literal["factor", "layers", "polynomial"] = "layers"
     calibration_showers: Size = 1500
@@ -213,10 +216,13 @@ class FlowScales(nn.Module):
         self.register_buffer("most_points", torch.tensor([1.0, 0.0], dtype=torch.float64))
         self.register_buffer("outside", torch.zeros(2, dtype=torch.float64))
 
+    def basis(self, conditions: Mapping[str, Tensor]) -> Tensor:
+        """``mean_basis`` of the conditions, float64 (N, 7)."""
+        return mean_basis(conditions["incident_energy"].double() / self.incident, conditions["direction"].double())
+
     def mean_of(self, conditions: Mapping[str, Tensor]) -> Tensor:
         """Mean of the flow's outputs, float64 (N, F)."""
-        energy = conditions["incident_energy"].double() / self.incident
-        return mean_basis(energy, conditions["direction"].double()) @ self.mean.double()
+        return self.basis(conditions) @ self.mean.double()
 
     def point_limit(self, incident_energy: Tensor) -> Tensor:
         """Most points that a shower may have, float64 (N,)."""
@@ -224,7 +230,11 @@ class FlowScales(nn.Module):
 
 
 class LayerFactors(nn.Module):
-    """What corrects the flow: a linear map of its outputs, and factors on what it says about each layer.
+    """What corrects the flow: a map of its outputs, linear in them, and factors on what it says about each layer.
+
+    With b the functions of the condition in ``mean_basis``, outputs y become
+    ``b real_mean + spread ((y - b made_mean) sqrt(b real_variance / b made_variance))``, where of the variances' b only the
+    first two functions are taken, 1 and the incident energy.
 
     Args:
         layers: number of layers L.
@@ -233,25 +243,45 @@ class LayerFactors(nn.Module):
     Attributes:
         points: on the number of points, (L,).
         energy: on the energy, (L,).
-        spread: outputs are multiplied by it, (F, F).
-        offset: then added to them, (F,).
+        made_mean: mean of the flow's outputs, coefficients of ``mean_basis``, (7, F).
+        real_mean: what it is to be, (7, F).
+        made_variance: variance of the flow's outputs, (2, F).
+        real_variance: what it is to be, (2, F).
+        spread: what makes the correlations agree, (F, F).
     """
 
     points: Tensor
     energy: Tensor
+    made_mean: Tensor
+    real_mean: Tensor
+    made_variance: Tensor
+    real_variance: Tensor
     spread: Tensor
-    offset: Tensor
 
     def __init__(self, layers: int, features: int) -> None:
         super().__init__()
-        self.register_buffer("points", torch.ones(layers, dtype=torch.float64))
-        self.register_buffer("energy", torch.ones(layers, dtype=torch.float64))
-        self.register_buffer("spread", torch.eye(features, dtype=torch.float64))
-        self.register_buffer("offset", torch.zeros(features, dtype=torch.float64))
+        one = torch.tensor([[1.0], [0.0]], dtype=torch.float64).expand(2, features)
+        for name, value in {
+            "points": torch.ones(layers, dtype=torch.float64),
+            "energy": torch.ones(layers, dtype=torch.float64),
+            "made_mean": torch.zeros(_BASIS, features, dtype=torch.float64),
+            "real_mean": torch.zeros(_BASIS, features, dtype=torch.float64),
+            "made_variance": one.clone(),
+            "real_variance": one.clone(),
+            "spread": torch.eye(features, dtype=torch.float64),
+        }.items():
+            self.register_buffer(name, value)
 
-    def outputs(self, raw: Tensor) -> Tensor:
-        """Outputs of the flow after the linear map, (N, F), in the precision of what the flow says."""
-        return torch.addmm(self.offset, raw.to(self.offset.dtype), self.spread.T).to(raw.dtype)
+    def outputs(self, raw: Tensor, basis: Tensor) -> Tensor:
+        """Outputs of the flow after the map, (N, F), from those before it and ``mean_basis`` (N, 7)."""
+        stretched = (raw.double() - basis @ self.made_mean.double()) * self.gain(basis)
+        return torch.addmm(basis @ self.real_mean.double(), stretched, self.spread.double().T).to(raw.dtype)
+
+    def gain(self, basis: Tensor) -> Tensor:
+        """Ratio of the standard deviations, (N, F); variances of standardised outputs are around one."""
+        variances = (basis[:, :2] @ v.double() for v in (self.real_variance, self.made_variance))
+        real, made = (v.clamp_min(_LEAST_VARIANCE) for v in variances)
+        return torch.sqrt(real / made)
 
 
 class CalibrationFactors(nn.Module):

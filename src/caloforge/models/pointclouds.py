@@ -271,10 +271,10 @@ class PointCloudModel(ShowerModel):
         Args:
             conditions: of the showers.
             normal: standard normal numbers, (N, F).
-            corrected: with the linear map that corrects mean and covariance.
+            corrected: with the map that corrects means, variances and correlations.
         """
         raw = self.flow.sample(normal.to(self.dtype), self.flow_condition(conditions).to(self.dtype))
-        return self.layer_factors.outputs(raw) if corrected else raw
+        return self.layer_factors.outputs(raw, self.scales.basis(conditions)) if corrected else raw
 
     def sample_profiles(self, conditions: Mapping[str, Tensor], normal: Tensor, *, corrected: bool = True) -> Profiles:
         """Profiles of the layers from the flow; those of showers that are not valid are zero.
