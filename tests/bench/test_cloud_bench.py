@@ -18,6 +18,7 @@ from caloforge.bench.sampling import flow_of
 from caloforge.cli.main import main
 from caloforge.detectors import load_detector
 from caloforge.errors import UsageError
+from caloforge.models import ConditionRange, save_model
 from caloforge.models.pointclouds import PointCloudModel
 from caloforge.nn.showerflow import ShowerFlow
 from caloforge.showers import ShowerPoints, open_showers
@@ -58,6 +59,20 @@ def test_rows_of_point_clouds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     # Twice the energy has twice the points: the scales come from the showers of the run.
     assert last["points"] / first["points"] == pytest.approx(25 / 12, rel=0.35)
     assert last["floor"]["network_multiply_adds"] > first["floor"]["network_multiply_adds"]
+
+
+def test_a_trained_model_is_timed_from_its_directory(tmp_path: Path) -> None:
+    model = named_model("caloclouds3-tiny")
+    assert isinstance(model, PointCloudModel)
+    clouds._fit_scales(model, [packaged()[0].points])  # type: ignore[list-item]
+    with torch.no_grad():
+        model.calibration.occupancy.fill_(0.5)
+    save_model(tmp_path / "m", model, ConditionRange.of(22, [1e4, 3e4]))
+    result = {}
+    for name in ("caloclouds3-tiny", str(tmp_path / "m")):
+        found = clouds._times(name, [25.0], [packaged()[0].points, packaged()[1].points], [600.0], 2)  # type: ignore[list-item]
+        result[name] = found[0]
+    assert result[str(tmp_path / "m")].points < 0.7 * result["caloclouds3-tiny"].points
 
 
 def test_weights_of_silent_units_do_not_count() -> None:

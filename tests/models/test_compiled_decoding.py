@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -202,6 +203,23 @@ def test_plain_pytorch_does_what_the_kernel_cannot(monkeypatch: pytest.MonkeyPat
         monkeypatch.undo()
         model.adjust({"sampler": "edm"})
         assert model._decode_compiled(conditions, raw, latents) is None
+
+
+def test_constants_follow_every_change_and_every_copy() -> None:
+    model = new_model("caloclouds3")
+    case = inputs(model, 6)
+    before = both(model, *case)[0][0]["points"]
+    twin = copy.deepcopy(model)
+    model.calibration.energy.mul_(2)  # in place
+    twin.scales.std = twin.scales.std * 0.5  # another tensor
+    twin.points.mean.data = twin.points.mean + 0.1  # other memory
+    agree(*both(model, *case))
+    agree(*both(twin, *case))
+    torch.testing.assert_close(both(model, *case)[0][0]["points"][:, 3], 2 * before[:, 3])
+    model.adjust({"max_negative": 0})
+    fast, plain = both(model, *case)
+    agree(fast, plain)
+    assert not bool(fast[1].all())
 
 
 def test_a_model_of_another_class_may_have_other_profiles() -> None:

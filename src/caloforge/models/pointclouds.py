@@ -112,6 +112,10 @@ class PointCloudModel(ShowerModel):
         self.calibration = CalibrationFactors(self.layers, polynomial=config.occupancy == "polynomial")
         self._constants: tuple[PointCloudConfig, CloudConstants] | None = None  # of the kernel, for a configuration
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the kernel's view of the constants, which points at this model's memory."""
+        return self.__dict__ | {"_constants": None}
+
     def _network(self, context: int) -> PointWiseNet:
         config = self.config
         return PointWiseNet(config.widths, context, time_features=config.time_features, fourier_std=config.fourier_std)
