@@ -36,7 +36,7 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     "l2lflows": {"dropped voxel, not shared": {"drop_voxel": True, "energy_noise_per": "voxel", "share": False}},
     "l2lflows-conv": {
         "no energy flow": {"energy_flow": False, "coordinates": False, "batch_norm": False},
-        "not shared": {"share": False},
+        "not shared, single fractions": {"share": False, "energy_fractions": "single"},
     },
     "caloinn": {
         "dropped voxel, cubic": {

@@ -40,9 +40,11 @@ def test_every_shipped_preset_is_valid_and_names_its_stages_rightly(name: str) -
     sized = [key for key, value in preset.model.items() if isinstance(value, dict) and "hidden_features" in value]
     small = [f"model.{key}.hidden_features=2" for key in sized]
     small += ["model.hidden_features=2"] if "hidden_features" in preset.model else []
-    detector = toy_detector() if preset.detector is None else load_detector(preset.detector)
-    model = load_preset(name, small).build(detector)
-    assert set(preset.training.stages) <= {stage.name for stage in model.stages(preset.training)}
+    # Which stages there are can depend on whether layers look alike.
+    any_detector = [toy_detector(), toy_detector((2, 2), (2, 2))]
+    detectors = any_detector if preset.detector is None else [load_detector(preset.detector)]
+    models = [load_preset(name, small).build(detector) for detector in detectors]
+    assert set(preset.training.stages) <= {stage.name for model in models for stage in model.stages(preset.training)}
 
 
 def test_published_training_of_caloflow() -> None:

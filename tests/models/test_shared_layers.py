@@ -15,6 +15,7 @@ from caloforge.models.layer_by_layer import LayerByLayer, WhichLayer
 from caloforge.random import Streams
 from caloforge.showers import Showers
 from caloforge.stage import GradientStage, TrainingConfig
+from caloforge.transforms import EnergyFractions, SingleFractions
 
 STREAMS = Streams(12, "test")
 SMALL: dict[str, dict[str, Any]] = {
@@ -138,6 +139,16 @@ def test_density_and_sampling_are_told_the_same(kind: str) -> None:
     for drawn, evaluated in zip(heard[:4], heard[4:], strict=True):
         # Showers are kept in float32; the energy of a nearly empty layer loses digits in the logarithm.
         torch.testing.assert_close(drawn, evaluated, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("layers", "fractions", "recursive"),
+    [(10, "auto", True), (11, "auto", False), (3, "single", False), (11, "recursive", True)],
+)
+def test_fractions_of_few_and_of_many_layers(layers: int, fractions: str, recursive: bool) -> None:
+    model = shared("l2lflows", toy_detector(*[(2, 1)] * layers), energy_fractions=fractions)
+    assert model.energies is not None
+    assert isinstance(model.energies.fractions, EnergyFractions if recursive else SingleFractions)
 
 
 def test_the_numbers_of_a_layer_are_learnt() -> None:

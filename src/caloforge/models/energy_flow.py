@@ -1,7 +1,7 @@
 """The energies of the layers from an autoregressive flow of their own, given the incident energy.
 
-The first step of every model that makes a shower layer by layer: recursive fractions (arXiv:2106.05285, equation 4.1),
-a logit, a masked autoregressive flow. It brings the two stages that train it.
+The first step of every model that makes a shower layer by layer: fractions, recursive (arXiv:2106.05285, equation 4.1) or
+single ones, a logit, a masked autoregressive flow. It brings the two stages that train it.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from caloforge.models.common import FlowSize, autoregressive_flow
 from caloforge.models.marginals import collect_rows, start_from_marginals
-from caloforge.nn.permutations import random_after_every_block
+from caloforge.nn.permutations import alternating_within_layers, random_after_every_block
 from caloforge.random import Streams
 from caloforge.stage import GradientStage, StageTraining, TrainingBatch, TrainingData
-from caloforge.transforms import EnergyFractions, EnergyScale, LogEnergy, Logit
+from caloforge.transforms import EnergyFractions, EnergyScale, LogEnergy, Logit, SingleFractions
 
 __all__ = ["EnergyFlowStage", "LayerEnergyFlow"]
 
@@ -32,6 +32,7 @@ class LayerEnergyFlow(nn.Module):
         size: size of the flow.
         scale: the most that a shower deposits, as a multiple of the incident energy; None fits it.
         extra_energy: energy that the particle brings beside its kinetic one, MeV.
+        recursive: recursive fractions, whose sum is bounded; else the energy of each layer over the most that can be deposited.
         alpha: margin of the logit.
         masks: as for ``MaskedAutoregressiveFlow``.
         permutation_seed: seed of the fixed random permutations.
@@ -45,6 +46,7 @@ class LayerEnergyFlow(nn.Module):
         *,
         scale: float | None,
         extra_energy: float,
+        recursive: bool,
         alpha: float,
         masks: Literal["even", "published"],
         permutation_seed: int,
@@ -52,10 +54,14 @@ class LayerEnergyFlow(nn.Module):
     ) -> None:
         super().__init__()
         self.scale = EnergyScale(scale, extra_energy)
-        self.fractions = EnergyFractions()
+        self.fractions = EnergyFractions() if recursive else SingleFractions()
         self.logit = Logit(alpha)
         self.incident = incident
-        permutations = random_after_every_block(layers, size.blocks, seed=permutation_seed)
+        permutations = (
+            random_after_every_block(layers, size.blocks, seed=permutation_seed)
+            if recursive
+            else alternating_within_layers([layers], size.blocks, seed=permutation_seed)
+        )
         self.flow = autoregressive_flow(size, layers, 1, masks, permutations)
 
     def context(self, incident_energy: Tensor) -> Tensor:
