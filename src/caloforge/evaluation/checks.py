@@ -21,8 +21,8 @@ AnyShowers = Showers | ShowerPoints
 
 #: Two energy spectra with a smaller probability of being the same are refused.
 SMALLEST_P = 1e-3
-#: A wrong unit changes energies by 1000; no two detectors' or models' responses differ by this factor.
-_UNIT_FACTOR = 30.0
+#: A wrong unit changes energies by 1000; an untrained model whose layers are not bounded together can be off by their number.
+_UNIT_FACTOR = 300.0
 
 
 @dataclass(frozen=True)
