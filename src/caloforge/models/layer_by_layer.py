@@ -194,7 +194,7 @@ class LayerByLayer(ShowerModel):
         self.names = [f"layer_{k:0{digits}d}" for k in range(len(sizes))]
         self.groups = {
             self.names[group[0]] if len(group) == 1 else f"layers_{group[0]:0{digits}d}": group
-            for group in self._alike(config)
+            for group in self._alike()
         }
         made = {name: self.layer_flow(group) for name, group in self.groups.items()}
         #: The layer flows by the name of their stage; a layer that has nothing to learn has none.
@@ -211,13 +211,13 @@ class LayerByLayer(ShowerModel):
         wanted = self.config.energy_fractions
         return wanted == "recursive" or (wanted == "auto" and layers <= _FEW_LAYERS)
 
-    def _alike(self, config: LayerByLayerConfig) -> list[tuple[int, ...]]:
+    def _alike(self) -> list[tuple[int, ...]]:
         """Layers that one flow makes, each in one of the groups."""
         groups: dict[Any, list[int]] = {}
         readout = self.detector.readout
         for number, layer in enumerate(readout.layers):
             alike = (type(layer.grid), readout.layer_shapes[number], tuple(self.seen(number)))
-            key = alike if config.share else number
+            key = alike if self.config.share else number
             groups.setdefault(key, []).append(number)
         return [tuple(group) for group in groups.values()]
 

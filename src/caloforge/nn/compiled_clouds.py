@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from caloforge.nn.linear_rational import MARGIN, MIN_SIZE, MIN_SLOPE, SLOPE_SHIFT
 from caloforge.nn.native import native_library
-from caloforge.nn.native.packed import addresses_of, packed_copies
+from caloforge.nn.native.packed import SUFFIXES, addresses_of, packed_copies
 
 if TYPE_CHECKING:
     from caloforge.nn.pointwise import PointWiseNet
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 __all__ = ["PackedPoints", "can_serve", "compiled_flow", "compiled_generation", "compiled_points", "packed_points"]
 
-_SUFFIXES = {torch.float32: "f32", torch.float64: "f64"}
 _MOST_BINS = 64
 #: Up to this batch size a flow takes showers one by one: only then can weights of silent units be left unread.
 _MOST_SINGLE = 2
@@ -33,7 +32,7 @@ def can_serve(*tensors: Tensor) -> bool:
     """Whether the kernels can serve tensors like these: all of one float type on the CPU, no gradients, nobody is tracing."""
     dtype = tensors[0].dtype
     return (
-        dtype in _SUFFIXES
+        dtype in SUFFIXES
         and not torch.is_grad_enabled()
         and all(type(t) in (Tensor, nn.Parameter) and t.dtype == dtype and t.is_cpu for t in tensors)
         and not torch.compiler.is_compiling()
@@ -53,7 +52,7 @@ class _Packed:
     handle: int
 
     def __init__(self, library: ctypes.CDLL, dtype: torch.dtype) -> None:
-        self._library, self._suffix = library, _SUFFIXES[dtype]
+        self._library, self._suffix = library, SUFFIXES[dtype]
 
     def _hold(self, *arguments: Any) -> None:
         self.handle = self._function("new")(*arguments)

@@ -17,13 +17,13 @@ from torch import Tensor, nn
 
 from caloforge.nn.compiled_clouds import can_serve, packed_points
 from caloforge.nn.native import native_library
+from caloforge.nn.native.packed import SUFFIXES
 
 if TYPE_CHECKING:
     from caloforge.nn.pointwise import PointWiseNet
 
 __all__ = ["CloudConstants", "CloudSettings", "compiled_decoding"]
 
-_SUFFIXES = {torch.float32: "f32", torch.float64: "f64"}
 _TENSORS = (
     "incident", "mean", "std", "most_points", "layer_points", "layer_energy", "occupancy", "energy", "polynomials",
     "point_mean", "point_scale", "core", "least_energy", "depths",
@@ -129,7 +129,7 @@ def compiled_decoding(
         return None
     points = torch.empty(max(int(rows[-1] - rows[0]), 0), 4)
     offsets, valid = torch.empty(n + 1, dtype=torch.int64), torch.empty(n, dtype=torch.bool)
-    decode = getattr(library, f"caloforge_cloud_decode_{_SUFFIXES[raw.dtype]}")
+    decode = getattr(library, f"caloforge_cloud_decode_{SUFFIXES[raw.dtype]}")
     made = decode(
         packed.handle, ctypes.addressof(settings), n, raw.data_ptr(), incident_energy.data_ptr(), direction.data_ptr(),
         z.data_ptr(), starts.data_ptr(), offsets.data_ptr(), points.data_ptr(), valid.data_ptr(), torch.get_num_threads(),

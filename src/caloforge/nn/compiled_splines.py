@@ -10,17 +10,17 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from caloforge.nn.native import native_library
+from caloforge.nn.native.packed import SUFFIXES
 
 __all__ = ["can_compile", "compiled_rqs"]
 
-_SUFFIXES = {torch.float32: "f32", torch.float64: "f64"}
 _MOST_BINS = 64
 
 
 def can_compile(inputs: Tensor, raw_parameters: Tensor) -> bool:
     """Whether the kernels serve these tensors: real ones on the CPU, in float32 or float64, and nobody is tracing."""
     return (
-        inputs.dtype in _SUFFIXES
+        inputs.dtype in SUFFIXES
         and inputs.device.type == "cpu"
         and raw_parameters.device.type == "cpu"
         and raw_parameters.dtype == inputs.dtype
@@ -52,7 +52,7 @@ def compiled_rqs(
 
 
 def _function(name: str, dtype: torch.dtype) -> ctypes._NamedFuncPointer:
-    return getattr(native_library(), f"caloforge_spline_{name}_{_SUFFIXES[dtype]}")  # type: ignore[no-any-return]
+    return getattr(native_library(), f"caloforge_spline_{name}_{SUFFIXES[dtype]}")  # type: ignore[no-any-return]
 
 
 class _Spline(torch.autograd.Function):

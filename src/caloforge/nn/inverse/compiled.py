@@ -15,14 +15,13 @@ from torch import Tensor
 
 from caloforge.nn.inverse.incremental import ready_units, solving_order
 from caloforge.nn.native import native_library
-from caloforge.nn.native.packed import addresses_of, packed_copies
+from caloforge.nn.native.packed import SUFFIXES, addresses_of, packed_copies
 
 if TYPE_CHECKING:
     from caloforge.nn.autoregressive import AutoregressiveFlow, AutoregressiveSpline
 
 __all__ = ["CompiledInverse", "Layout", "compiled_inverse"]
 
-_SUFFIXES = {torch.float32: "f32", torch.float64: "f64"}
 _MOST_BINS = 64
 #: Up to this batch size showers are inverted one by one: a tile reads all weights however few its showers are.
 _MOST_SINGLE = 2
@@ -48,7 +47,7 @@ class CompiledInverse:
     def __init__(self, flow: AutoregressiveFlow, library: ctypes.CDLL, layout: Layout) -> None:
         self._library = library
         self.dtype = next(flow.parameters()).dtype
-        self._suffix = _SUFFIXES[self.dtype]
+        self._suffix = SUFFIXES[self.dtype]
         self._features, self._context = flow.features, flow.context_features
         order, self._last = solving_order(flow)
         first = order[0][0]
@@ -109,7 +108,7 @@ def compiled_inverse(flow: AutoregressiveFlow, batch: int) -> CompiledInverse | 
         None if the kernels cannot serve the flow (another device or dtype, no compiler).
     """
     parameter = next(flow.parameters())
-    if parameter.device.type != "cpu" or parameter.dtype not in _SUFFIXES or flow.bins > _MOST_BINS:
+    if parameter.device.type != "cpu" or parameter.dtype not in SUFFIXES or flow.bins > _MOST_BINS:
         return None
     library = native_library()
     if library is None:

@@ -8,9 +8,13 @@ import weakref
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any, Generic, TypeVar
 
+import torch
 from torch import Tensor, nn
 
-__all__ = ["PackedCopies", "Watch", "addresses_of", "packed_copies"]
+__all__ = ["SUFFIXES", "PackedCopies", "Watch", "addresses_of", "packed_copies"]
+
+#: Ends of the names of the kernels for each type of numbers.
+SUFFIXES = {torch.float32: "f32", torch.float64: "f64"}
 
 T = TypeVar("T")
 
