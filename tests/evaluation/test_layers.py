@@ -14,16 +14,21 @@ READOUT = load_detector("calogan").readout
 LABELS = tuple(layer.label for layer in READOUT.layers)
 
 
-def sample(seed: int, n: int = 400) -> Showers:
-    """Showers whose layers hold shares of the incident energy that fluctuate by 30 %, in a random tenth of the voxels."""
+def sample(seed: int, n: int = 400, *, uniform: bool = False, trend: float = 0.0) -> Showers:
+    """Showers whose layers hold shares of the incident energy that fluctuate by 30 %, in a random tenth of the voxels.
+
+    Incident energies of 1 to 100 GeV are uniform or log-uniform; the share of the first layer falls with their logarithm.
+    """
     rng = np.random.default_rng(seed)
-    incident = np.exp(rng.uniform(np.log(1e3), np.log(1e5), n))
+    incident = rng.uniform(1e3, 1e5, n) if uniform else np.exp(rng.uniform(np.log(1e3), np.log(1e5), n))
     deposits = np.zeros((n, READOUT.n_voxels), np.float32)
     for where, share in zip(READOUT.layer_slices, (0.2, 0.795, 0.005), strict=True):
         width = where.stop - where.start
         weights = rng.random((n, width)) * (rng.random((n, width)) < 0.1)
         weights[:, 0] += 0.01
         energy = share * incident * rng.normal(1, 0.3, n).clip(0.1)
+        if where.start == 0:
+            energy *= 1 - trend * np.log(incident / 1e4)
         deposits[:, where] = weights * (energy / weights.sum(axis=1))[:, None]
     return Showers(deposits, incident, 22, READOUT)
 
@@ -67,6 +72,44 @@ def test_the_errors_are_the_scatter_of_independent_samples() -> None:
         # The standard deviation of 80 values is known to 8 %.
         assert ratios.std(axis=0, ddof=1) == pytest.approx(errors, rel=0.35)
         assert np.abs(ratios.mean(axis=0) - 1).max() < 4 * errors.max() / 80**0.5
+
+
+def test_the_error_of_the_energy_is_that_of_one_shower_over_the_root_of_their_number() -> None:
+    means = compare_layers(sample(1, 4000), sample(2, 4000), LABELS)
+    for ratio in means.energy:
+        assert ratio is not None
+        # Fluctuations of 30 % at any energy. In a ratio of sums they would weigh with the energy and give 1.5 times this.
+        assert ratio.error == pytest.approx(0.3 * (2 / 4000) ** 0.5, rel=0.08)
+
+
+def test_a_spectrum_that_differs_by_accident_or_otherwise_does_not_move_a_layer() -> None:
+    one, two = sample(1, 4000, uniform=True, trend=0.15), sample(2, 4000, trend=0.15)
+    plain = [float((s.layer_energies()[:, 0] / s.incident_energy).mean()) for s in (one, two)]
+    ratio = compare_layers(one, two, LABELS).energy[0]
+    assert ratio is not None
+    assert plain[0] / plain[1] < 0.9
+    assert abs(ratio.value - 1) < 3 * ratio.error
+    assert ratio.error < 0.02
+
+
+@pytest.mark.parametrize("energies", [(1e4,), (5e3, 2e4)])
+def test_few_energies_will_do(energies: tuple[float, ...]) -> None:
+    def discrete(seed: int) -> Showers:
+        made = sample(seed)
+        incident = np.resize(np.asarray(energies), len(made))
+        factor = (incident / made.incident_energy)[:, None]
+        return Showers((made.deposits * factor).astype(np.float32), incident, 22, READOUT)
+
+    one, two = discrete(1), discrete(2)
+    ratio = compare_layers(one, two, LABELS).energy[1]
+    shares = [s.layer_energies()[:, 1] / s.incident_energy for s in (one, two)]
+    assert ratio is not None
+    assert ratio.value == pytest.approx(shares[0].mean() / shares[1].mean(), rel=1e-5)
+    expected = [
+        np.mean([x[s.incident_energy == e].var(ddof=1) for e in energies]) / len(x)
+        for x, s in zip(shares, (one, two), strict=True)
+    ]
+    assert ratio.error == pytest.approx((sum(expected) / shares[1].mean() ** 2) ** 0.5, rel=0.02)
 
 
 def test_a_layer_that_is_dark_in_the_reference_has_no_ratio() -> None:

@@ -14,6 +14,8 @@ Float64 = NDArray[np.float64]
 
 #: Layers with a smaller share of the energy do not count in :func:`largest_deviation`.
 SIGNIFICANT_SHARE = 0.01
+#: Logarithms of energies that differ by less are of one energy, which a file has rounded.
+_SAME_ENERGY = 1e-6
 
 
 def _by_layer(showers: Showers | ShowerPoints, layers: int) -> tuple[Float64, Float64]:
@@ -27,16 +29,26 @@ def _by_layer(showers: Showers | ShowerPoints, layers: int) -> tuple[Float64, Fl
     return energy, lit
 
 
-def _per_energy(values: Float64, incident: Float64) -> tuple[Float64, Float64]:
-    """Sum of the values (N, L) over the sum of the incident energies (N,), and its standard error; both (L,).
+def _energy_basis(incident: Float64, reference: Float64) -> Float64:
+    """1, t and t^2 with t the logarithm of the incident energy, centred and scaled by the reference's, (N, 3)."""
+    logarithms = np.log(reference)
+    spread = float(logarithms.std())
+    t = (np.log(incident) - logarithms.mean()) / (spread if spread > _SAME_ENERGY else 1.0)
+    return np.stack([np.ones_like(t), t, t * t], axis=1)
 
-    What a layer holds grows with the incident energy, so the errors are those of the residuals: the spread of the
-    incident energies, which both samples share, is no part of them.
+
+def _adjusted_mean(values: Float64, basis: Float64, target: Float64) -> tuple[Float64, Float64]:
+    """Mean of the values (N, L) as it would be if the basis (N, 3) had the mean ``target`` (3,), and its error; both (L,).
+
+    A least-squares fit carries the mean from the sample's own incident energies to those of the reference. The error is
+    that of the fit's residuals, whatever their spread at each energy (H. White, Econometrica 48 (1980) 817).
     """
-    ratio = values.sum(axis=0) / incident.sum()
-    residuals = values - ratio * incident[:, None]
-    count = len(incident)
-    return ratio, np.sqrt((residuals**2).sum(axis=0) * count / max(count - 1, 1)) / incident.sum()
+    # Of one or two energies the functions are not independent; the shortest solution is then taken.
+    solve = np.linalg.pinv(basis, rcond=_SAME_ENERGY)
+    pull = target @ solve
+    residuals = values - basis @ (solve @ values)
+    rank = float((solve.T * basis).sum())
+    return pull @ values, np.sqrt(pull**2 @ residuals**2 * len(values) / max(len(values) - rank, 1.0))
 
 
 def _quotient(one: tuple[Float64, Float64], two: tuple[Float64, Float64]) -> tuple[Value | None, ...]:
@@ -56,7 +68,12 @@ def compare_layers(
 ) -> LayerMeans:
     """Mean energy and mean number of lit cells of every layer, as ratios to the reference.
 
-    Both are taken per incident energy, so that samples with the same spectrum, but not the same energies, can be compared.
+    Energies are divided by the incident energy of their shower, so that every shower counts alike; in sums a few showers of
+    the highest energies would say everything. Numbers of lit cells, which grow far more slowly, are taken as they are. What
+    is left of a dependence on the incident energy is fitted in each sample by a quadratic in its logarithm, and both means
+    are taken at the reference's energies. So neither values nor errors hold the accident of which energies were drawn. The
+    means are unbiased if both samples have the same spectrum, or if the trend is such a quadratic; their ratio then is,
+    but for a part of (relative error of the reference)^2.
 
     Args:
         generated: the sample that is judged, N showers.
@@ -68,9 +85,13 @@ def compare_layers(
     """
     one, two = (_by_layer(s, len(labels)) for s in (generated, reference))
     incident = [s.incident_energy.astype(np.float64) for s in (generated, reference)]
-    energies, lit = (
-        [_per_energy(sample[k], energy) for sample, energy in zip((one, two), incident, strict=True)] for k in (0, 1)
-    )
+    bases = [_energy_basis(energy, incident[1]) for energy in incident]
+    target = bases[1].mean(axis=0)
+    energies = [
+        _adjusted_mean(sample[0] / energy[:, None], basis, target)
+        for sample, energy, basis in zip((one, two), incident, bases, strict=True)
+    ]
+    lit = [_adjusted_mean(sample[1], basis, target) for sample, basis in zip((one, two), bases, strict=True)]
     total = max(float(two[0].sum()), np.finfo(np.float64).tiny)
     return LayerMeans(
         layers=labels,

@@ -144,7 +144,7 @@ class CorrelationResult(_Result):
 
 
 class LayerMeans(_Result):
-    """Energy and number of lit cells per incident energy in every layer, generated over reference.
+    """Mean share of the incident energy and mean number of lit cells in every layer, generated over reference.
 
     Attributes:
         share: each layer's share of the reference's energy.
