@@ -15,10 +15,13 @@ from caloforge.detectors import load_detector
 from caloforge.errors import UsageError
 from caloforge.evaluation import evaluate, plan_evaluation
 from caloforge.evaluation.clouds import (
+    cell_grid,
     cells_of,
     cloud_features,
     compare_clouds,
     energy_windows,
+    in_cells,
+    placed,
     relative_to_axis,
     square_cells,
 )
@@ -27,6 +30,8 @@ from caloforge.evaluation.results import CloudObservable, EvaluationResult
 from caloforge.random import Streams
 from caloforge.report import compare_reports, load_report, write_report
 from caloforge.showers import ShowerPoints, voxelise
+
+PLACES = Streams(1, "places")
 
 ALL = {
     "total-energy", "cell-energy", "layer-energy", "ring-energy", "occupancy", "layer-occupancy", "ring-occupancy",
@@ -130,28 +135,66 @@ def test_the_divergence_of_disjoint_samples_is_one_bit() -> None:
     assert moved(results) == {"total-energy", "cell-energy"}
 
 
+def points_at(x: float) -> ShowerPoints:
+    points = np.array([[x, 1, 4, 0.06], [x + 1, 1, 4, 0.06], [x + PITCH, 1, 4, 0.06], [x, 1, 5, 0.2]])
+    return replace(shower_points([points], np.array([10e3])), readout=None)
+
+
 def test_points_become_cells_before_the_cut() -> None:
     x = 40 * PITCH + 1  # far outside the readout's 30 x 30 cells
-    points = np.array([[x, 1, 4, 0.06], [x + 1, 1, 4, 0.06], [x + PITCH, 1, 4, 0.06], [x, 1, 5, 0.2]])
-    cells = cells_of(replace(shower_points([points], np.array([10e3])), readout=None), DETECTOR)
-    assert cells.readout == DETECTOR.readout
+    grid = cell_grid(DETECTOR, (PITCH, PITCH))
+    cells = placed(replace(points_at(x), readout=DETECTOR.readout), grid)
     assert_allclose(cells.points[:, 3], [0.12, 0.06, 0.2], rtol=1e-6)
     assert_allclose(cells.points[0, :2], [40.5 * PITCH, 0.5 * PITCH], rtol=1e-6)
     kept = cut(cells, DETECTOR.analysis_threshold)
     assert isinstance(kept, ShowerPoints)
     assert_allclose(kept.points[:, 3], [0.12, 0.2], rtol=1e-6)
     # What has become cells stays as it is.
-    assert_allclose(cells_of(cells, DETECTOR).points, cells.points, rtol=1e-6)
+    assert in_cells(cells, DETECTOR)
+    assert_allclose(cells_of(cells, DETECTOR, PLACES).points, cells.points, rtol=1e-6)
+
+
+def test_each_shower_enters_somewhere_in_a_cell_wherever_it_stands_in_a_file() -> None:
+    showers = [points_at(float(x)) for x in np.linspace(-1, 1, 200)]
+    made = cells_of(ShowerPoints.concatenate(showers), DETECTOR, PLACES)
+    assert made.readout == DETECTOR.readout
+    assert made.points[:, 3].sum() == pytest.approx(200 * 0.38)
+    alone = [cells_of(s, DETECTOR, PLACES) for s in (showers[7], showers[150])]
+    for number, one in zip((7, 150), alone, strict=True):
+        assert_array_equal(one.points, made[number : number + 1].points)
+    other = cells_of(showers[7], DETECTOR, Streams(2, "places"))
+    assert not np.array_equal(other.points[:, :2], alone[0].points[:, :2])
+    # The cell of the lone point is known; it lies anywhere around it, by at most half a cell.
+    lone = made.points[made.points[:, 2] == 5].astype(np.float64)
+    beside = (lone[:, :2] - np.column_stack([np.linspace(-1, 1, 200), np.ones(200)])) / PITCH
+    assert np.abs(beside).max() < 0.5 + 1e-6
+    assert np.abs(beside.mean(axis=0)).max() < 4 * (1 / 12 / 200) ** 0.5
+    assert_allclose(beside.std(axis=0), 12**-0.5, rtol=0.15)
+    # Two points 1 mm apart share a cell of 5.09 mm in four of five placements; else the second one joins the third.
+    first = made.points[made.offsets[:-1], 3] > 0.1
+    assert first.mean() == pytest.approx(1 - 1 / PITCH, abs=4 * (0.16 / 200) ** 0.5)
+
+
+def test_a_file_that_holds_cells_is_named_beside_one_that_holds_points(toys: ShowerPoints) -> None:
+    loose = changed(toy_showers(80, 2), 0, 0.7)
+    result = evaluate(loose, toys, detector=DETECTOR, suite_name="caloclouds", only=["layers"])
+    assert sum("reference points lie at centres of cells" in note for note in result.notes) == 1
+    same = evaluate(toys, toys, detector=DETECTOR, suite_name="caloclouds", only=["layers"])
+    assert not any("centres of cells" in note for note in same.notes)
+    # The same showers get the same cells, whatever the file.
+    again = evaluate(loose, loose, detector=DETECTOR, suite_name="caloclouds", only=["layers"]).generated.layers
+    assert again is not None
+    assert all(r is None or r.value == pytest.approx(1, abs=1e-12) for r in (*again.energy, *again.lit))
 
 
 def test_cells_of_voxels_and_of_other_readouts(toys: ShowerPoints) -> None:
     voxels = voxelise(toys, DETECTOR.readout)
-    one, two = (cells_of(s, DETECTOR) for s in (voxels, toys))
+    one, two = (cells_of(s, DETECTOR, PLACES) for s in (voxels, toys))
     assert_array_equal(one.offsets, two.offsets)
     order = [np.lexsort((*s.points[:, :3].T, s.shower_index)) for s in (one, two)]
     assert_allclose(one.points[order[0]], two.points[order[1]], rtol=1e-5)
     plain = DETECTOR.with_readout("points")
-    assert cells_of(toys, plain).points is toys.points  # no cells are known, so points are taken for them
+    assert cells_of(toys, plain, PLACES).points is toys.points  # no cells are known, so points are taken for them
     assert square_cells(plain.readout) is None
     assert square_cells(load_detector("calogan").readout) is None
     assert square_cells(DETECTOR.readout) == pytest.approx((PITCH, PITCH))

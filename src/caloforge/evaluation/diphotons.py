@@ -24,6 +24,7 @@ from caloforge.evaluation.observables import cells_as_points
 from caloforge.evaluation.results import DiphotonResult, SeparationCurve, Value
 from caloforge.random import Streams
 from caloforge.showers import ShowerPoints, Showers
+from caloforge.showers.projection import random_entry
 
 __all__ = ["CellRows", "PhotonFinder", "compare_diphotons", "count_photons", "numbered_cells", "overlay"]
 
@@ -125,7 +126,7 @@ def numbered_cells(showers: Showers | ShowerPoints, detector: Detector, streams:
     grid = cell_grid(detector, pitch)
     entry = np.zeros((len(showers), 2))
     if isinstance(showers, ShowerPoints):
-        entry = (streams.uniform(np.arange(len(showers)), 2) - 0.5) * pitch
+        entry = random_entry(pitch, np.arange(len(showers)), streams)
         cells = placed(showers, grid, entry)
     else:
         cells = cells_as_points(showers)

@@ -17,13 +17,13 @@ from caloforge.errors import UsageError
 from caloforge.evaluation.checks import AnyShowers, check_samples, identical_showers, refuse_trained_on
 from caloforge.evaluation.classifiers import ParticlePair, cross_particle_test, recipe
 from caloforge.evaluation.classifiers.retraining import class_rows
-from caloforge.evaluation.clouds import cells_of
+from caloforge.evaluation.clouds import cells_of, in_cells
 from caloforge.evaluation.collapse import Sampler
 from caloforge.evaluation.measures import MEASURES, Comparison, cut, run_measures
 from caloforge.evaluation.results import Check, CrossParticleResult, EvaluationResult, SampleInfo, Scores
 from caloforge.evaluation.suites import CROSS_PARTICLE, UNITS, Plan, plan_evaluation
 from caloforge.random import Streams
-from caloforge.showers import Showers, row_hashes
+from caloforge.showers import ShowerPoints, Showers, row_hashes
 
 __all__ = ["check_evaluation", "evaluate"]
 
@@ -48,7 +48,7 @@ def _prepared(
     """What is compared, what it was made from, and what is said of it."""
     some = _some(showers, limit, streams.child(f"rows/{purpose}").generator(0))
     # A threshold is one of cells; points have to be added up in them first.
-    cells = some if isinstance(some, Showers) else cells_of(some, detector)
+    cells = some if isinstance(some, Showers) else cells_of(some, detector, streams.child("placement"))
     kept = cut(cells, detector.analysis_threshold)
     info = SampleInfo(
         label=label,
@@ -147,7 +147,7 @@ def evaluate(
         prepared[word], raw[word], infos[word] = _prepared(
             showers, names.get(word, word), detector, max_showers, streams, word
         )
-    notes = [*remarks, *plan.notes, *_notes(samples, infos, plan, checks)]
+    notes = [*remarks, *plan.notes, *_notes(samples, infos, plan, checks), *_placement(raw, detector)]
     seconds: dict[str, float] = {}
 
     def compare(word: str) -> Scores:
@@ -263,6 +263,19 @@ def _thresholded(sampler: Sampler | None, detector: Detector) -> Sampler | None:
     if sampler is None:
         return None
     return lambda energy, count: sampler(energy, count).above(detector.analysis_threshold)
+
+
+def _placement(samples: Mapping[str, AnyShowers], detector: Detector) -> list[str]:
+    """What is to be said of points of which some are in cells already."""
+    points = {word: s for word, s in samples.items() if isinstance(s, ShowerPoints)}
+    cells = [word for word, s in points.items() if in_cells(s, detector)]
+    if not cells or len(cells) == len(points):
+        return []
+    rest = [word for word in points if word not in cells]
+    return [
+        f"The {' and '.join(cells)} points lie at centres of cells and stay there, while the {' and '.join(rest)} showers enter "
+        "at random places of cells, so their cells need not agree."
+    ]
 
 
 def _notes(

@@ -15,7 +15,7 @@ from caloforge.models.cloud_parts import SAMPLERS, Cloud, LayerFactors, Profiles
 from caloforge.models.pointclouds import PointCloudModel, conditions_of
 from caloforge.random import Streams
 from caloforge.showers import ShowerPoints
-from caloforge.showers.projection import IdealGrid, project
+from caloforge.showers.projection import IdealGrid, project, random_entry
 from caloforge.stage import FitStage, TrainingBatch, TrainingData
 
 __all__ = ["CalibrationStage", "LayerStage", "covariance_map"]
@@ -254,7 +254,7 @@ class CalibrationStage(FitStage):
         cloud = self.model.cloud(batch)
         assert batch.offsets is not None
         rows = batch.row.numpy()
-        entry = streams.child("entry").uniform(rows, 2) * self.model.cell
+        entry = random_entry(self.model.cell, rows, streams.child("entry"))
         cells, energy = self._cells(batch.points, batch.offsets, entry)
         return _Reference(conditions_of(batch), rows, cloud, entry, cells, energy)
 

@@ -19,6 +19,7 @@ from pydantic import Field
 from caloforge.detectors import CartesianGrid, Readout
 from caloforge.detectors.description import Description, build
 from caloforge.errors import DetectorError, UsageError
+from caloforge.random import Streams
 from caloforge.showers.showers import ShowerPoints
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "cell_pitch",
     "load_cell_map",
     "project",
+    "random_entry",
 ]
 
 Floats = NDArray[np.float64]
@@ -197,6 +199,20 @@ def cell_pitch(readout: Readout) -> Pair:
     if len(found) > 1:
         raise UsageError("the cells of the readout differ between layers, so the size of a cell must be given")
     return found.pop()
+
+
+def random_entry(pitch: Pair, showers: Index, streams: Streams) -> Floats:
+    """Where showers enter a grid of equal cells: anywhere in a cell with equal probability, (N, 2), mm.
+
+    Real photons know nothing of cells either. With all axes at one place, the corner of four cells say, lit cells depend on
+    how exactly a shower keeps to its axis.
+
+    Args:
+        pitch: size of a cell in x and y, mm.
+        showers: number of each shower, which alone decides about its place, int64 (N,).
+        streams: random numbers.
+    """
+    return streams.uniform(showers, 2) * pitch
 
 
 @dataclass(frozen=True)
