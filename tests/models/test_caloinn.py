@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -58,9 +59,9 @@ def test_real_showers_come_back_from_noise(particle: int, noise_on: str) -> None
     deposits = torch.from_numpy(showers.deposits).double()
     incident = torch.from_numpy(showers.incident_energy)
     rows = torch.arange(len(showers))
-    y, _, inside = model.variables(deposits, incident, rows, 0, STREAMS)
-    assert bool(inside.all())
-    plain = model.logit.restore(y)
+    seen = model.variables(deposits, incident, rows, 0, STREAMS)
+    assert bool(seen.inside.all())
+    plain = model.logit.restore(seen.y)
     energies, _ = model.fractions.inverse(plain[:, 504:], model.scale(incident))
     made = model.postprocess(plain[:, :504], energies).numpy()
     wanted = showers.above(0.010)
@@ -79,7 +80,7 @@ def test_loss_is_the_negative_log_density_without_the_jacobians(changes: dict[st
     assert isinstance(stage, GradientStage)
     loss = float(stage.loss("main", training_batch(showers), STREAMS)["loss"])
     deposits, incident = torch.from_numpy(showers.deposits).double(), torch.from_numpy(showers.incident_energy)
-    _, logdet, _ = model.variables(deposits, incident, torch.arange(6), 0, STREAMS)
+    logdet = model.variables(deposits, incident, torch.arange(6), 0, STREAMS).logdet
     log_prob = model.log_prob(showers, STREAMS)
     assert loss == pytest.approx(float((logdet - log_prob).mean()), rel=1e-9)
 
@@ -94,16 +95,51 @@ def test_jacobian_of_the_preprocessing_is_the_one_that_autograd_finds() -> None:
     deposits = 300 * torch.rand(7, generator=generator, dtype=torch.float64)
 
     def variables(d: torch.Tensor) -> torch.Tensor:
-        return model.variables(d[None], incident, torch.tensor([4]), 0, STREAMS)[0][0]
+        return model.variables(d[None], incident, torch.tensor([4]), 0, STREAMS).y[0]
 
     jacobian = torch.autograd.functional.jacobian(variables, deposits)
-    _, logdet, inside = model.variables(deposits[None], incident, torch.tensor([4]), 0, STREAMS)
+    _, _, logdet, inside = model.variables(deposits[None], incident, torch.tensor([4]), 0, STREAMS)
     assert bool(inside)
     assert float(torch.linalg.slogdet(jacobian).logabsdet) == pytest.approx(float(logdet), rel=1e-9)
 
 
-def test_too_much_energy_has_no_density() -> None:
-    model = small(energy_scale=1.0)
+def test_density_with_energies_apart_has_the_jacobian_that_autograd_finds() -> None:
+    """From the deposits to the normal numbers of both flows."""
+    detector = toy_detector((2, 2), (3, 1), threshold=0.0)
+    settings = SMALL | {"drop_voxel": True, "noise_on": "deposits", "energy_noise_per": "voxel", "energy_scale": 1.0}
+    settings |= {
+        "energies": {"blocks": 2, "hidden_features": 8},
+        "energy_fractions": "single",
+        "noise": 0.0,
+        "energy_noise": 0.0,
+    }
+    model = build_model("caloinn", settings, detector).double()
+    assert isinstance(model, CaloINN)
+    assert model.energies is not None
+    incident = torch.tensor([5e3], dtype=torch.float64)
+    generator = torch.Generator().manual_seed(1)
+    deposits = 300 * torch.rand(7, generator=generator, dtype=torch.float64)
+
+    def normals(d: torch.Tensor) -> torch.Tensor:
+        assert model.energies is not None
+        seen = model.variables(d[None], incident, torch.tensor([4]), 0, STREAMS)
+        part = model.energies
+        logits = part.logit.transform(part.fractions(seen.energies, part.scale(incident))[0])
+        parts = [model.flow(seen.y, model.context(incident, seen.energies)), part.flow(logits, part.context(incident))]
+        return torch.cat([z[0] for z, _ in parts])
+
+    z = normals(deposits).detach()
+    jacobian = torch.autograd.functional.jacobian(normals, deposits)
+    expected = -0.5 * z.square().sum() - 3.5 * math.log(2 * math.pi) + torch.linalg.slogdet(jacobian).logabsdet
+    showers = Showers(deposits[None].numpy(), incident.numpy(), 22, detector.readout)
+    found = model._noisy_log_prob(deposits[None], incident, torch.tensor([4]), 0, STREAMS).detach()
+    assert float(found) == pytest.approx(float(expected), abs=1e-8)
+    assert float(model.log_prob(showers, STREAMS)) == pytest.approx(float(expected), rel=1e-5)  # files hold float32
+
+
+@pytest.mark.parametrize("energies", [None, {"blocks": 2, "hidden_features": 8}])
+def test_too_much_energy_has_no_density(energies: dict[str, int] | None) -> None:
+    model = small(energy_scale=1.0, energies=energies)
     showers = geant4_showers(22)[:3]
     assert bool(torch.isfinite(model.log_prob(showers, STREAMS)).all())
     bright = Showers(showers.deposits * 3, showers.incident_energy, 22, showers.readout)
@@ -152,7 +188,7 @@ def test_extreme_latents_give_finite_showers_or_invalid_ones(size: float, change
 def test_noise_on_shares_says_nothing_about_energies() -> None:
     model = small(energy_scale=1.0)
     showers = geant4_showers(22)[:50].above(0.010)
-    y, _, _ = model.variables(
+    y, *_ = model.variables(
         torch.from_numpy(showers.deposits), torch.from_numpy(showers.incident_energy), torch.arange(50), 0, STREAMS
     )
     assert model.share_noise == pytest.approx(1e-3 / 1e5)
@@ -166,7 +202,7 @@ def test_published_preprocessing_uses_relative_noise_and_logarithms() -> None:
     model = small(**PUBLISHED).double()
     showers = geant4_showers(22)[:20]
     fit(model, showers)
-    y, _, _ = model.variables(
+    y, *_ = model.variables(
         torch.from_numpy(showers.deposits).double(), torch.from_numpy(showers.incident_energy),
         torch.arange(20), 0, STREAMS,
     )  # fmt: skip

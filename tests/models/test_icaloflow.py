@@ -104,7 +104,8 @@ def test_published_variables_are_those_of_the_publication() -> None:
     assert context[0, 0].tolist() == pytest.approx([-0.5, logits[1], logits[0], *range(6), 1, 0])
     assert context[0, 1].tolist() == pytest.approx([-0.5, logits[2], logits[1], *range(6, 12), 0, 1])
     assert [stage.name for stage in model.stages(TrainingConfig())] == ["energies", "first", "following"]
-    assert torch.allclose(model.logit.transform(model.fractions(energies, incident)), torch.tensor(logits).double())
+    u, _ = model.fractions(energies, model.reference_energy(incident))
+    assert torch.allclose(model.logit.transform(u), torch.tensor(logits).double())
 
 
 # ---- generating
@@ -211,7 +212,8 @@ def latents_of(model: ICaloFlow, deposits: Tensor, incident: Tensor) -> Tensor:
     energies = noisy.sum(dim=2)
     logits = model.share_logits(noisy)
     context = model.following_context(incident, energies, logits[:, :-1])
-    parts = [model.energies(model.logit(model.fractions(energies, incident))[0], model.incident_condition(incident))[0]]
+    u, _ = model.fractions(energies, model.reference_energy(incident))
+    parts = [model.energies(model.logit(u)[0], model.incident_condition(incident))[0]]
     parts += [model.first(model.learnt(logits[:, 0]), model.first_context(incident, energies))[0]]
     assert model.following is not None
     parts += [model.following(model.learnt(logits[:, k + 1]), context[:, k])[0] for k in range(model.layers - 1)]
@@ -232,8 +234,8 @@ def test_density_of_the_deposits_has_the_jacobian_that_autograd_finds() -> None:
         assert float(found[k]) == pytest.approx(float(expected), abs=1e-7)
 
 
-def test_a_layer_above_the_largest_energy_has_density_zero() -> None:
-    model = small(0.0, energy_scale=0.3)
+def test_a_shower_of_more_than_the_largest_energy_has_density_zero() -> None:
+    model = small(0.0, energy_scale=0.9)
     showers = full_showers(3)
     assert bool(torch.isfinite(model.log_prob(showers, STREAMS)).all())
     bright = Showers(showers.deposits * np.float32(10), showers.incident_energy, 22, showers.readout)

@@ -327,20 +327,6 @@ def test_wrong_units_are_noticed(tmp_path: Path, factor: float, incident: float)
         open_showers(tmp_path / "f.hdf5", det).close()
 
 
-@pytest.mark.parametrize(("balance", "refused"), [(30, False), (500, True)])
-def test_our_own_files_may_hold_the_showers_of_an_untrained_model(tmp_path: Path, balance: int, refused: bool) -> None:
-    det = detector(SMALL)
-    made = make_showers(0, 2, det)
-    made.deposits[:] = balance * made.incident_energy[:, None] / made.deposits.shape[1]
-    with create_showers(tmp_path / "a.h5", detector=det, particle=22) as writer:
-        writer.write(made)
-    if refused:
-        with pytest.raises(ShowerFileError, match=r"500 times the incident energy.*wrong unit"):
-            open_showers(tmp_path / "a.h5")
-    else:
-        open_showers(tmp_path / "a.h5").close()
-
-
 def test_columns_must_stay_the_same(tmp_path: Path) -> None:
     det = detector(SMALL)
     with create_showers(tmp_path / "a.h5", detector=det, particle=22, expected=6) as writer:

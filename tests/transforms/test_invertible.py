@@ -189,6 +189,15 @@ def test_single_fractions_are_those_of_what_can_be_deposited() -> None:
     assert u[0].tolist() == pytest.approx([10 / 120, 30 / 120, 20 / 120])
 
 
+def test_no_shower_of_single_fractions_holds_more_than_is_available() -> None:
+    available = torch.tensor([120.0, 120.0, 120.0], dtype=torch.float64)
+    energies = torch.tensor([[10.0, 30.0, 20.0], [120.0, 60.0, 60.0], [0.0, 0.0, 0.0]], dtype=torch.float64)
+    bounded = SingleFractions.bounded(energies, available)
+    assert bounded.tolist() == [[10.0, 30.0, 20.0], [60.0, 30.0, 30.0], [0.0, 0.0, 0.0]]
+    u, _ = SingleFractions()(energies, available)
+    assert SingleFractions.possible(u).tolist() == [True, False, True]
+
+
 class TestEnergyTrend:
     def test_a_parabola_is_found_block_by_block_and_taken_away(self) -> None:
         generator = torch.Generator().manual_seed(0)

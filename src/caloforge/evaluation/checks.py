@@ -21,9 +21,8 @@ AnyShowers = Showers | ShowerPoints
 
 #: Two energy spectra with a smaller probability of being the same are refused.
 SMALLEST_P = 1e-3
-#: A wrong unit changes energies by 1000; no two detectors' responses differ so much. An untrained model whose layers are not
-#: bounded together can be too high by their number.
-_TOO_LOW, _TOO_HIGH = 1 / 30, 300.0
+#: A wrong unit changes energies by 1000; no two detectors' or models' responses differ by this factor.
+_UNIT_FACTOR = 30.0
 
 
 @dataclass(frozen=True)
@@ -57,8 +56,8 @@ def _energy_spectrum(generated: AnyShowers, reference: AnyShowers, word: str) ->
 def _units(generated: AnyShowers, reference: AnyShowers, word: str) -> _Finding:
     responses = [float(np.median(s.total_energy() / s.incident_energy)) for s in (generated, reference)]
     text = f"the median response E_dep / E_inc is {responses[0]:.4g} for the {word} and {responses[1]:.4g} for the reference"
-    one, other = (max(r, 1e-12) for r in responses)
-    if _TOO_LOW < one / other < _TOO_HIGH:
+    low, high = sorted(max(r, 1e-12) for r in responses)
+    if high / low < _UNIT_FACTOR:
         return _Finding("units", True, f"{text} showers")
     return _Finding("units", False, f"{text} showers: one of the files seems to have another unit (GeV for MeV)")
 

@@ -22,11 +22,13 @@ from caloforge.models.base import Latents, ModelConfig, ShowerModel
 from caloforge.models.common import (
     LEAST_DEPOSIT,
     FlowSize,
+    FractionsKind,
     ScaleStage,
     autoregressive_flow,
     axis_voxels,
     check_dropped_voxel,
     check_voxels,
+    energy_fractions,
     middle_energy,
 )
 from caloforge.models.conditions import Conditions
@@ -41,7 +43,6 @@ from caloforge.stage import GradientStage, Stage, StageTraining, TrainingBatch, 
 from caloforge.transforms import (
     DequantisationNoise,
     DroppedVoxelNormalisation,
-    EnergyFractions,
     EnergyScale,
     LayerNormalisation,
     LogEnergy,
@@ -71,6 +72,7 @@ class CaloFlowConfig(ModelConfig):
         energy_noise_per: ``layer`` adds one such noise to the energy of each layer; ``voxel``, as published, takes the
             sums of the noisy voxels, which shifts them by half the width for every voxel.
         alpha: margin of the logit.
+        energy_fractions: how the layer energies become variables, see ``FractionsKind``; ``recursive`` as published.
         energy_scale: the most that a shower deposits, as a multiple of the incident energy; None fits it to the
             training data. 1 conserves energy exactly.
         extra_energy: energy that the particle brings beside its kinetic one, MeV.
@@ -93,6 +95,7 @@ class CaloFlowConfig(ModelConfig):
     energy_noise: Annotated[float, Field(ge=0)] = 1e-3
     energy_noise_per: Literal["layer", "voxel"] = "layer"
     alpha: Annotated[float, Field(gt=0, lt=0.5)] = 1e-6
+    energy_fractions: FractionsKind = "recursive"
     energy_scale: Annotated[float, Field(gt=0)] | None = None
     extra_energy: Annotated[float, Field(ge=0)] = 0.0
     incident_reference: Annotated[float, Field(gt=0)] | None = None
@@ -140,7 +143,7 @@ class CaloFlow(ShowerModel):
         self.voxel_noise = DequantisationNoise(readout.n_voxels, config.noise)
         self.energy_noise = DequantisationNoise(readout.n_voxels if per_voxel else len(sizes), config.energy_noise)
         self.logit = Logit(config.alpha)
-        self.fractions = EnergyFractions()
+        self.fractions = energy_fractions(config.energy_fractions, len(sizes))
         self.normalisation = LayerNormalisation(sizes)
         self.sums = self.normalisation.sums
         self.dropping = DroppedVoxelNormalisation(sizes, axis_voxels(readout)) if config.drop_voxel else None
@@ -241,8 +244,9 @@ class CaloFlow(ShowerModel):
         dtype = self.dtype
         logits, _ = self.energies.inverse(latents.to(dtype), self.energy_context(incident_energy).to(dtype))
         # In float64 the remainder 1 - u of a deep layer keeps its digits.
-        energies, _ = self.fractions.inverse(self.logit.restore(logits.double()), self.scale(incident_energy))
-        return energies
+        available = self.scale(incident_energy)
+        energies, _ = self.fractions.inverse(self.logit.restore(logits.double()), available)
+        return self.fractions.bounded(energies, available)
 
     def decode_tensors(
         self, conditions: Mapping[str, Tensor], latents: Mapping[str, Tensor]
@@ -325,7 +329,7 @@ class CaloFlow(ShowerModel):
             float64 (N,).
         """
         u, fractions_logdet = self.fractions(energies, self.scale(incident_energy))
-        inside = (u <= 1).all(dim=1)
+        inside = self.fractions.possible(u)
         energy_logits, energy_logdet = self.logit(u.clamp(0, 1))
         if self.dropping is None:
             shares, _ = self.normalisation(noisy, self.sums(noisy))

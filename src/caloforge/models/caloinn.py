@@ -1,14 +1,15 @@
 """CaloINN: one coupling flow for the voxels of all layers and the energies of the layers (arXiv:2312.09290).
 
 The variables are each voxel's share of its layer and the recursive energy fractions, all in one flow that is as fast in
-sampling as in training. docs/models/caloinn.md says where the defaults differ from the publication and why.
+sampling as in training; or the energies come from a small flow of their own. docs/models/caloinn.md says where the defaults
+differ from the publication and why.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Literal, Self
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
 import torch
 from pydantic import Field, model_validator
@@ -19,14 +20,18 @@ from caloforge.errors import ConfigError
 from caloforge.models.base import Latents, ModelConfig, ShowerModel
 from caloforge.models.common import (
     LEAST_DEPOSIT,
+    FlowSize,
+    FractionsKind,
     ScaleStage,
     axis_voxels,
     check_dropped_voxel,
     check_voxels,
+    energy_fractions,
     middle_energy,
 )
 from caloforge.models.conditions import Conditions
 from caloforge.models.coupling_start import start_coupling_from_marginals
+from caloforge.models.energy_flow import EnergyFlowStage, LayerEnergyFlow
 from caloforge.models.likelihood import noise_averaged_log_prob
 from caloforge.models.marginals import collect_rows
 from caloforge.models.registry import register
@@ -34,18 +39,15 @@ from caloforge.nn.coupling import CouplingFlow
 from caloforge.nn.permutations import random_all, reverse_all
 from caloforge.random import Streams
 from caloforge.showers import ShowerPoints, Showers
-from caloforge.stage import FitStage, GradientStage, Stage, StageTraining, TrainingBatch, TrainingConfig, TrainingData
+from caloforge.stage import GradientStage, Stage, StageTraining, TrainingBatch, TrainingConfig, TrainingData
 from caloforge.transforms import (
     DequantisationNoise,
     DroppedVoxelNormalisation,
-    EnergyFractions,
     EnergyScale,
-    EnergyTrend,
     LayerNormalisation,
     LogEnergy,
     Logit,
     LogMargin,
-    SingleFractions,
     restore_deposits,
 )
 
@@ -88,16 +90,18 @@ class CaloINNConfig(ModelConfig):
         alpha: margin of the logit.
         relative_noise: width of the noise on shares and fractions of ``published`` preprocessing.
         log_alpha: margin of its logarithm.
-        fractions: ``recursive`` as published, whose sum is bounded; ``single`` takes the energy of each layer by itself over
-            the most that a shower deposits, which is easier to learn for many layers.
-        energy_trend: learn the variables of the fractions relative to what is usual at the incident energy, a parabola that
-            is fitted to the training data.
+        energies: size of an autoregressive flow of its own for the layer energies, which are then conditions of the
+            coupling flow. None, as published, leaves them to the coupling flow, where few numbers among many have to
+            carry the energy of the shower.
+        energy_fractions: how the layer energies become variables, see ``FractionsKind``; ``recursive`` as published.
         energy_scale: the most that a shower deposits, as a multiple of the incident energy; None fits it to the
             training data.
         extra_energy: energy that the particle brings beside its kinetic one, MeV.
         incident_reference: incident energy whose condition is 0, MeV; None takes the logarithmic middle of the gun's.
-        emphasis: the condition is multiplied by this. It is one number among thousands that a network sees, and short trainings
-            hardly hear it otherwise.
+        layer_reference: layer energy whose condition is 0, MeV; None takes a tenth of ``incident_reference``.
+        layer_offset: added to layer energies before the logarithm, MeV.
+        emphasis: the conditions are multiplied by this. They are few numbers among thousands that a network sees, and short
+            trainings hardly hear them otherwise.
         cut: threshold on voxels, MeV; None takes the detector's analysis threshold.
         cut_first: apply the threshold to the training data too, so that the model learns what is left behind it.
         drop_voxel: leave out one voxel per layer, which makes the likelihood one of the deposits themselves.
@@ -125,11 +129,13 @@ class CaloINNConfig(ModelConfig):
     alpha: Annotated[float, Field(gt=0, lt=0.5)] = 1e-9
     relative_noise: Annotated[float, Field(gt=0)] = 5e-6
     log_alpha: Annotated[float, Field(gt=0)] = 1e-8
-    fractions: Literal["recursive", "single"] = "recursive"
-    energy_trend: bool = False
+    energies: FlowSize | None = None
+    energy_fractions: FractionsKind = "recursive"
     energy_scale: Annotated[float, Field(gt=0)] | None = None
     extra_energy: Annotated[float, Field(ge=0)] = 0.0
     incident_reference: Annotated[float, Field(gt=0)] | None = None
+    layer_reference: Annotated[float, Field(gt=0)] | None = None
+    layer_offset: Annotated[float, Field(gt=0)] = 1e-3
     emphasis: Annotated[float, Field(gt=0)] = 1.0
     cut: Annotated[float, Field(ge=0)] | None = None
     cut_first: bool = True
@@ -144,9 +150,28 @@ class CaloINNConfig(ModelConfig):
             raise ValueError("noise on the shares gives no sums of noisy voxels, so 'energy_noise_per' must be layer")
         if self.drop_voxel and self.preprocessing == "published":
             raise ValueError("'drop_voxel' and 'published' preprocessing exclude each other")
+        if self.energies is not None and self.preprocessing == "published":
+            raise ValueError("a flow of the 'energies' and 'published' preprocessing exclude each other")
         if self.least * self.bins >= 1:
             raise ValueError(f"{self.bins} bins of at least {self.least:g} of the interval do not fit into it")
         return self
+
+
+class _Variables(NamedTuple):
+    """What the flow sees of some showers.
+
+    Attributes:
+        y: the variables (N, D).
+        energies: layer energies with noise (N, L), MeV.
+        logdet: log-determinant (N,), nats, of the map to them, and to the energies if these have a flow of their own, from
+            the deposits with ``drop_voxel``, else from shares and fractions.
+        inside: whether shares and fractions are possible, bool (N,).
+    """
+
+    y: Tensor
+    energies: Tensor
+    logdet: Tensor
+    inside: Tensor
 
 
 @register("caloinn")
@@ -177,11 +202,12 @@ class CaloINN(ShowerModel):
         self.energy_noise = DequantisationNoise(readout.n_voxels if per_voxel else len(sizes), config.energy_noise)
         self.logit = Logit(config.alpha)
         self.log = LogMargin(config.log_alpha)
-        self.fractions = EnergyFractions() if config.fractions == "recursive" else SingleFractions()
         self.normalisation = LayerNormalisation(sizes)
         self.sums = self.normalisation.sums
         self.dropping = DroppedVoxelNormalisation(sizes, axis_voxels(readout)) if config.drop_voxel else None
-        self.log_incident = LogEnergy(config.incident_reference or middle_energy(detector))
+        incident_reference = config.incident_reference or middle_energy(detector)
+        self.log_incident = LogEnergy(incident_reference)
+        self.log_layers = LogEnergy(config.layer_reference or incident_reference / 10, config.layer_offset)
         self.share_noise = 0.0
         if config.noise_on == "shares":
             self.share_noise = config.noise / (config.highest_energy or _highest_energy(detector))
@@ -189,15 +215,30 @@ class CaloINN(ShowerModel):
         several = torch.tensor([size > 1 for size in sizes])[self.sums.voxel_layers]
         index = torch.nonzero(several).flatten() if self.dropping is None else self.dropping.kept
         self.register_buffer("shape_index", index, persistent=False)
-        features = len(index) + len(sizes)
+        self.energies = (
+            None
+            if config.energies is None
+            else LayerEnergyFlow(
+                len(sizes),
+                config.energies,
+                scale=config.energy_scale,
+                extra_energy=config.extra_energy,
+                fractions=config.energy_fractions,
+                alpha=config.alpha,
+                masks="even",
+                permutation_seed=config.permutation_seed,
+                incident=self.log_incident,
+            )
+        )
+        self.fractions = energy_fractions(config.energy_fractions, len(sizes))
+        self.scale = EnergyScale(config.energy_scale, config.extra_energy) if self.energies is None else None
+        features = len(index) + (len(sizes) if self.energies is None else 0)
         if features < 2:
             raise ConfigError(f"the model 'caloinn' needs at least two variables, '{detector.name}' gives {features}")
         self.relative_noise = DequantisationNoise(features, config.relative_noise)
-        self.scale = EnergyScale(config.energy_scale, config.extra_energy)
-        self.trend = EnergyTrend(len(sizes)) if config.energy_trend else None
         self.flow = CouplingFlow(
             features=features,
-            context_features=1,
+            context_features=1 if self.energies is None else 1 + len(sizes),
             blocks=config.blocks,
             hidden_features=config.hidden_features,
             layers=config.layers,
@@ -221,12 +262,25 @@ class CaloINN(ShowerModel):
     # ---- training -------------------------------------------------------------------------------------------------
 
     def stages(self, training: TrainingConfig) -> list[Stage]:
-        """The scale of the energies (fitted or checked), their trend if there is one, and the flow."""
-        stages: list[Stage] = [ScaleStage("scale", self.scale, self._energies_behind_cut)]
-        if self.trend is not None:
-            stages.append(_TrendStage(self, self.trend))
-        needs = tuple(stage.name for stage in stages)
-        return [*stages, _FlowStage(self, training.for_stage("flow"), needs)]
+        """The scale of the energies (fitted or checked), and behind it the flow or the flow of the energies.
+
+        With a flow of the energies the coupling flow needs neither and can be trained beside them.
+        """
+        flow = training.for_stage("flow")
+        if self.energies is None:
+            assert self.scale is not None
+            return [ScaleStage("scale", self.scale, self._energies_behind_cut), _FlowStage(self, flow, ("scale",))]
+        return [
+            ScaleStage("energies.scale", self.energies.scale, self._energies_behind_cut),
+            EnergyFlowStage(
+                "energies",
+                self.energies,
+                lambda batch, streams: self._batch_variables(batch, streams).energies,
+                training.for_stage("energies"),
+                from_data=self.config.start == "marginals",
+            ),
+            _FlowStage(self, flow, ()),
+        ]
 
     def deposits_behind_cut(self, deposits: Tensor) -> Tensor:
         """Deposits (N, V), MeV, as the model learns them: without those below the threshold, if so configured."""
@@ -238,18 +292,22 @@ class CaloINN(ShowerModel):
         energies: Tensor = self.sums(self.deposits_behind_cut(deposits), dtype=torch.float64)
         return energies
 
-    def context(self, incident_energy: Tensor) -> Tensor:
-        """Condition of the flow, float64 (N, 1), from the incident energies (N,), MeV."""
-        return self.config.emphasis * self.energy_logarithm(incident_energy)
+    def context(self, incident_energy: Tensor, energies: Tensor) -> Tensor:
+        """Conditions of the flow, float64 (N, 1) or with a flow of the energies (N, 1 + L).
 
-    def energy_logarithm(self, incident_energy: Tensor) -> Tensor:
-        """Logarithm of the incident energies (N,), MeV, over the reference, float64 (N, 1)."""
-        return self.log_incident.transform(incident_energy.double()[:, None])
+        Args:
+            incident_energy: (N,), MeV.
+            energies: layer energies with noise (N, L), MeV.
+        """
+        condition = self.log_incident.transform(incident_energy.double()[:, None])
+        if self.energies is not None:
+            condition = torch.cat([condition, self.log_layers.transform(energies.double())], dim=1)
+        return self.config.emphasis * condition
 
     def variables(
         self, deposits: Tensor, incident_energy: Tensor, rows: Tensor, draw: int, streams: Streams
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """What the flow sees of some showers: shares of voxels, then energy fractions, with noise.
+    ) -> _Variables:
+        """What the flow sees of some showers: shares of voxels, then (if they have no other flow) energy fractions.
 
         Args:
             deposits: (N, V), MeV.
@@ -257,32 +315,18 @@ class CaloINN(ShowerModel):
             rows: numbers of the rows, which with ``draw`` address the noise; int64 (N,), in CPU memory.
             draw: number of the epoch or of the draw.
             streams: random streams of the noise.
-
-        Returns:
-            The variables y (N, D); the log-determinant of the map to them (N,), nats, from the deposits with
-            ``drop_voxel``, else from shares and fractions; and whether shares and fractions lie in [0, 1], bool (N,).
         """
-        y, logdet, inside = self.plain_variables(deposits, incident_energy, rows, draw, streams)
-        if self.trend is not None:
-            shapes, energies = y[:, : len(self.shape_index)], y[:, len(self.shape_index) :]
-            y = torch.cat([shapes, self.trend(energies, self.energy_logarithm(incident_energy))], dim=1)
-        return y, logdet, inside
-
-    def plain_variables(
-        self, deposits: Tensor, incident_energy: Tensor, rows: Tensor, draw: int, streams: Streams
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """As :meth:`variables`, those of the fractions not yet relative to a trend."""
         # In float32 a share of almost 1 would have no logit.
         deposits = self.deposits_behind_cut(deposits).double()
-        available = self.scale(incident_energy)
         if self.config.preprocessing == "published":
             energies = self.sums(deposits)
-            u, _ = self.fractions(energies, available)
+            assert self.scale is not None  # these exclude a flow of the energies
+            u, _ = self.fractions(energies, self.scale(incident_energy))
             shares = self.normalisation.transform(deposits, energies).index_select(1, self.shape_index)
             plain = torch.cat([shares, u], dim=1)
             noisy, _ = self.relative_noise(plain, self.relative_noise.draw(streams.child("relative"), rows, draw))
             y, logdet = self.log(noisy)
-            return y, logdet, torch.ones_like(rows, dtype=torch.bool, device=deposits.device)
+            return _Variables(y, energies, logdet, torch.ones_like(rows, dtype=torch.bool, device=deposits.device))
         uniform = self.voxel_noise.draw(streams.child("voxels"), rows, draw)
         noisy = deposits
         if self.config.noise_on == "deposits":
@@ -293,42 +337,58 @@ class CaloINN(ShowerModel):
             told, _ = self.energy_noise(plain_energies, self.energy_noise.draw(streams.child("layers"), rows, draw))
         else:
             told = energies
-        u, fractions_logdet = self.fractions(told, available)
         if self.dropping is None:
             shares = self.normalisation.transform(noisy, energies)
             if self.share_noise:
                 shares = (shares + self.share_noise * uniform.to(shares.device)) / (1 + self.share_noise)
-            shares = shares.index_select(1, self.shape_index)
-            volume = torch.zeros_like(fractions_logdet)
+            plain = shares.index_select(1, self.shape_index)
+            volume = plain.new_zeros(len(plain))
         else:
-            shares, _, volume = self.dropping(noisy)
-            volume = volume + fractions_logdet
-        plain = torch.cat([shares, u], dim=1)
+            plain, _, volume = self.dropping(noisy)
         inside = ((plain >= 0) & (plain <= 1)).all(dim=1)
+        if self.scale is not None:
+            u, fractions_logdet = self.fractions(told, self.scale(incident_energy))
+            inside &= self.fractions.possible(u)
+            plain = torch.cat([plain, u], dim=1)
+            if self.dropping is not None:
+                volume = volume + fractions_logdet
         y, logdet = self.logit(plain.clamp(0, 1))
-        return y, logdet + volume, inside
+        return _Variables(y, told, logdet + volume, inside)
+
+    def _batch_variables(self, batch: TrainingBatch, streams: Streams) -> _Variables:
+        return self.variables(batch.deposits, batch.incident_energy, batch.row, batch.epoch, streams)
 
     # ---- generating -----------------------------------------------------------------------------------------------
 
     def latents(self, conditions: Conditions, streams: Streams) -> Latents:
-        """Standard normal numbers: ``flow`` (N, D), float32."""
-        numbers = streams.child("flow").normal(conditions.index, self.flow.features, attempts=conditions.attempt)
-        return {"flow": torch.from_numpy(numbers)}
+        """Standard normal numbers: ``flow`` (N, D), and ``energies`` (N, L) if these have a flow of their own, float32."""
+        sizes = {"flow": self.flow.features}
+        if self.energies is not None:
+            sizes["energies"] = self.energies.flow.features
+        index, attempt = conditions.index, conditions.attempt
+        return {
+            name: torch.from_numpy(streams.child(name).normal(index, size, attempts=attempt))
+            for name, size in sizes.items()
+        }
 
     def decode_tensors(
         self, conditions: Mapping[str, Tensor], latents: Mapping[str, Tensor]
     ) -> tuple[dict[str, Tensor], Tensor]:
         """Deposits (N, V) in MeV from the incident energies and the latents; invalid where a number is not finite."""
         incident = conditions["incident_energy"]
-        y, _ = self.flow.inverse(latents["flow"].to(self.dtype), self.context(incident).to(self.dtype))
-        y = y.double()
-        if self.trend is not None:
-            shapes, relative = y[:, : len(self.shape_index)], y[:, len(self.shape_index) :]
-            y = torch.cat([shapes, self.trend.inverse(relative, self.energy_logarithm(incident))], dim=1)
+        told = incident if self.energies is None else self.energies.sample(latents["energies"], incident)
+        y, _ = self.flow.inverse(latents["flow"].to(self.dtype), self.context(incident, told).to(self.dtype))
         published = self.config.preprocessing == "published"
-        plain = self._without_relative_noise(self.log.restore(y)) if published else self.logit.restore(y)
+        plain = (
+            self._without_relative_noise(self.log.restore(y.double())) if published else self.logit.restore(y.double())
+        )
         learnt = plain[:, : len(self.shape_index)]
-        energies, _ = self.fractions.inverse(plain[:, len(self.shape_index) :], self.scale(incident))
+        if self.scale is None:
+            energies = told
+        else:
+            available = self.scale(incident)
+            energies, _ = self.fractions.inverse(plain[:, len(self.shape_index) :], available)
+            energies = self.fractions.bounded(energies, available)
         if self.dropping is None:
             ones = learnt.new_ones(learnt.shape[0], self.sums.voxel_layers.shape[0])
             shares = ones.index_copy(1, self.shape_index, learnt)
@@ -383,20 +443,31 @@ class CaloINN(ShowerModel):
         )
 
     def _noisy_log_prob(self, deposits: Tensor, incident: Tensor, rows: Tensor, draw: int, streams: Streams) -> Tensor:
-        y, logdet, inside = self.variables(deposits, incident, rows, draw, streams)
-        log_prob = self.flow.log_prob(y.to(self.dtype), self.context(incident).to(self.dtype)).double() + logdet
+        seen = self.variables(deposits, incident, rows, draw, streams)
+        context = self.context(incident, seen.energies).to(self.dtype)
+        log_prob = self.flow.log_prob(seen.y.to(self.dtype), context).double() + seen.logdet
+        inside = seen.inside
+        if self.energies is not None:
+            energy_log_prob, volume, possible = self.energies.log_prob(seen.energies, incident)
+            log_prob = log_prob + energy_log_prob
+            inside = inside & possible
+            if self.dropping is not None:
+                log_prob = log_prob + volume
         return torch.where(inside, log_prob, torch.full_like(log_prob, -math.inf))
 
     def transforms(self) -> dict[str, Any]:
         """The preprocessing in words and numbers."""
         shares = (self.normalisation if self.dropping is None else self.dropping).describe()
-        trend = [] if self.trend is None else [self.trend.describe()]
-        energies = [self.scale.describe(), self.fractions.describe()]
+        scale = self.scale if self.energies is None else self.energies.scale
+        assert scale is not None
+        energies = [scale.describe(), self.fractions.describe()]
         conditions = {"incident": self.log_incident.describe() | {"emphasis": self.config.emphasis}}
+        if self.energies is not None:
+            conditions["layers"] = self.log_layers.describe() | {"emphasis": self.config.emphasis}
         if self.config.preprocessing == "published":
             noise = {"transform": "uniform noise", "width_relative": self.config.relative_noise}
             return {
-                "energies": [*energies, noise, self.log.describe(), *trend],
+                "energies": [*energies, noise, self.log.describe()],
                 "shapes": [shares, noise, self.log.describe()],
                 "conditions": conditions,
             }
@@ -410,31 +481,12 @@ class CaloINN(ShowerModel):
                 self.energy_noise.describe() | {"per": self.config.energy_noise_per},
                 *energies,
                 self.logit.describe(),
-                *trend,
             ],
             "shapes": [shares, noise, self.logit.describe()]
             if self.share_noise
             else [noise, shares, self.logit.describe()],
             "conditions": conditions,
         }
-
-
-class _TrendStage(FitStage):
-    """How the variables of the energy fractions follow the incident energy."""
-
-    def __init__(self, model: CaloINN, trend: EnergyTrend) -> None:
-        super().__init__("trend", {"trend": trend}, needs=("scale",))
-        self.model, self.trend = model, trend
-
-    def fit(self, data: TrainingData, streams: Streams) -> dict[str, Tensor]:
-        model = self.model
-
-        def rows() -> Iterator[tuple[Tensor, Tensor]]:
-            for batch in data:
-                y, _, _ = model.plain_variables(batch.deposits, batch.incident_energy, batch.row, batch.epoch, streams)
-                yield y[:, len(model.shape_index) :], model.energy_logarithm(batch.incident_energy)
-
-        return {f"trend.{name}": value for name, value in self.trend.fit(rows()).items()}
 
 
 class _FlowStage(GradientStage):
@@ -445,18 +497,16 @@ class _FlowStage(GradientStage):
         self.model = model
 
     def prepare(self, data: TrainingData, streams: Streams) -> None:
-        values = collect_rows(data, _START_ROWS, lambda batch: self._variables(batch, streams))
+        values = collect_rows(
+            data, _START_ROWS, lambda batch: self.model._batch_variables(batch, streams).y.to(self.model.dtype)
+        )
         start_coupling_from_marginals(self.model.flow, values, splines=self.model.config.start == "marginals")
 
     def loss(self, player: str, batch: TrainingBatch, streams: Streams) -> dict[str, Tensor]:
         model = self.model
-        context = model.context(batch.incident_energy).to(model.dtype)
-        return {"loss": -model.flow.log_prob(self._variables(batch, streams), context).mean()}
-
-    def _variables(self, batch: TrainingBatch, streams: Streams) -> Tensor:
-        model = self.model
-        y, _, _ = model.variables(batch.deposits, batch.incident_energy, batch.row, batch.epoch, streams)
-        return y.to(model.dtype)
+        seen = model._batch_variables(batch, streams)
+        context = model.context(batch.incident_energy, seen.energies).to(model.dtype)
+        return {"loss": -model.flow.log_prob(seen.y.to(model.dtype), context).mean()}
 
 
 def _highest_energy(detector: Detector) -> float:

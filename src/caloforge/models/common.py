@@ -17,21 +17,31 @@ from caloforge.nn.autoregressive import AutoregressiveFlow, MaskedAutoregressive
 from caloforge.nn.inverse_autoregressive import InverseAutoregressiveFlow
 from caloforge.random import Streams
 from caloforge.stage import FitStage, TrainingData
-from caloforge.transforms import EnergyScale
+from caloforge.transforms import EnergyFractions, EnergyScale, SingleFractions
 
 __all__ = [
     "LEAST_DEPOSIT",
     "FlowSize",
+    "FractionsKind",
     "ScaleStage",
     "autoregressive_flow",
     "axis_voxels",
     "check_dropped_voxel",
     "check_voxels",
+    "energy_fractions",
     "middle_energy",
 ]
 
 #: No deposit is smaller than this (MeV): the threshold where neither detector nor noise gives one.
 LEAST_DEPOSIT = 1e-6
+
+#: Up to so many layers ``auto`` takes recursive energy fractions.
+_FEW_LAYERS = 10
+
+#: How layer energies become variables. ``recursive``: their sum is bounded; ``single``: the energy of each layer over the most
+#: that can be deposited. Where deep layers are often empty, recursive ones are ratios of noise and hard to learn. ``auto``
+#: takes recursive ones for up to ten layers.
+FractionsKind = Literal["recursive", "single", "auto"]
 
 Size = Annotated[int, Field(ge=1)]
 
@@ -87,6 +97,12 @@ def autoregressive_flow(
         masks=masks,
         permutations=permutations,
     )
+
+
+def energy_fractions(wanted: FractionsKind, layers: int) -> EnergyFractions | SingleFractions:
+    """How the energies of so many layers become the variables of a flow."""
+    few = wanted == "recursive" or (wanted == "auto" and layers <= _FEW_LAYERS)
+    return EnergyFractions() if few else SingleFractions()
 
 
 def middle_energy(detector: Detector) -> float:

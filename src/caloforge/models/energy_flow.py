@@ -11,12 +11,12 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from caloforge.models.common import FlowSize, autoregressive_flow
+from caloforge.models.common import FlowSize, FractionsKind, autoregressive_flow, energy_fractions
 from caloforge.models.marginals import collect_rows, start_from_marginals
 from caloforge.nn.permutations import alternating_within_layers, random_after_every_block
 from caloforge.random import Streams
 from caloforge.stage import GradientStage, StageTraining, TrainingBatch, TrainingData
-from caloforge.transforms import EnergyFractions, EnergyScale, LogEnergy, Logit, SingleFractions
+from caloforge.transforms import EnergyFractions, EnergyScale, LogEnergy, Logit
 
 __all__ = ["EnergyFlowStage", "LayerEnergyFlow"]
 
@@ -32,7 +32,8 @@ class LayerEnergyFlow(nn.Module):
         size: size of the flow.
         scale: the most that a shower deposits, as a multiple of the incident energy; None fits it.
         extra_energy: energy that the particle brings beside its kinetic one, MeV.
-        recursive: recursive fractions, whose sum is bounded; else the energy of each layer over the most that can be deposited.
+        fractions: how the energies become variables; ``recursive`` ones are permuted at random, single ones stay in the order
+            of the layers and in reverse by turns.
         alpha: margin of the logit.
         masks: as for ``MaskedAutoregressiveFlow``.
         permutation_seed: seed of the fixed random permutations.
@@ -46,7 +47,7 @@ class LayerEnergyFlow(nn.Module):
         *,
         scale: float | None,
         extra_energy: float,
-        recursive: bool,
+        fractions: FractionsKind,
         alpha: float,
         masks: Literal["even", "published"],
         permutation_seed: int,
@@ -54,12 +55,12 @@ class LayerEnergyFlow(nn.Module):
     ) -> None:
         super().__init__()
         self.scale = EnergyScale(scale, extra_energy)
-        self.fractions = EnergyFractions() if recursive else SingleFractions()
+        self.fractions = energy_fractions(fractions, layers)
         self.logit = Logit(alpha)
         self.incident = incident
         permutations = (
             random_after_every_block(layers, size.blocks, seed=permutation_seed)
-            if recursive
+            if isinstance(self.fractions, EnergyFractions)
             else alternating_within_layers([layers], size.blocks, seed=permutation_seed)
         )
         self.flow = autoregressive_flow(size, layers, 1, masks, permutations)
@@ -89,15 +90,16 @@ class LayerEnergyFlow(nn.Module):
         y, logdet = self.logit(u.clamp(0, 1))
         context = self.context(incident_energy)
         log_prob = self.flow.log_prob(y.to(context.dtype), context).double() + logdet
-        return log_prob, volume, (u <= 1).all(dim=1)
+        return log_prob, volume, self.fractions.possible(u)
 
     def sample(self, latents: Tensor, incident_energy: Tensor) -> Tensor:
         """Layer energies, float64 (N, L), MeV, from standard normal numbers (N, L) and incident energies (N,), MeV."""
         context = self.context(incident_energy)
         y, _ = self.flow.inverse(latents.to(context.dtype), context)
         # In float64 the remainder 1 - u of a deep layer keeps its digits.
-        energies, _ = self.fractions.inverse(self.logit.restore(y.double()), self.scale(incident_energy))
-        return energies
+        available = self.scale(incident_energy)
+        energies, _ = self.fractions.inverse(self.logit.restore(y.double()), available)
+        return self.fractions.bounded(energies, available)
 
     def describe(self) -> list[dict[str, Any]]:
         """What ``model.json`` says about it."""

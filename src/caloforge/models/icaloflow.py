@@ -35,6 +35,7 @@ from caloforge.transforms import (
     LayerNormalisation,
     LogEnergy,
     Logit,
+    SingleFractions,
     restore_deposits,
 )
 
@@ -136,6 +137,7 @@ class ICaloFlow(ShowerModel):
         self.voxel_noise = DequantisationNoise(sum(sizes), config.noise)
         self.energy_noise = DequantisationNoise(self.layers, config.energy_noise)
         self.logit = Logit(config.alpha)
+        self.fractions = SingleFractions()
         self.normalisation = LayerNormalisation(sizes)
         self.one_layer = LayerNormalisation(sizes[:1])
         left_out = axis_voxels(detector.readout)[:1]
@@ -162,9 +164,7 @@ class ICaloFlow(ShowerModel):
         """The scale (if there is one), the energies behind it, and the other flows independently of both."""
         stages: list[Stage] = []
         if self.scale is not None:
-            stages.append(
-                ScaleStage("scale", self.scale, lambda deposits: self._energies(deposits).amax(1, keepdim=True))
-            )
+            stages.append(ScaleStage("scale", self.scale, self._energies))
         needs = tuple(stage.name for stage in stages)
         stages.append(_FlowStage(self, "energies", self.energies, self.energy_inputs, training, needs))
         stages.append(_FlowStage(self, "first", self.first, self.first_inputs, training))
@@ -205,16 +205,13 @@ class ICaloFlow(ShowerModel):
         """Those of the logits (..., voxels) that a flow learns."""
         return logits if self.dropping is None else logits.index_select(-1, self.dropping.kept)
 
-    def fractions(self, energies: Tensor, incident_energy: Tensor) -> Tensor:
-        """Layer energies (N, layers) as fractions, at most 1 for those in the training data."""
-        return energies / self._largest(incident_energy)[:, None]
-
-    def _largest(self, incident_energy: Tensor) -> Tensor:
+    def reference_energy(self, incident_energy: Tensor) -> Tensor:
+        """What the layer energies are fractions of, float64 (N,), MeV: the most that a shower deposits, or as published."""
         if self.scale is None:
             assert self.config.energy_reference is not None
             return torch.full_like(incident_energy, self.config.energy_reference, dtype=torch.float64)
-        largest: Tensor = self.scale(incident_energy)
-        return largest
+        available: Tensor = self.scale(incident_energy)
+        return available
 
     def incident_condition(self, incident_energy: Tensor) -> Tensor:
         """Condition (N, 1), float64, from the incident energies (N,), MeV."""
@@ -267,7 +264,8 @@ class ICaloFlow(ShowerModel):
     def energy_inputs(self, batch: TrainingBatch, streams: Streams) -> tuple[Tensor, Tensor]:
         """What the flow of the energies learns: logits (B, layers) and conditions (B, 1)."""
         _, energies = self.noisy(batch, streams)
-        logits = self.logit.transform(self.fractions(energies, batch.incident_energy).clamp(0, 1))
+        u, _ = self.fractions(energies, self.reference_energy(batch.incident_energy))
+        logits = self.logit.transform(u.clamp(0, 1))
         return logits.to(self.dtype), self.incident_condition(batch.incident_energy).to(self.dtype)
 
     def first_inputs(self, batch: TrainingBatch, streams: Streams) -> tuple[Tensor, Tensor]:
@@ -314,7 +312,9 @@ class ICaloFlow(ShowerModel):
         """Layer energies with noise, float64 (N, layers), MeV, for incident energies (N,) and latents (N, layers)."""
         context = self.incident_condition(incident_energy).to(self.dtype)
         logits, _ = self.energies.inverse(latents.to(self.dtype), context)
-        return self.logit.restore(logits.double()) * self._largest(incident_energy)[:, None]
+        reference = self.reference_energy(incident_energy)
+        energies, _ = self.fractions.inverse(self.logit.restore(logits.double()), reference)
+        return energies if self.scale is None else self.fractions.bounded(energies, reference)
 
     def decode_tensors(
         self, conditions: Mapping[str, Tensor], latents: Mapping[str, Tensor]
@@ -393,9 +393,9 @@ class ICaloFlow(ShowerModel):
             float64 (N,).
         """
         dtype, rows = self.dtype, noisy.shape[0]
-        fractions = self.fractions(energies, incident_energy)
-        inside = (fractions <= 1).all(dim=1)
-        energy_logits, energy_logdet = self.logit(fractions.clamp(0, 1))
+        u, fractions_logdet = self.fractions(energies, self.reference_energy(incident_energy))
+        inside = (u <= 1).all(dim=1) if self.scale is None else self.fractions.possible(u)
+        energy_logits, energy_logdet = self.logit(u.clamp(0, 1))
         condition = self.incident_condition(incident_energy).to(dtype)
         logits = self.share_logits(noisy)
         shares = self.learnt(noisy / noisy.sum(dim=2, keepdim=True).clamp_min(torch.finfo(torch.float64).tiny))
@@ -413,7 +413,7 @@ class ICaloFlow(ShowerModel):
             log_prob = log_prob + behind.view(rows, -1).sum(dim=1)
         if self.dropping is not None:
             # From fractions to energies, and from shares to the deposits of all voxels but the one left out.
-            log_prob = log_prob - self.layers * torch.log(self._largest(incident_energy))
+            log_prob = log_prob + fractions_logdet
             log_prob = log_prob - (self.voxels - 1) * torch.log(energies).sum(dim=1)
         return torch.where(inside, log_prob, torch.full_like(log_prob, -math.inf))
 

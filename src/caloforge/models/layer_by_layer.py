@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from caloforge.detectors import Detector
 from caloforge.errors import ConfigError
 from caloforge.models.base import Latents, ModelConfig, ShowerModel
-from caloforge.models.common import LEAST_DEPOSIT, FlowSize, ScaleStage, check_voxels, middle_energy
+from caloforge.models.common import LEAST_DEPOSIT, FlowSize, FractionsKind, ScaleStage, check_voxels, middle_energy
 from caloforge.models.conditions import Conditions
 from caloforge.models.energy_flow import EnergyFlowStage, LayerEnergyFlow
 from caloforge.models.likelihood import noise_averaged_log_prob
@@ -36,8 +36,6 @@ __all__ = ["LayerByLayer", "LayerByLayerConfig", "LayerFlow", "WhichLayer"]
 _START_ROWS = 4000
 #: Rows per evaluation of the likelihood; limits the memory, changes no result.
 _LIKELIHOOD_ROWS = 200
-#: Up to so many layers ``auto`` takes recursive energy fractions.
-_FEW_LAYERS = 10
 
 
 class LayerByLayerConfig(ModelConfig):
@@ -55,9 +53,7 @@ class LayerByLayerConfig(ModelConfig):
         energy_noise_per: ``layer`` adds one such noise to the energy of each layer; ``voxel`` takes the sums of the
             noisy voxels.
         alpha: margin of the logit.
-        energy_fractions: ``recursive``: their sum is bounded; ``single``: the energy of each layer over the most that can be
-            deposited. Where deep layers are often empty, recursive ones are ratios of noise and hard to learn. ``auto`` takes
-            recursive ones for up to ten layers.
+        energy_fractions: how the layer energies become variables, see ``FractionsKind``.
         energy_scale: the most that a shower deposits, as a multiple of the incident energy; None fits it to the
             training data.
         extra_energy: energy that the particle brings beside its kinetic one, MeV.
@@ -80,7 +76,7 @@ class LayerByLayerConfig(ModelConfig):
     energy_noise: Annotated[float, Field(ge=0)] = 1e-3
     energy_noise_per: Literal["layer", "voxel"] = "layer"
     alpha: Annotated[float, Field(gt=0, lt=0.5)] = 1e-6
-    energy_fractions: Literal["recursive", "single", "auto"] = "recursive"
+    energy_fractions: FractionsKind = "recursive"
     energy_scale: Annotated[float, Field(gt=0)] | None = None
     extra_energy: Annotated[float, Field(ge=0)] = 0.0
     incident_reference: Annotated[float, Field(gt=0)] | None = None
@@ -181,7 +177,7 @@ class LayerByLayer(ShowerModel):
                 config.energies,
                 scale=config.energy_scale,
                 extra_energy=config.extra_energy,
-                recursive=self._recursive(len(sizes)),
+                fractions=config.energy_fractions,
                 alpha=config.alpha,
                 masks=config.masks,
                 permutation_seed=config.permutation_seed,
@@ -206,10 +202,6 @@ class LayerByLayer(ShowerModel):
     @abstractmethod
     def layer_flow(self, group: tuple[int, ...]) -> LayerFlow | None:
         """A new flow for the layers of a group, or None if such a layer is known once its energy is."""
-
-    def _recursive(self, layers: int) -> bool:
-        wanted = self.config.energy_fractions
-        return wanted == "recursive" or (wanted == "auto" and layers <= _FEW_LAYERS)
 
     def _alike(self) -> list[tuple[int, ...]]:
         """Layers that one flow makes, each in one of the groups."""

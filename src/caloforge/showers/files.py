@@ -20,10 +20,8 @@ from caloforge.showers.showers import Showers
 __all__ = ["Reader", "Writer", "create_showers", "energy_balance", "open_any", "open_showers"]
 
 
-#: Deposits are never so many times the incident energy in files of other programs; a sampling fraction of 3 % in the wrong
-#: unit makes 30.
+#: Deposits are never so many times the incident energy; a sampling fraction of 3 % in the wrong unit makes 30.
 _LARGEST = 20.0
-_LARGEST_NATIVE = 300.0
 
 
 def open_showers(
@@ -78,8 +76,7 @@ def _check_units(reader: Reader) -> None:
     if reader.kind == "voxels" and reader.detector is None:
         return
     balance = energy_balance(reader.read(0, min(len(reader), 100)))
-    # Our own files say MeV, and one of an untrained model may hold any energies.
-    if balance > (_LARGEST_NATIVE if reader.format == "native" else _LARGEST):
+    if balance > _LARGEST:
         raise reader.error(
             f"its deposits are {balance:.3g} times the incident energy, so one of the two seems to be in the wrong unit "
             "(expected MeV, or what the format says)"

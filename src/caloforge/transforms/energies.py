@@ -49,6 +49,16 @@ class EnergyFractions(nn.Module):
         return energies, self._log_volume(remaining + _TINY, available)
 
     @staticmethod
+    def possible(u: Tensor) -> Tensor:
+        """Whether fractions (N, L) are of no more energy than is available, bool (N,)."""
+        return (u <= 1).all(dim=1)
+
+    @staticmethod
+    def bounded(energies: Tensor, available: Tensor) -> Tensor:
+        """The energies as they are: recursive fractions never make more than is available."""
+        return energies
+
+    @staticmethod
     def _remaining(layer_energies: Tensor) -> Tensor:
         return torch.cumsum(layer_energies.flip(1), dim=1).flip(1) + _TINY
 
@@ -64,8 +74,8 @@ class EnergyFractions(nn.Module):
 class SingleFractions(nn.Module):
     """Energies of L layers to L fractions of what a shower can deposit, each layer by itself (arXiv:2305.11934).
 
-    Their sum is not bounded. In return the mean of a layer's energy depends on nothing but the distribution of its own
-    fraction, whereas a deep layer's recursive fractions have to be right together.
+    The mean of a layer's energy depends on nothing but the distribution of its own fraction, whereas a deep layer's
+    recursive fractions have to be right together. In return their sum is not bounded: see :meth:`bounded`.
     """
 
     def forward(self, layer_energies: Tensor, available: Tensor) -> tuple[Tensor, Tensor]:
@@ -75,6 +85,19 @@ class SingleFractions(nn.Module):
     def inverse(self, u: Tensor, available: Tensor) -> tuple[Tensor, Tensor]:
         """Fractions (N, L) to energies (N, L) and log |det dE/du| (N,), nats."""
         return u * available[:, None], u.shape[1] * torch.log(available)
+
+    @staticmethod
+    def possible(u: Tensor) -> Tensor:
+        """Whether fractions (N, L) are of no more energy than is available, bool (N,)."""
+        return u.sum(dim=1) <= 1
+
+    @staticmethod
+    def bounded(energies: Tensor, available: Tensor) -> Tensor:
+        """Energies (N, L), MeV, those of showers that hold more than is available (N,) scaled down to it.
+
+        A trained flow hardly makes such showers; an untrained one would make a shower of L times the incident energy.
+        """
+        return energies * (available / energies.sum(dim=1).clamp_min(_TINY)).clamp_max(1)[:, None]
 
     def describe(self) -> dict[str, Any]:
         """What ``model.json`` says about it."""
