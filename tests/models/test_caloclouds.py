@@ -239,7 +239,7 @@ def test_calibration_by_polynomials_lights_as_many_cells(monkeypatch: pytest.Mon
 @pytest.mark.parametrize("wanted", ["layers", "total", "none"])
 def test_means_of_layers_are_those_of_the_training_showers(wanted: str) -> None:
     showers = point_showers(ILD, 60)
-    model = scaled("caloclouds3", profile_factors=wanted, profile_moments="none")
+    model = scaled("caloclouds3", profile_factors=wanted, profile_moments="none", profile_totals="none")
     with torch.no_grad():  # a flow that is wrong: it says too much of the first layers' points and energies
         model.scales.mean[0, :5] += 1.0
         model.scales.mean[0, 30:35] += 0.5
@@ -299,14 +299,14 @@ def test_the_flow_gets_the_moments_of_the_training_showers(kind: str, moments: s
     batch, size = training_batch(showers), model.flow.features
     cloud, conditions = model.cloud(batch), conditions_of(batch)
     uniform = torch.from_numpy(SEEDS.child("counts").uniform(batch.row.numpy(), model.layers))
-    real = (model.profile_features(cloud, uniform) - model.scales.mean_of(conditions)) / model.scales.std
+    real = model.scales.standardised(model.profile_features(cloud, uniform), conditions)
     made = []
     for draw in range(40):
         normal = torch.from_numpy(SEEDS.child("new").normal(batch.row.numpy(), size, draw))
-        raw = model.flow_outputs(conditions, normal, corrected=False)  # showers that are thrown away do not count
-        made.append(
-            model.flow_outputs(conditions, normal)[model.restored_profiles(conditions, raw, corrected=False).valid]
-        )
+        raw = model.flow_outputs(conditions, normal)
+        # Showers that are thrown away do not count.
+        good = model.restored_profiles(conditions, raw, corrected=False).valid
+        made.append(model.layer_factors.outputs(raw, model.scales.basis(conditions))[good])
     made = torch.cat(made).double()
     found = torch.cov(real.T, correction=0)
     # The variances are those of the showers; of the correlations, what 150 showers say against one for each output.
@@ -314,7 +314,7 @@ def test_the_flow_gets_the_moments_of_the_training_showers(kind: str, moments: s
     wanted = weight * found + (1 - weight) * torch.diag(found.diag())
     error = float((torch.cov(made.T) - wanted).abs().max())
     # What is left is the statistics of 600 draws, and the other uniform numbers.
-    assert error < 0.8 < 1.0 < float((torch.eye(size) - wanted).abs().max())
+    assert error < 0.3 * float((torch.eye(size) - wanted).abs().max())
     away = float((made.mean(dim=0) - real.mean(dim=0)).abs().max())
     assert away < 0.25 < 0.5 < float(real.mean(dim=0).abs().max())
 
@@ -332,6 +332,64 @@ def test_spread_and_mean_of_the_flow_are_corrected_at_each_energy() -> None:
     assert torch.allclose(factors.outputs(raw, basis), expected[:, None].expand(5, 3).float())
     factors.real_variance[:] = torch.tensor([[1.0], [-2.0]])  # a line that would become negative
     assert bool(torch.isfinite(factors.gain(basis)).all())
+
+
+def test_totals_get_mean_and_resolution_of_the_training_showers() -> None:
+    showers = point_showers(ILD, 300)
+    model = scaled("caloclouds3", profile_factors="none", profile_moments="none")
+    with torch.no_grad():  # thirty layers that know nothing of each other: their sum fluctuates too little
+        model.scales.mean[0, 30:] += 0.3
+    stage = next(stage for stage in model.stages(TrainingConfig()) if stage.name == "layers")
+    assert isinstance(stage, FitStage)
+    stage.load_state(stage.fit(Rows(showers), SEEDS))
+    model.requires_grad_(False)
+    batch = training_batch(showers)
+    cloud, conditions = model.cloud(batch), conditions_of(batch)
+    incident = conditions["incident_energy"]
+    real = torch.stack([cloud.counts.sum(dim=1), cloud.energies.sum(dim=1)]) / incident
+    # Totals of these toys scatter by 90 %, so some of them would have to change by more than they may.
+    for corrected in (True, False):
+        made = []
+        for draw in range(20):
+            normal = torch.from_numpy(SEEDS.child("new").normal(batch.row.numpy(), 60, draw))
+            profiles = model.sample_profiles(conditions, normal, corrected=corrected)
+            made.append(torch.stack([profiles.counts.sum(dim=1), profiles.energies.sum(dim=1)]) / incident)
+        found = torch.cat(made, dim=1)
+        means = found.mean(dim=1) / real.mean(dim=1)
+        widths = found.std(dim=1) / real.std(dim=1)
+        assert bool(((means - 1).abs() < 0.08).all()) == corrected
+        assert bool(((widths - 1).abs() < 0.12).all()) == corrected
+
+
+def test_a_total_is_carried_from_one_mean_and_resolution_to_another() -> None:
+    factors = LayerFactors(2, 3)
+    basis = mean_basis(torch.tensor([0.25, 1.0]).double(), torch.tensor([[0.0, 0.0, 1.0]] * 2).double())
+    totals = torch.tensor([[0.5, 0.02], [0.5, 0.03]], dtype=torch.float64)
+    assert torch.equal(factors.total_factors(totals, basis), torch.ones(2, 2, dtype=torch.float64))
+    factors.total_scale[:] = torch.tensor([0.5, 0.02])
+    factors.made_total[0], factors.real_total[0] = 1.0, 1.1
+    factors.made_total_variance[0], factors.real_total_variance[:, 1] = 0.04, torch.tensor([0.0, 0.01])
+    factors.real_total_variance[0, 0] = 0.04
+    # The energy of the second shower is 1.5 times the usual one: 2.5 deviations of 0.2, which become ones of 0.1.
+    expected = torch.tensor([[1.1, 1.1], [1.1, 1.35 / 1.5]], dtype=torch.float64)
+    assert torch.allclose(factors.total_factors(totals, basis), expected)
+    assert factors.total_factors(1e-9 * totals, basis).tolist() == [[2.0, 2.0], [2.0, 2.0]]  # but no further
+
+
+def test_standardised_outputs_have_the_same_moments_at_every_energy() -> None:
+    model = scaled("caloclouds3")
+    incident = torch.tensor([1e4, 5e4]).double()
+    conditions = {"incident_energy": incident, "direction": torch.tensor([[0.0, 0.0, 1.0]] * 2)}
+    model.scales.incident.fill_(5e4)
+    model.scales.mean.zero_()
+    model.scales.mean[1], model.scales.mean[2] = 10.0, 3.0
+    model.scales.std.fill_(2.0)
+    model.scales.variance[:] = torch.tensor([[0.5], [0.5]])
+    outputs = torch.ones(2, 60, dtype=torch.float64)
+    features = model.scales.restored(outputs, conditions)
+    expected = 10 * incident / 5e4 + 3 * torch.log(incident / 5e4) + 2 * torch.sqrt(0.5 + 0.5 * incident / 5e4)
+    assert torch.allclose(features, expected[:, None].expand(2, 60))
+    assert torch.allclose(model.scales.standardised(features, conditions), outputs)
 
 
 def test_a_student_of_the_whole_path_learns_where_it_ends() -> None:

@@ -31,7 +31,6 @@ class CaloClouds2Config(PointCloudConfig):
     positions: Literal["asinh", "standard", "box"] = "box"
     point_energy: Literal["log", "linear"] = "linear"
     #: Total energy and points are outputs of their own here, so that correlations can be mended without harm to them.
-    profile_moments: Literal["variances", "covariance", "none"] = "covariance"
 
 
 @register("caloclouds2")

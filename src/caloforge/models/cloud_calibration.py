@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from caloforge.errors import TrainingError
-from caloforge.models.cloud_parts import SAMPLERS, Cloud, LayerFactors, Profiles, Sampler
+from caloforge.models.cloud_parts import SAMPLERS, Cloud, LayerFactors, Profiles, Sampler, resolution_terms
 from caloforge.models.pointclouds import PointCloudModel, conditions_of
 from caloforge.random import Streams
 from caloforge.showers import ShowerPoints
@@ -40,11 +40,11 @@ _PSEUDO_SHARE = 1e-3
 
 @dataclass(frozen=True)
 class _Moments:
-    """Mean and variance of standardised outputs under their conditions, and what is left when the mean is taken off.
+    """Mean and variance of numbers under their conditions, and what is left when the mean is taken off.
 
     Attributes:
         mean: coefficients of ``mean_basis``, (7, F).
-        variance: coefficients of its first two functions, (2, F).
+        variance: coefficients of its first two functions, or of others, (2, F).
         rest: outputs without their mean, (N, F).
         basis: ``mean_basis`` of the conditions, (N, 7).
     """
@@ -55,20 +55,21 @@ class _Moments:
     basis: Tensor
 
     @classmethod
-    def of(cls, basis: Tensor, outputs: Tensor) -> _Moments:
-        """Straight lines by least squares."""
+    def of(cls, basis: Tensor, outputs: Tensor, terms: Tensor | None = None) -> _Moments:
+        """By least squares; the variance is made up of ``terms`` (N, 2), or of the first two functions of the basis."""
         # Columns may be equal (all showers along +z), so the shortest of all solutions is taken.
         mean = torch.linalg.pinv(basis, rtol=1e-6) @ outputs
         rest = outputs - basis @ mean
-        return cls(mean, torch.linalg.pinv(basis[:, :2], rtol=1e-6) @ rest.square(), rest, basis)
+        terms = basis[:, :2] if terms is None else terms
+        return cls(mean, torch.linalg.pinv(terms, rtol=1e-6) @ rest.square(), rest, basis)
 
 
 class LayerStage(FitStage):
     """Corrections with which the flow's moments are those of the training showers.
 
     A map gives the flow's outputs the means and variances that training showers have at each energy, and perhaps their
-    correlations; behind it factors make the mean number of points and the mean energy of every layer agree. The flow is
-    sampled under the conditions of the training showers.
+    correlations; another one does so for the sums of points and energy over all layers. Behind them factors make the mean
+    number of points and the mean energy of every layer agree. The flow is sampled under the conditions of the training showers.
 
     Args:
         model: the model.
@@ -83,8 +84,12 @@ class LayerStage(FitStage):
         """The map of the outputs, and ratios of sums over all showers."""
         found = self.model.layer_factors
         before = {name: value.clone() for name, value in found.state_dict().items()}
+        # Each step is fitted behind the ones before it and nothing else.
+        found.load_state_dict(LayerFactors(self.model.layers, self.model.flow.features).state_dict())
         if self.model.config.profile_moments != "none":
-            found.load_state_dict(before | self._map(data, streams))
+            found.load_state_dict(found.state_dict() | self._map(data, streams))
+        if self.model.config.profile_totals != "none":
+            found.load_state_dict(found.state_dict() | self._totals(data, streams))
         found.points[:], found.energy[:] = self._factors(data, streams)
         state = {f"layer_factors.{name}": value.clone() for name, value in found.state_dict().items()}
         found.load_state_dict(before)
@@ -100,11 +105,11 @@ class LayerStage(FitStage):
             cloud, conditions, rows = model.cloud(batch), conditions_of(batch), batch.row.numpy()
             device, basis = cloud.counts.device, model.scales.basis(conditions)
             uniform = torch.from_numpy(streams.child("counts").uniform(rows, model.layers)).to(device)
-            features = (model.profile_features(cloud, uniform) - model.scales.mean_of(conditions)) / model.scales.std
+            features = model.scales.standardised(model.profile_features(cloud, uniform), conditions)
             real.append((basis, features))
             for draw in range(draws):
                 normal = torch.from_numpy(streams.child("spread").normal(rows, size, draw)).to(device)
-                raw = model.flow_outputs(conditions, normal, corrected=False)
+                raw = model.flow_outputs(conditions, normal)
                 good = model.restored_profiles(conditions, raw, corrected=False).valid
                 made.append((basis[good], raw[good].double()))
         if not sum(len(basis) for basis, _ in made):
@@ -120,6 +125,29 @@ class LayerStage(FitStage):
         covariance = (_covariance(has.rest * found.gain(has.basis)), _covariance(wanted.rest))
         return state | {"spread": covariance_map(*covariance, len(wanted.rest))}
 
+    def _totals(self, data: TrainingData, streams: Streams) -> dict[str, Tensor]:
+        """What leads from the totals of the flow's showers to those of the training showers."""
+        model = self.model
+        real, made = [], []
+        for batch in data:
+            cloud, conditions, rows = model.cloud(batch), conditions_of(batch), batch.row.numpy()
+            basis, incident = model.scales.basis(conditions), conditions["incident_energy"][:, None]
+            real.append((basis, _sums(cloud.counts, cloud.energies) / incident))
+            for draw in range(_DRAWS):
+                normal = torch.from_numpy(streams.child("totals").normal(rows, model.flow.features, draw))
+                profiles = model.sample_profiles(conditions, normal.to(basis.device), corrected=False)
+                good = profiles.valid
+                made.append((basis[good], (_sums(profiles.counts, profiles.energies) / incident)[good]))
+        if not sum(len(basis) for basis, _ in made):
+            raise TrainingError("all showers of the flow are unphysical, so their totals cannot be corrected")
+        pairs = [tuple(torch.cat(parts) for parts in zip(*pairs, strict=True)) for pairs in (real, made)]
+        scale = pairs[0][1].mean(dim=0).clamp_min(1e-300)
+        wanted, has = (_Moments.of(basis, totals / scale, resolution_terms(basis)) for basis, totals in pairs)
+        return {
+            "total_scale": scale, "real_total": wanted.mean, "real_total_variance": wanted.variance,
+            "made_total": has.mean, "made_total_variance": has.variance,
+        }  # fmt: skip
+
     def _factors(self, data: TrainingData, streams: Streams) -> tuple[Tensor, Tensor]:
         """Factors on points and on energies, (L,) each."""
         model = self.model
@@ -131,7 +159,7 @@ class LayerStage(FitStage):
             cloud, conditions, rows = model.cloud(batch), conditions_of(batch), batch.row.numpy()
             for draw in range(_DRAWS):
                 normal = torch.from_numpy(streams.normal(rows, model.flow.features, draw))
-                profiles = model.sample_profiles(conditions, normal.to(cloud.counts.device), corrected=False)
+                profiles = model.sample_profiles(conditions, normal.to(cloud.counts.device))
                 good = profiles.valid[:, None]
                 real += torch.stack([(t * good).sum(dim=0) for t in (cloud.counts, cloud.energies)]).cpu()
                 made += torch.stack([(t * good).sum(dim=0) for t in (profiles.counts, profiles.energies)]).cpu()
@@ -165,6 +193,11 @@ def covariance_map(made: Tensor, real: Tensor, number: int) -> Tensor:
     root, inverse = _power(made, 0.5), _power(made, -0.5)
     found = inverse @ _power(root @ wanted @ root, 0.5) @ inverse
     return (found + found.T) / 2
+
+
+def _sums(counts: Tensor, energies: Tensor) -> Tensor:
+    """Totals of points and energy, (N, 2), of what the layers hold, (N, L) both."""
+    return torch.stack([counts.sum(dim=1), energies.sum(dim=1)], dim=1)
 
 
 def _covariance(rows: Tensor) -> Tensor:

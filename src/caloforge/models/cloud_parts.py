@@ -13,7 +13,11 @@ from torch import Tensor, nn
 from caloforge.models.base import ModelConfig
 
 __all__ = [
+    "CORRECTIONS",
     "LEAST_FACTOR",
+    "LEAST_TOTAL_VARIANCE",
+    "LEAST_VARIANCE",
+    "MOST_TOTAL",
     "ROOM",
     "SAMPLERS",
     "CalibrationFactors",
@@ -26,6 +30,7 @@ __all__ = [
     "Sampler",
     "ShowerFlowSize",
     "mean_basis",
+    "resolution_terms",
 ]
 
 Sampler = Literal["consistency", "edm"]
@@ -37,7 +42,16 @@ Positive = Annotated[float, Field(gt=0)]
 #: Number of functions in ``mean_basis``.
 _BASIS = 7
 #: Variances of standardised outputs below this come from a straight line through few showers.
-_LEAST_VARIANCE = 0.1
+LEAST_VARIANCE = 0.1
+#: What ``LayerFactors`` knows of the moments of outputs and totals.
+CORRECTIONS = (
+    "made_mean", "real_mean", "made_variance", "real_variance", "spread",
+    "total_scale", "made_total", "real_total", "made_total_variance", "real_total_variance",
+)  # fmt: skip
+#: Relative totals never vary less than this from shower to shower, a resolution of 1 %.
+LEAST_TOTAL_VARIANCE = 1e-4
+#: A shower's total is changed by this factor at most, up or down.
+MOST_TOTAL = 2.0
 #: A shower may have this many times the points of any training shower of its energy before it counts as unphysical.
 ROOM = 1.25
 #: Least factor on the number of points that the polynomials of the calibration may give.
@@ -104,7 +118,9 @@ class PointCloudConfig(ModelConfig):
         edm_steps: noise levels of the ``edm`` sampler.
         profile_moments: what the flow's outputs get from the training showers by a linear map: means and ``variances`` at each
             energy, correlations besides (``covariance``), or ``none`` of it.
-        profile_factors: what corrects the flow's mean points and energies behind that: a factor for each of the ``layers``,
+        profile_totals: what the sums of points and energy over all layers get from the training showers behind that: mean and
+            ``variances`` at each energy, or ``none``.
+        profile_factors: what corrects the flow's mean points and energies at last: a factor for each of the ``layers``,
             one on the ``total``, or ``none``.
         occupancy: what the calibration finds: one ``factor`` on the number of points (arXiv:2511.01460), one for each of
             the ``layers``, or ``polynomial``, a function of the number of points (arXiv:2309.05704).
@@ -133,7 +149,8 @@ class PointCloudConfig(ModelConfig):
     target_decay: Annotated[float, Field(ge=0, lt=1)] = 0.95
     sampler: Sampler = "consistency"
     edm_steps: Annotated[int, Field(ge=2)] = 18
-    profile_moments: Literal["variances", "covariance", "none"] = "variances"
+    profile_moments: Literal["variances", "covariance", "none"] = "covariance"
+    profile_totals: Literal["variances", "none"] = "variances"
     profile_factors: Literal["layers", "total", "none"] = "layers"
     occupancy: Literal["factor", "layers", "polynomial"] = "layers"
     calibration_showers: Size = 1500
@@ -182,13 +199,25 @@ class Profiles:
 def mean_basis(energy: Tensor, direction: Tensor) -> Tensor:
     """Functions of the condition from which the mean of the flow's outputs is made up, float64 (N, 7).
 
+    Layers grow with the energy, and showers get deeper with its logarithm; both are among the functions.
+
     Args:
         energy: incident energies over the highest one in training, (N,).
         direction: unit vectors, (N, 3).
     """
     x, y, z = direction.unbind(dim=1)
     slant = 1 / z
-    return torch.stack([torch.ones_like(energy), energy, energy.square(), x, y, slant, energy * slant], dim=1)
+    return torch.stack([torch.ones_like(energy), energy, torch.log(energy), x, y, slant, energy * slant], dim=1)
+
+
+def _same_variance(features: int) -> Tensor:
+    """Coefficients of a variance of one at any energy, (2, F)."""
+    return torch.tensor([[1.0], [0.0]], dtype=torch.float64).repeat(1, features)
+
+
+def _variance(basis: Tensor, coefficients: Tensor) -> Tensor:
+    """Variances (N, F), linear in the energy, of numbers whose variance is around one, from ``mean_basis`` (N, 7)."""
+    return (basis[:, :2] @ coefficients.double()).clamp_min(LEAST_VARIANCE)
 
 
 class FlowScales(nn.Module):
@@ -198,6 +227,7 @@ class FlowScales(nn.Module):
         incident: highest incident energy, MeV.
         mean: of the flow's outputs, coefficients of ``mean_basis``, (7, F).
         std: of the flow's outputs around that mean, (F,).
+        variance: of the outputs around the mean, over the square of ``std``, coefficients of the first two functions, (2, F).
         most_points: no training shower has more than ``most_points[0] + most_points[1] * E``, E in MeV.
         outside: share of the training showers' points and energy outside the box, which the model never sees, (2,).
     """
@@ -205,6 +235,7 @@ class FlowScales(nn.Module):
     incident: Tensor
     mean: Tensor
     std: Tensor
+    variance: Tensor
     most_points: Tensor
     outside: Tensor
 
@@ -213,6 +244,7 @@ class FlowScales(nn.Module):
         self.register_buffer("incident", torch.ones((), dtype=torch.float64))
         self.register_buffer("mean", torch.zeros(_BASIS, features, dtype=torch.float64))
         self.register_buffer("std", torch.ones(features, dtype=torch.float64))
+        self.register_buffer("variance", _same_variance(features))
         self.register_buffer("most_points", torch.tensor([1.0, 0.0], dtype=torch.float64))
         self.register_buffer("outside", torch.zeros(2, dtype=torch.float64))
 
@@ -224,17 +256,31 @@ class FlowScales(nn.Module):
         """Mean of the flow's outputs, float64 (N, F)."""
         return self.basis(conditions) @ self.mean.double()
 
+    def std_of(self, conditions: Mapping[str, Tensor]) -> Tensor:
+        """Standard deviation of the flow's outputs around that mean, float64 (N, F)."""
+        return torch.sqrt(_variance(self.basis(conditions), self.variance)) * self.std.double()
+
+    def standardised(self, features: Tensor, conditions: Mapping[str, Tensor]) -> Tensor:
+        """Outputs of the flow, float64 (N, F), from what they mean."""
+        return (features - self.mean_of(conditions)) / self.std_of(conditions)
+
+    def restored(self, outputs: Tensor, conditions: Mapping[str, Tensor]) -> Tensor:
+        """Undo :meth:`standardised`."""
+        return self.mean_of(conditions) + outputs.double() * self.std_of(conditions)
+
     def point_limit(self, incident_energy: Tensor) -> Tensor:
         """Most points that a shower may have, float64 (N,)."""
         return torch.ceil(ROOM * (self.most_points[0] + self.most_points[1] * incident_energy.double()))
 
 
 class LayerFactors(nn.Module):
-    """What corrects the flow: a map of its outputs, linear in them, and factors on what it says about each layer.
+    """What corrects the flow: a map of its outputs, then one of each shower's totals, then factors on each layer.
 
     With b the functions of the condition in ``mean_basis``, outputs y become
     ``b real_mean + spread ((y - b made_mean) sqrt(b real_variance / b made_variance))``, where of the variances' b only the
-    first two functions are taken, 1 and the incident energy.
+    first two functions are taken, 1 and the incident energy. Totals of points and energy, over the incident energy, become
+    likewise ``b real_total + (r - b made_total) sqrt(v real_total_variance / v made_total_variance)`` with v = (1, 1 / incident
+    energy), as a calorimeter's resolution goes; all layers of the shower are scaled by what this changes.
 
     Args:
         layers: number of layers L.
@@ -248,6 +294,11 @@ class LayerFactors(nn.Module):
         made_variance: variance of the flow's outputs, (2, F).
         real_variance: what it is to be, (2, F).
         spread: what makes the correlations agree, (F, F).
+        total_scale: typical totals of points (1 / MeV) and energy over the incident energy, (2,); what follows is over it.
+        made_total: mean of the totals, coefficients of ``mean_basis``, (7, 2).
+        real_total: what it is to be, (7, 2).
+        made_total_variance: variance of the totals, (2, 2).
+        real_total_variance: what it is to be, (2, 2).
     """
 
     points: Tensor
@@ -257,18 +308,27 @@ class LayerFactors(nn.Module):
     made_variance: Tensor
     real_variance: Tensor
     spread: Tensor
+    total_scale: Tensor
+    made_total: Tensor
+    real_total: Tensor
+    made_total_variance: Tensor
+    real_total_variance: Tensor
 
     def __init__(self, layers: int, features: int) -> None:
         super().__init__()
-        one = torch.tensor([[1.0], [0.0]], dtype=torch.float64).expand(2, features)
         for name, value in {
             "points": torch.ones(layers, dtype=torch.float64),
             "energy": torch.ones(layers, dtype=torch.float64),
             "made_mean": torch.zeros(_BASIS, features, dtype=torch.float64),
             "real_mean": torch.zeros(_BASIS, features, dtype=torch.float64),
-            "made_variance": one.clone(),
-            "real_variance": one.clone(),
+            "made_variance": _same_variance(features),
+            "real_variance": _same_variance(features),
             "spread": torch.eye(features, dtype=torch.float64),
+            "total_scale": torch.ones(2, dtype=torch.float64),
+            "made_total": torch.zeros(_BASIS, 2, dtype=torch.float64),
+            "real_total": torch.zeros(_BASIS, 2, dtype=torch.float64),
+            "made_total_variance": _same_variance(2),
+            "real_total_variance": _same_variance(2),
         }.items():
             self.register_buffer(name, value)
 
@@ -279,9 +339,29 @@ class LayerFactors(nn.Module):
 
     def gain(self, basis: Tensor) -> Tensor:
         """Ratio of the standard deviations, (N, F); variances of standardised outputs are around one."""
-        variances = (basis[:, :2] @ v.double() for v in (self.real_variance, self.made_variance))
-        real, made = (v.clamp_min(_LEAST_VARIANCE) for v in variances)
-        return torch.sqrt(real / made)
+        return torch.sqrt(_variance(basis, self.real_variance) / _variance(basis, self.made_variance))
+
+    def total_factors(self, totals: Tensor, basis: Tensor) -> Tensor:
+        """By what the layers of showers are to be multiplied, (N, 2).
+
+        Args:
+            totals: of points and energy over the incident energy, float64 (N, 2).
+            basis: ``mean_basis`` of the conditions, (N, 7).
+        """
+        relative = totals / self.total_scale.double()
+        terms = resolution_terms(basis)
+        real, made = (
+            (terms @ v.double()).clamp_min(LEAST_TOTAL_VARIANCE)
+            for v in (self.real_total_variance, self.made_total_variance)
+        )
+        rest = relative - basis @ self.made_total.double()
+        wanted = basis @ self.real_total.double() + rest * torch.sqrt(real / made)
+        return (wanted / relative.clamp_min(1e-300)).clamp(1 / MOST_TOTAL, MOST_TOTAL)
+
+
+def resolution_terms(basis: Tensor) -> Tensor:
+    """1 and one over the incident energy, which make up the square of a resolution, (N, 2), from ``mean_basis`` (N, 7)."""
+    return torch.stack([torch.ones_like(basis[:, 1]), 1 / basis[:, 1]], dim=1)
 
 
 class CalibrationFactors(nn.Module):

@@ -76,14 +76,17 @@ class _ScaleStage(FitStage):
         basis = mean_basis(energies / energies.max(), torch.cat(conditions))
         # Columns may be equal (all showers along +z), so the shortest of all solutions is taken.
         mean = torch.linalg.pinv(basis, rtol=1e-6) @ found
-        std = (found - basis @ mean).std(dim=0)
+        rest = found - basis @ mean
+        std = rest.std(dim=0)
+        std = torch.where(std > 0, std, torch.ones_like(std))
         # The steepest line through the origin's side that has all showers below it.
         slope = _slope(energies, points)
         constant = (points - slope * energies).max().clamp_min(1.0)
         scales = {
             "incident": energies.max(),
             "mean": mean,
-            "std": torch.where(std > 0, std, torch.ones_like(std)),
+            "std": std,
+            "variance": torch.linalg.pinv(basis[:, :2], rtol=1e-6) @ (rest / std).square(),
             "most_points": torch.stack([constant, slope]),
             "outside": 1 - seen / all_of,
         }
@@ -120,7 +123,7 @@ class _FlowStage(GradientStage):
         uniform = torch.from_numpy(streams.child("counts").uniform(rows, model.layers, batch.epoch)).to(device)
         noise = torch.from_numpy(streams.child("noise").normal(rows, model.flow.features, batch.epoch)).to(device)
         conditions = conditions_of(batch)
-        features = (model.profile_features(cloud, uniform) - model.scales.mean_of(conditions)) / model.scales.std
+        features = model.scales.standardised(model.profile_features(cloud, uniform), conditions)
         features = (features + model.config.profile_noise * noise).to(model.dtype)
         context = model.flow_condition(conditions).to(model.dtype)
         return {"loss": -model.flow.log_prob(features, context).mean()}

@@ -21,7 +21,11 @@ from caloforge.detectors import Detector
 from caloforge.errors import ConfigError, UsageError
 from caloforge.models.base import Latents, ShowerModel
 from caloforge.models.cloud_parts import (
+    CORRECTIONS,
     LEAST_FACTOR,
+    LEAST_TOTAL_VARIANCE,
+    LEAST_VARIANCE,
+    MOST_TOTAL,
     ROOM,
     SAMPLERS,
     CalibrationFactors,
@@ -218,7 +222,8 @@ class PointCloudModel(ShowerModel):
         self, conditions: Mapping[str, Tensor], raw: Tensor, latents: Mapping[str, Tensor]
     ) -> tuple[dict[str, Tensor], Tensor]:
         """As :meth:`decode_tensors`, from the flow's outputs (N, F), step by step."""
-        profiles = self.restored_profiles(conditions, raw)
+        outputs = self.layer_factors.outputs(raw, self.scales.basis(conditions))
+        profiles = self.restored_profiles(conditions, outputs)
         counts = self.calibrated(profiles, self.occupancy(profiles.counts, self.config.sampler))
         factor = self.calibration.energy[SAMPLERS.index(self.config.sampler)]
         points, offsets = self.make_points(
@@ -250,7 +255,9 @@ class PointCloudModel(ShowerModel):
         config = self.config
         level, (scale, skip, out) = self.edm.one_step
         settings = CloudSettings(
-            room=ROOM, least_factor=LEAST_FACTOR, half_box=config.box / 2, level=level, scale=scale, skip=skip, out=out,
+            room=ROOM, least_factor=LEAST_FACTOR, least_variance=LEAST_VARIANCE,
+            least_total_variance=LEAST_TOTAL_VARIANCE, most_total=MOST_TOTAL, half_box=config.box / 2, level=level,
+            scale=scale, skip=skip, out=out,
             layers=self.layers, totals=self.compiled_totals, roots=config.profiles == "sqrt",
             asinh=config.positions == "asinh", linear_energy=config.point_energy == "linear",
             max_negative=config.max_negative,
@@ -258,8 +265,9 @@ class PointCloudModel(ShowerModel):
         number = SAMPLERS.index(config.sampler)
         scales, factors, found, points = self.scales, self.layer_factors, self.calibration, self.points
         constants: dict[str, tuple[nn.Module, str, int | None]] = {
-            "incident": (scales, "incident", None), "mean": (scales, "mean", None), "std": (scales, "std", None),
-            "most_points": (scales, "most_points", None), "layer_points": (factors, "points", None),
+            **{name: (scales, name, None) for name in ("incident", "mean", "std", "variance", "most_points")},
+            **{name: (factors, name, None) for name in CORRECTIONS},
+            "layer_points": (factors, "points", None),
             "layer_energy": (factors, "energy", None), "occupancy": (found, "occupancy", number),
             "energy": (found, "energy", number), "point_mean": (points, "mean", None),
             "point_scale": (points, "scale", None), "core": (points, "core", None),
@@ -269,16 +277,9 @@ class PointCloudModel(ShowerModel):
             constants["polynomials"] = (found, "polynomials", number)
         return CloudConstants(settings, constants)
 
-    def flow_outputs(self, conditions: Mapping[str, Tensor], normal: Tensor, *, corrected: bool = True) -> Tensor:
-        """What the flow makes of standard normal numbers, (N, F) both, before scales are put on.
-
-        Args:
-            conditions: of the showers.
-            normal: standard normal numbers, (N, F).
-            corrected: with the map that corrects means, variances and correlations.
-        """
-        raw = self.flow.sample(normal.to(self.dtype), self.flow_condition(conditions).to(self.dtype))
-        return self.layer_factors.outputs(raw, self.scales.basis(conditions)) if corrected else raw
+    def flow_outputs(self, conditions: Mapping[str, Tensor], normal: Tensor) -> Tensor:
+        """What the flow makes of standard normal numbers, (N, F) both, before anything is corrected or scaled."""
+        return self.flow.sample(normal.to(self.dtype), self.flow_condition(conditions).to(self.dtype))
 
     def sample_profiles(self, conditions: Mapping[str, Tensor], normal: Tensor, *, corrected: bool = True) -> Profiles:
         """Profiles of the layers from the flow; those of showers that are not valid are zero.
@@ -286,20 +287,24 @@ class PointCloudModel(ShowerModel):
         Args:
             conditions: of the showers.
             normal: standard normal numbers, (N, F).
-            corrected: with the factors that correct the means of the layers.
+            corrected: with what corrects totals and layers.
         """
-        return self.restored_profiles(conditions, self.flow_outputs(conditions, normal), corrected=corrected)
+        outputs = self.layer_factors.outputs(self.flow_outputs(conditions, normal), self.scales.basis(conditions))
+        return self.restored_profiles(conditions, outputs, corrected=corrected)
 
     def restored_profiles(self, conditions: Mapping[str, Tensor], raw: Tensor, *, corrected: bool = True) -> Profiles:
-        """As :meth:`sample_profiles`, from the flow's outputs (N, F)."""
-        features = self.scales.mean_of(conditions) + raw.double() * self.scales.std
+        """As :meth:`sample_profiles`, from outputs of the flow (N, F) behind the map that corrects them."""
+        features = self.scales.restored(raw, conditions)
         profiles = self.profiles_of(features)
         if corrected:
             factors = self.layer_factors
+            sums = torch.stack([profiles.counts.sum(dim=1), profiles.energies.sum(dim=1)], dim=1)
+            per_energy = sums / conditions["incident_energy"].double()[:, None]
+            of_points, of_energy = factors.total_factors(per_energy, self.scales.basis(conditions)).T[..., None]
             profiles = replace(
                 profiles,
-                counts=torch.floor(profiles.counts * factors.points + 0.5),
-                energies=profiles.energies * factors.energy,
+                counts=torch.floor(profiles.counts * of_points * factors.points + 0.5),
+                energies=profiles.energies * of_energy * factors.energy,
             )
         total = profiles.counts.sum(dim=1)
         valid = profiles.valid & (total <= self.scales.point_limit(conditions["incident_energy"]))
@@ -411,6 +416,7 @@ class PointCloudModel(ShowerModel):
                 "transform": self.config.profiles,
                 "mean": scales.mean.tolist(),
                 "std": scales.std.tolist(),
+                "variance": scales.variance.tolist(),
                 "noise": self.config.profile_noise,
             },
             "layer_factors": {

@@ -25,10 +25,14 @@ if TYPE_CHECKING:
 __all__ = ["CloudConstants", "CloudSettings", "compiled_decoding"]
 
 _TENSORS = (
-    "incident", "mean", "std", "most_points", "layer_points", "layer_energy", "occupancy", "energy", "polynomials",
-    "point_mean", "point_scale", "core", "least_energy", "depths",
+    "incident", "mean", "std", "variance", "most_points", "layer_points", "layer_energy",
+    "made_mean", "real_mean", "made_variance", "real_variance", "spread",
+    "total_scale", "made_total", "real_total", "made_total_variance", "real_total_variance",
+    "occupancy", "energy", "polynomials", "point_mean", "point_scale", "core", "least_energy", "depths",
 )  # fmt: skip
-_NUMBERS = ("room", "least_factor", "half_box", "level", "scale", "skip", "out")
+_NUMBERS = (
+    "room", "least_factor", "least_variance", "least_total_variance", "most_total", "half_box", "level", "scale", "skip", "out",
+)  # fmt: skip
 _INTEGERS = ("layers", "totals", "roots", "asinh", "linear_energy", "max_negative")
 
 
@@ -38,6 +42,9 @@ class CloudSettings(ctypes.Structure):
     Attributes:
         room: a shower may have so many times the points of ``most_points``.
         least_factor: least factor that the calibration's polynomials may give.
+        least_variance: variances of the flow's outputs are at least so large.
+        least_total_variance: likewise those of the totals.
+        most_total: totals change by this factor at most.
         half_box: half the width of the box, mm.
         level: noise level as the point network sees it.
         scale: factor on the random numbers in front of the network.
@@ -103,7 +110,7 @@ def compiled_decoding(
     Args:
         net: the one-step point network.
         constants: of the model.
-        raw: of the flow, (N, F), of the network's type.
+        raw: of the flow, (N, F), before any correction, of the network's type.
         incident_energy: float64 (N,), MeV.
         direction: float32 (N, 3).
         z: standard normal numbers, (K, 4), of the network's type; each shower takes the first rows of its own.

@@ -13,10 +13,12 @@ namespace caloforge {
 
 // Fitted constants, where the model has them, and its settings; caloforge.nn.compiled_decoding has the same structure.
 struct CloudConstants {
-    const double *incident, *mean, *std, *most_points, *layer_points, *layer_energy;  // around the flow
+    const double *incident, *mean, *std, *variance, *most_points, *layer_points, *layer_energy;  // around the flow
+    const double *made_mean, *real_mean, *made_variance, *real_variance, *spread;     // of its outputs
+    const double *total_scale, *made_total, *real_total, *made_total_variance, *real_total_variance;
     const double *occupancy, *energy, *polynomials;                                   // calibration; polynomials or null
     const double *point_mean, *point_scale, *core, *least_energy, *depths;            // of the points
-    double room, least_factor, half_box, level, scale, skip, out;
+    double room, least_factor, least_variance, least_total_variance, most_total, half_box, level, scale, skip, out;
     int32_t layers, totals, roots, asinh, linear_energy, max_negative;
 
     // Numbers that the flow gives: `totals` about the shower, then points of each layer, then energies of each layer.
@@ -28,7 +30,8 @@ struct CloudConstants {
 // Whole numbers and energies of the layers of one shower; those of a shower that is not valid are zero.
 class LayersOfShower {
 public:
-    explicit LayersOfShower(const CloudConstants& constants) : c_(constants), features_(constants.features()), counts_(constants.layers) {}
+    explicit LayersOfShower(const CloudConstants& constants)
+        : c_(constants), features_(constants.features()), moved_(constants.features()), counts_(constants.layers) {}
 
     // Fills the rows of one shower; returns how many points it gets, or -1 if that is more than `most`.
     template <class S>
@@ -36,11 +39,16 @@ public:
                 double* gravity, S* context, uint8_t* valid) {
         const bool good = restore(raw, incident_energy, direction);
         const int first = c_.totals, layers = c_.layers;
-        double total = 0;
+        double sums[2] = {0, 0}, total = 0;
+        for (int l = 0; l < layers; ++l) {
+            sums[0] += counts_[l];
+            sums[1] += features_[first + layers + l];
+        }
+        const double of_points = total_factor(0, sums[0] / incident_energy), of_energy = total_factor(1, sums[1] / incident_energy);
         for (int l = 0; l < layers; ++l) {
             double& energy = features_[first + layers + l];
-            counts_[l] = std::floor(counts_[l] * c_.layer_points[l] + 0.5);
-            energy *= c_.layer_energy[l];
+            counts_[l] = std::floor(counts_[l] * of_points * c_.layer_points[l] + 0.5);
+            energy *= of_energy * c_.layer_energy[l];
             total += counts_[l];
         }
         *valid = good && total <= c_.point_limit(incident_energy);
@@ -69,13 +77,19 @@ private:
     template <class S>
     bool restore(const S* raw, double incident_energy, const float* direction) {
         const double e = incident_energy / *c_.incident, x = direction[0], y = direction[1], slant = 1 / double(direction[2]);
-        const double basis[] = {1, e, e * e, x, y, slant, e * slant};
+        const double basis[] = {1, e, std::log(e), x, y, slant, e * slant};
+        std::copy(basis, basis + 7, basis_);
         const int layers = c_.layers, first = c_.totals, all = c_.features();
         bool finite = true;
         for (int f = 0; f < all; ++f) {
-            double mean = 0;
-            for (int k = 0; k < 7; ++k) mean += basis[k] * c_.mean[k * all + f];
-            features_[f] = mean + double(raw[f]) * c_.std[f];
+            const double gain = std::sqrt(variance(c_.real_variance, f, all) / variance(c_.made_variance, f, all));
+            moved_[f] = (double(raw[f]) - combined(c_.made_mean, f, all)) * gain;
+        }
+        for (int f = 0; f < all; ++f) {
+            double output = combined(c_.real_mean, f, all);
+            for (int g = 0; g < all; ++g) output += c_.spread[f * all + g] * moved_[g];
+            const double deviation = std::sqrt(variance(c_.variance, f, all)) * c_.std[f];
+            features_[f] = combined(c_.mean, f, all) + double(S(output)) * deviation;
             finite &= std::isfinite(features_[f]);
         }
         int negative = 0;
@@ -102,6 +116,27 @@ private:
         return finite && features_[0] >= 1 && features_[1] > 0 && negative <= c_.max_negative;
     }
 
+    // Functions of the condition times coefficients in column f of `columns`.
+    double combined(const double* coefficients, int f, int columns) const {
+        double sum = 0;
+        for (int k = 0; k < 7; ++k) sum += basis_[k] * coefficients[k * columns + f];
+        return sum;
+    }
+
+    double variance(const double* coefficients, int f, int columns) const {
+        return std::max(coefficients[f] + basis_[1] * coefficients[columns + f], c_.least_variance);
+    }
+
+    // By what to multiply layers whose sum, over the incident energy, is `total`; k = 0 for points, 1 for energy.
+    double total_factor(int k, double total) const {
+        const double relative = total / c_.total_scale[k], inverse = 1 / basis_[1];
+        const double real = std::max(c_.real_total_variance[k] + inverse * c_.real_total_variance[2 + k], c_.least_total_variance);
+        const double made = std::max(c_.made_total_variance[k] + inverse * c_.made_total_variance[2 + k], c_.least_total_variance);
+        const double rest = relative - combined(c_.made_total, k, 2);
+        const double wanted = combined(c_.real_total, k, 2) + rest * std::sqrt(real / made);
+        return std::min(std::max(wanted / std::max(relative, 1e-300), 1 / c_.most_total), c_.most_total);
+    }
+
     // Numbers of points after the calibration, at least one where the flow wants one.
     int64_t calibrate(double total, double most, int64_t* counts) const {
         double factor = 1;
@@ -126,7 +161,8 @@ private:
     }
 
     const CloudConstants& c_;
-    std::vector<double> features_, counts_;
+    std::vector<double> features_, moved_, counts_;
+    double basis_[7];
 };
 
 // Between -limit and limit; a NaN stays.
