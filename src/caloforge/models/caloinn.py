@@ -88,6 +88,7 @@ class CaloINNConfig(ModelConfig):
             noisy voxels.
         highest_energy: energy that belongs to the width of the noise on the shares, MeV; None takes the gun's highest.
         alpha: margin of the logit.
+        energy_alpha: that of the energy fractions in a flow of their own, whose splines act on a smaller interval.
         relative_noise: width of the noise on shares and fractions of ``published`` preprocessing.
         log_alpha: margin of its logarithm.
         energies: size of an autoregressive flow of its own for the layer energies, which are then conditions of the
@@ -127,6 +128,7 @@ class CaloINNConfig(ModelConfig):
     energy_noise_per: Literal["layer", "voxel"] = "layer"
     highest_energy: Annotated[float, Field(gt=0)] | None = None
     alpha: Annotated[float, Field(gt=0, lt=0.5)] = 1e-9
+    energy_alpha: Annotated[float, Field(gt=0, lt=0.5)] = 1e-6
     relative_noise: Annotated[float, Field(gt=0)] = 5e-6
     log_alpha: Annotated[float, Field(gt=0)] = 1e-8
     energies: FlowSize | None = None
@@ -224,7 +226,7 @@ class CaloINN(ShowerModel):
                 scale=config.energy_scale,
                 extra_energy=config.extra_energy,
                 fractions=config.energy_fractions,
-                alpha=config.alpha,
+                alpha=config.energy_alpha,
                 masks="even",
                 permutation_seed=config.permutation_seed,
                 incident=self.log_incident,
