@@ -243,3 +243,10 @@ def test_detectors_that_do_not_suit_are_refused() -> None:
         model.log_prob(sparse_showers(toy_detector(), 2), STREAMS)
     with pytest.raises(UsageError, match="at least one draw"):
         model.log_prob(geant4_showers(22)[:2], STREAMS, draws=0)
+
+
+def test_a_margin_that_the_splines_of_the_energies_do_not_reach_is_refused() -> None:
+    energies = {"blocks": 1, "hidden_features": 4}
+    with pytest.raises(ConfigError, match=r"margin 1e-09 reaches 20.7.*end at 14"):
+        small(energies=energies, energy_alpha=1e-9)
+    small(energies=energies | {"bound": 21.0}, energy_alpha=1e-9)

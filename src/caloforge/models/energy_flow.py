@@ -6,11 +6,13 @@ single ones, a logit, a masked autoregressive flow. It brings the two stages tha
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, Literal
 
 from torch import Tensor, nn
 
+from caloforge.errors import ConfigError
 from caloforge.models.common import FlowSize, FractionsKind, autoregressive_flow, energy_fractions
 from caloforge.models.marginals import collect_rows, start_from_marginals
 from caloforge.nn.permutations import alternating_within_layers, random_after_every_block
@@ -38,6 +40,9 @@ class LayerEnergyFlow(nn.Module):
         masks: as for ``MaskedAutoregressiveFlow``.
         permutation_seed: seed of the fixed random permutations.
         incident: the condition made of the incident energy.
+
+    Raises:
+        ConfigError: if the logits of empty layers lie outside the interval on which the splines act.
     """
 
     def __init__(
@@ -54,6 +59,11 @@ class LayerEnergyFlow(nn.Module):
         incident: LogEnergy,
     ) -> None:
         super().__init__()
+        if -math.log(alpha) > size.bound:
+            raise ConfigError(
+                f"a logit with the margin {alpha:g} reaches {-math.log(alpha):.1f}, where splines that end at {size.bound:g} "
+                "learn nothing: the margin must be larger, or the bound of the flow of the energies"
+            )
         self.scale = EnergyScale(scale, extra_energy)
         self.fractions = energy_fractions(fractions, layers)
         self.logit = Logit(alpha)
