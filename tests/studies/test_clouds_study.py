@@ -37,6 +37,10 @@ def test_numbers_of_a_loss_curve() -> None:
 def test_other_models_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="'caloflow-tiny' is for 'caloflow', expected a CaloClouds model"):
         study_clouds("a.h5", "b.h5", tmp_path, presets=("caloclouds3-tiny", "caloflow-tiny"))
+    with pytest.raises(
+        UsageError, match="3 files were given for --data, expected one, or one for each of the 2 presets"
+    ):
+        study_clouds(["a.h5"] * 3, "b.h5", tmp_path)
     with pytest.raises(UsageError, match="1 presets were given, expected two or three"):
         study_clouds("a.h5", "b.h5", tmp_path, presets=("caloclouds3-tiny",))
 
@@ -48,7 +52,20 @@ def test_two_models_are_trained_compared_and_drawn(tmp_path: Path, capsys: pytes
         path.write_text(SMALL.format(kind=kind))
     test, floor = (str(datasets.path("ild-gamma-clouds", split=split)) for split in ("test", "floor"))
     out = tmp_path / "out"
-    command = ["study", "clouds", "--data", floor, "--reference", test, "--out", str(out), "--threads", "1"]
+    command = [
+        "study",
+        "clouds",
+        "--data",
+        floor,
+        "--data",
+        floor,
+        "--reference",
+        test,
+        "--out",
+        str(out),
+        "--threads",
+        "1",
+    ]
     for path in presets:
         command += ["--preset", str(path)]
     assert main(command) == 0

@@ -171,13 +171,13 @@ def models(
 
 @app.command()
 def clouds(
-    data: DataOption,
-    reference: ReferenceOption,
+    data: Annotated[list[str], typer.Option(help="Shower file to train on, or one option for each preset.")],
+    reference: Annotated[list[str], typer.Option(help="Geant4 showers that are not trained on, likewise.")],
     out: OutOption,
     preset: Annotated[
         list[str] | None, typer.Option(help="Two or three presets or YAML files [caloclouds2-tiny, caloclouds3-tiny].")
     ] = None,
-    floor: FloorOption = None,
+    floor: Annotated[list[str] | None, typer.Option(help="A second reference, for the floor, likewise.")] = None,
     only: Annotated[
         list[str] | None, typer.Option(help="Measures of the suite caloclouds [caloclouds-profiles and layers].")
     ] = None,
@@ -190,6 +190,9 @@ def clouds(
 
     \b
     Example: caloforge study clouds --data points.h5 --reference test.h5 --out study
+
+    CaloClouds2 was published for points at the centres of 36 sub-cells per cell, CaloClouds3 for 25; with two files each,
+    --data first.h5 --data second.h5 and likewise for the others, every model gets its own.
     """
     from caloforge.studies import FlowLosses, study_clouds
 

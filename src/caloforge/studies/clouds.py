@@ -21,7 +21,7 @@ from caloforge.models.pointclouds import PointCloudModel
 from caloforge.report import Comparison, load_report
 from caloforge.report.cloud_figures import cloud_groups, draw_cloud_models
 from caloforge.report.style import figure_style
-from caloforge.studies.models import study_models
+from caloforge.studies.models import Files, study_models
 from caloforge.training.metrics import read_metrics
 
 if TYPE_CHECKING:
@@ -100,12 +100,12 @@ class CloudStudy:
 
 
 def study_clouds(
-    data: str | Path,
-    reference: str | Path,
+    data: Files,
+    reference: Files,
     out: Path,
     *,
     presets: Sequence[str] = ("caloclouds2-tiny", "caloclouds3-tiny"),
-    floor: str | Path | None = None,
+    floor: Files | None = None,
     only: Sequence[str] = ("caloclouds-profiles", "layers"),
     retrainings: int | None = None,
     seed: int = 0,
@@ -118,11 +118,11 @@ def study_clouds(
     What is finished is kept: the same call goes on after an interruption.
 
     Args:
-        data: point file to train on.
-        reference: Geant4 showers that are not trained on.
+        data: point file to train on, or one for each preset: the models want their points merged differently.
+        reference: Geant4 showers that are not trained on, likewise.
         out: directory for everything that is made.
         presets: names of two or three presets, or YAML files.
-        floor: a second reference.
+        floor: a second reference, likewise.
         only: measures of the suite ``caloclouds``.
         retrainings: of every classifier; None takes the suite's.
         seed: of everything.

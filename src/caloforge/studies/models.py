@@ -19,18 +19,20 @@ from caloforge.showers import open_showers
 from caloforge.studies.controls import contest, layer_verdict, shuffle_voxels, untrained_copy
 from caloforge.training import train
 
-__all__ = ["study_models"]
+__all__ = ["Files", "study_models"]
 
 Say = Callable[[str], None]
+#: One file for all models, or one for each of them.
+Files = str | Path | Sequence[str | Path]
 
 
 def study_models(
     presets: Sequence[str],
-    data: str | Path,
-    reference: str | Path,
+    data: Files,
+    reference: Files,
     out: Path,
     *,
-    floor: str | Path | None = None,
+    floor: Files | None = None,
     suite: str = "quick",
     only: Sequence[str] = (),
     retrainings: int | None = None,
@@ -51,10 +53,10 @@ def study_models(
 
     Args:
         presets: names of presets or YAML files.
-        data: shower file to train on.
-        reference: Geant4 showers that are not trained on.
+        data: shower file to train on, or one for each preset, where models want their data prepared differently.
+        reference: Geant4 showers that are not trained on, likewise.
         out: directory for everything that is made; each model has a folder with its report.
-        floor: a second reference.
+        floor: a second reference, likewise.
         suite: suite of the evaluation.
         only: only these of its measures.
         retrainings: of every classifier; None takes the suite's.
@@ -69,20 +71,25 @@ def study_models(
         One table of all models, also written to ``table.md`` and ``table.html``.
 
     Raises:
-        UsageError: if a preset occurs twice, or needs another model that is not there.
+        UsageError: if a preset occurs twice, or needs another model that is not there; if there are neither one file nor one
+            for each preset.
     """
     chosen = [load_preset(name) for name in presets]
     names = [Path(name).stem for name in presets]
     if len(set(names)) < len(names):
         raise UsageError("a preset is named twice, expected different ones")
 
+    rows, references = _of_each(data, len(names), "data"), _of_each(reference, len(names), "reference")
+    floors = [None] * len(names) if floor is None else _of_each(floor, len(names), "floor")
     judged: list[Path] = []
 
-    def judge(made: Path, folder: Path, model: Path | None, times: int | None, *, timed: bool) -> EvaluationResult:
+    def judge(
+        made: Path, folder: Path, model: Path | None, times: int | None, *, timed: bool, place: int
+    ) -> EvaluationResult:
         if not (folder / "report.json").is_file():
             job = prepare_evaluation(
-                made, reference, floor=floor, model=None if model is None else str(model), suite_name=suite, only=only,
-                seed=seed, retrainings=times, device=device, timing=timed,
+                made, references[place], floor=floors[place], model=None if model is None else str(model),
+                suite_name=suite, only=only, seed=seed, retrainings=times, device=device, timing=timed,
             )  # fmt: skip
             keep = claim_folder(folder, resume=True)
             _share_floor(judged, keep)
@@ -92,9 +99,9 @@ def study_models(
         judged.append(folder)
         return load_report(folder)
 
-    def sample(model: Path, made: Path) -> None:
+    def sample(model: Path, made: Path, place: int) -> None:
         generate(
-            model, conditions_of_file(reference), made, seed=seed, threads=threads, device=device, resume=True,
+            model, conditions_of_file(references[place]), made, seed=seed, threads=threads, device=device, resume=True,
             command="caloforge study models",
         )  # fmt: skip
 
@@ -104,32 +111,45 @@ def study_models(
         inputs = _inputs(preset, dict(zip(names[:place], chosen[:place], strict=True)), out)
         say(f"{name}: training")
         train(
-            preset, data, folder / "model", inputs=inputs, seed=seed, threads=threads, device=device, resume=True,
+            preset, rows[place], folder / "model", inputs=inputs, seed=seed, threads=threads, device=device, resume=True,
             command="caloforge study models",
         )  # fmt: skip
         say(f"{name}: generating")
-        sample(folder / "model", folder / "generated.h5")
+        sample(folder / "model", folder / "generated.h5", place)
         say(f"{name}: evaluating")
-        reports.append(judge(folder / "generated.h5", folder / "report", folder / "model", retrainings, timed=timing))
+        made, report = folder / "generated.h5", folder / "report"
+        reports.append(judge(made, report, folder / "model", retrainings, timed=timing, place=place))
     table = compare_reports(reports, names)
     if controls:
         say("shuffled voxels: evaluating")
-        with open_showers(reference) as source:
+        # Of several files the first ones: models of voxels share their data.
+        with open_showers(references[0]) as source:
             count = len(source)
-        shuffle_voxels(data, out / "shuffled" / "showers.h5", showers=count, seed=seed)
-        shuffled = judge(out / "shuffled" / "showers.h5", out / "shuffled" / "report", None, 1, timed=False)
-        for name, ours in zip(names, reports, strict=True):
+        shuffle_voxels(rows[0], out / "shuffled" / "showers.h5", showers=count, seed=seed)
+        shuffled = judge(out / "shuffled" / "showers.h5", out / "shuffled" / "report", None, 1, timed=False, place=0)
+        for place, (name, ours) in enumerate(zip(names, reports, strict=True)):
             say(f"{name}: an untrained copy")
             folder = out / name / "untrained"
             untrained_copy(out / name / "model", folder / "model", seed=seed)
-            sample(folder / "model", folder / "generated.h5")
-            copy = judge(folder / "generated.h5", folder / "report", folder / "model", 1, timed=False)
+            sample(folder / "model", folder / "generated.h5", place)
+            made, report = folder / "generated.h5", folder / "report"
+            copy = judge(made, report, folder / "model", 1, timed=False, place=place)
             table.notes.append(f"{name}: {layer_verdict(ours)}.")
             for word, control in (("shuffled voxels", shuffled), ("an untrained copy", copy)):
                 table.notes.append(f"{name} against {word}: {contest(ours, control).sentence()}.")
     replace_file(out / "table.md", table.to_markdown())
     replace_file(out / "table.html", table.to_page())
     return table
+
+
+def _of_each(files: Files, count: int, what: str) -> list[str | Path]:
+    """One file for each model."""
+    given = [files] if isinstance(files, str | Path) else list(files)
+    if len(given) not in (1, count):
+        raise UsageError(
+            f"{len(given)} files were given for --{what}, expected one, or one for each of the {count} presets"
+        )
+    return given * count if len(given) == 1 else given
 
 
 def _share_floor(reports: Sequence[Path], keep: Path) -> None:
