@@ -481,7 +481,7 @@ def test_many_blocks_cost_few_files(tmp_path: Path) -> None:
         ({"a": 1}, {"a": 1}, ""),
         ({"a": {"b": [1, 2]}}, {"a": {"b": [1, 3]}}, "a.b = [1, 2], now it is [1, 3]"),
         ({"a": 1}, {}, "a = 1, now it is not given"),
-        ({}, {"a": "x"}, 'a = "x", then it was not given'),
+        ({}, {"a": "x"}, 'a not given, now it is "x"'),
     ],
 )
 def test_first_difference(old: Any, new: Any, words: str) -> None:

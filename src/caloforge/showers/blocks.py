@@ -436,9 +436,10 @@ def first_difference(old: Any, new: Any, where: str = "") -> str:
     """Say where two JSON values differ first; empty if they do not."""
     if isinstance(old, dict) and isinstance(new, dict):
         for key in [*old, *(k for k in new if k not in old)]:
-            if key not in old or key not in new:
-                known, unknown = (old, "now it is not given") if key in old else (new, "then it was not given")
-                return f"{where}{key} = {json.dumps(known[key])}, {unknown}"
+            if key not in new:
+                return f"{where}{key} = {json.dumps(old[key])}, now it is not given"
+            if key not in old:
+                return f"{where}{key} not given, now it is {json.dumps(new[key])}"
             inner = first_difference(old[key], new[key], f"{where}{key}.")
             if inner:
                 return inner
