@@ -30,7 +30,6 @@ class CaloClouds2Config(PointCloudConfig):
     box: Annotated[float, Field(gt=0)] = 400.0
     positions: Literal["asinh", "standard", "box"] = "box"
     point_energy: Literal["log", "linear"] = "linear"
-    #: Total energy and points are outputs of their own here, so that correlations can be mended without harm to them.
 
 
 @register("caloclouds2")
