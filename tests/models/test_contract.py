@@ -39,17 +39,22 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
         "not shared, single fractions": {"share": False, "energy_fractions": "single"},
     },
     "caloinn": {
-        "dropped voxel, cubic": {
-            "drop_voxel": True,
-            "noise_on": "deposits",
-            "energy_noise_per": "voxel",
+        "one flow, cubic": {
+            "energies": None,
             "energy_fractions": "single",
             "spline": "cubic",
             "permutations": "reverse",
             "batch_norm": True,
         },
-        "published": {"preprocessing": "published", "bound": 19.0},
-        "energies apart": {"energies": {"blocks": 2, "hidden_features": 8}, "energy_fractions": "single"},
+        "published": {
+            "preprocessing": "published",
+            "bound": 19.0,
+            "energies": None,
+            "drop_voxel": False,
+            "noise_on": "shares",
+            "energy_noise_per": "layer",
+        },
+        "noise on shares": {"drop_voxel": False, "noise_on": "shares", "energy_noise_per": "layer"},
     },
     "caloflow": {
         "dropped voxel": {"drop_voxel": True, "energy_noise_per": "voxel"},
@@ -103,6 +108,7 @@ DENSITIES: dict[str, dict[str, Any]] = {
         "layer_offset": 1.0,
     },
     "caloinn": {
+        "energies": None,
         "drop_voxel": True,
         "noise_on": "deposits",
         "energy_noise_per": "voxel",
