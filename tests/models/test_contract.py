@@ -342,7 +342,7 @@ def test_likelihood_of_the_deposits_integrates_to_one(kind: str) -> None:
     assert kind in DENSITIES, "a model with a likelihood names the settings under which it is a density of the deposits"
     detector = toy_detector((2, 1), threshold=0.0)
     torch.manual_seed(1)
-    model = build_model(kind, load_preset(f"{kind}-tiny").model | DENSITIES[kind], detector).double()
+    model = build_model(kind, load_preset(f"{kind}-tiny").model | DENSITIES[kind], detector).double().eval()
     # The integral over both deposits, with a grid that is fine near the edges, where an untrained flow is steep:
     # dd1 dd2 = E dE dx for d1 = E x, d2 = E (1 - x), and E = 100 sigmoid(s), x = sigmoid(t).
     incident = 100.0
