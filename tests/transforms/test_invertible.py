@@ -16,7 +16,6 @@ from caloforge.transforms import (
     DequantisationNoise,
     DroppedVoxelNormalisation,
     EnergyFractions,
-    EnergyTrend,
     LayerNormalisation,
     LayerSums,
     LogEnergy,
@@ -196,27 +195,6 @@ def test_no_shower_of_single_fractions_holds_more_than_is_available() -> None:
     assert bounded.tolist() == [[10.0, 30.0, 20.0], [60.0, 30.0, 30.0], [0.0, 0.0, 0.0]]
     u, _ = SingleFractions()(energies, available)
     assert SingleFractions.possible(u).tolist() == [True, False, True]
-
-
-class TestEnergyTrend:
-    def test_a_parabola_is_found_block_by_block_and_taken_away(self) -> None:
-        generator = torch.Generator().manual_seed(0)
-        c = torch.rand(60, 1, generator=generator, dtype=torch.float64) * 2 - 1
-        rest = torch.randn(60, 2, generator=generator, dtype=torch.float64)
-        # Remainders that no parabola describes.
-        powers = torch.cat([torch.ones_like(c), c, c.square()], dim=1)
-        rest = rest - powers @ torch.linalg.lstsq(powers, rest).solution
-        y = powers @ torch.tensor([[1.0, -4.0], [2.0, 0.5], [-3.0, 0.0]], dtype=torch.float64) + rest
-        trend = EnergyTrend(2)
-        trend.load_state_dict(trend.fit([(y[:25], c[:25]), (y[25:], c[25:])]))
-        assert torch.allclose(trend(y, c), rest, atol=1e-9)
-        assert torch.allclose(trend.inverse(trend(y, c), c), y, atol=1e-12)
-
-    def test_a_single_energy_leaves_the_mean(self) -> None:
-        y, c = torch.tensor([[1.0], [3.0], [8.0]], dtype=torch.float64), torch.full((3, 1), 0.7, dtype=torch.float64)
-        trend = EnergyTrend(1).float()  # as in a model that is trained in float32
-        trend.load_state_dict(trend.fit([(y, c)]))
-        assert torch.allclose(trend(y, c), y - 4.0, atol=1e-9)
 
 
 class TestLogEnergy:

@@ -7,7 +7,7 @@ nats, one for each row. Constants that are fitted to data are float64 buffers, s
 from __future__ import annotations
 
 from caloforge.transforms.cuts import cut_layers
-from caloforge.transforms.energies import EnergyFractions, EnergyScale, EnergyTrend, LogEnergy, SingleFractions
+from caloforge.transforms.energies import EnergyFractions, EnergyScale, LogEnergy, SingleFractions
 from caloforge.transforms.layers import DroppedVoxelNormalisation, LayerNormalisation, LayerSums
 from caloforge.transforms.logarithm import LogMargin
 from caloforge.transforms.logit import Logit
@@ -19,7 +19,6 @@ __all__ = [
     "DroppedVoxelNormalisation",
     "EnergyFractions",
     "EnergyScale",
-    "EnergyTrend",
     "LayerNormalisation",
     "LayerSums",
     "LogEnergy",

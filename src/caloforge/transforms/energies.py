@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from caloforge.errors import ConfigError, ShowerFileError
 from caloforge.units import format_energy
 
-__all__ = ["EnergyFractions", "EnergyScale", "EnergyTrend", "LogEnergy", "SingleFractions"]
+__all__ = ["EnergyFractions", "EnergyScale", "LogEnergy", "SingleFractions"]
 
 #: Keeps 0/0 at zero where layers are exactly empty, MeV; the published constant is as far below any noise.
 _TINY = 1e-16
@@ -102,55 +102,6 @@ class SingleFractions(nn.Module):
     def describe(self) -> dict[str, Any]:
         """What ``model.json`` says about it."""
         return {"transform": "single energy fractions"}
-
-
-class EnergyTrend(nn.Module):
-    """Variables relative to what is usual at their energy: ``y - (a + b c + d c^2)``, with c the logarithm of the energy.
-
-    Args:
-        features: number of variables D.
-    """
-
-    coefficients: Tensor
-
-    def __init__(self, features: int) -> None:
-        super().__init__()
-        self.register_buffer("coefficients", torch.zeros(3, features, dtype=torch.float64))
-
-    def forward(self, y: Tensor, condition: Tensor) -> Tensor:
-        """Variables (N, D) and conditions c (N, 1) to variables around zero, float64 (N, D); volumes stay as they are."""
-        return y - self._powers(condition) @ self.coefficients.double()
-
-    def inverse(self, y: Tensor, condition: Tensor) -> Tensor:
-        """Undo :meth:`forward`."""
-        return y + self._powers(condition) @ self.coefficients.double()
-
-    def fit(self, rows: Iterable[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
-        """The parabolas of least squares.
-
-        Args:
-            rows: variables (N, D) and conditions (N, 1), block by block.
-
-        Returns:
-            The state of this transform.
-        """
-        matrix = torch.zeros(3, 3, dtype=torch.float64)
-        wanted = torch.zeros(3, self.coefficients.shape[1], dtype=torch.float64)
-        for y, condition in rows:
-            powers = self._powers(condition.cpu())
-            matrix += powers.T @ powers
-            wanted += powers.T @ y.double().cpu()
-        # With a single incident energy the powers are proportional to each other; the pseudo-inverse takes any solution.
-        return {"coefficients": torch.linalg.pinv(matrix, hermitian=True) @ wanted}
-
-    @staticmethod
-    def _powers(condition: Tensor) -> Tensor:
-        c = condition.double()
-        return torch.cat([torch.ones_like(c), c, c.square()], dim=1)
-
-    def describe(self) -> dict[str, Any]:
-        """What ``model.json`` says about it."""
-        return {"transform": "relative to a parabola in the logarithm of the incident energy"}
 
 
 class EnergyScale(nn.Module):
