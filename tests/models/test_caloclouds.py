@@ -236,6 +236,14 @@ def test_calibration_by_polynomials_lights_as_many_cells(monkeypatch: pytest.Mon
     assert set(model.transforms()["calibration"]["edm"]) == {"occupancy", "energy", "polynomials"}
 
 
+def fit_layers(model: PointCloudModel, showers: ShowerPoints) -> None:
+    """The stage ``layers``, behind which nothing is trained any more."""
+    stage = next(stage for stage in model.stages(TrainingConfig()) if stage.name == "layers")
+    assert isinstance(stage, FitStage)
+    stage.load_state(stage.fit(Rows(showers), SEEDS))
+    model.requires_grad_(False)
+
+
 @pytest.mark.parametrize("wanted", ["layers", "total", "none"])
 def test_means_of_layers_are_those_of_the_training_showers(wanted: str) -> None:
     showers = point_showers(ILD, 60)
@@ -243,10 +251,7 @@ def test_means_of_layers_are_those_of_the_training_showers(wanted: str) -> None:
     with torch.no_grad():  # a flow that is wrong: it says too much of the first layers' points and energies
         model.scales.mean[0, :5] += 1.0
         model.scales.mean[0, 30:35] += 0.5
-    stage = next(stage for stage in model.stages(TrainingConfig()) if stage.name == "layers")
-    assert isinstance(stage, FitStage)
-    stage.load_state(stage.fit(Rows(showers), SEEDS))
-    model.requires_grad_(False)
+    fit_layers(model, showers)
     batch = training_batch(showers)
     cloud, conditions = model.cloud(batch), conditions_of(batch)
     counts, energies = torch.zeros(30, dtype=torch.float64), torch.zeros(30, dtype=torch.float64)
@@ -339,10 +344,7 @@ def test_totals_get_mean_and_resolution_of_the_training_showers() -> None:
     model = scaled("caloclouds3", profile_factors="none", profile_moments="none")
     with torch.no_grad():  # thirty layers that know nothing of each other: their sum fluctuates too little
         model.scales.mean[0, 30:] += 0.3
-    stage = next(stage for stage in model.stages(TrainingConfig()) if stage.name == "layers")
-    assert isinstance(stage, FitStage)
-    stage.load_state(stage.fit(Rows(showers), SEEDS))
-    model.requires_grad_(False)
+    fit_layers(model, showers)
     batch = training_batch(showers)
     cloud, conditions = model.cloud(batch), conditions_of(batch)
     incident = conditions["incident_energy"]

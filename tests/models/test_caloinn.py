@@ -17,6 +17,7 @@ from caloforge.models.caloinn import CaloINN
 from caloforge.random import Streams
 from caloforge.showers import Showers
 from caloforge.stage import GradientStage, TrainingConfig
+from caloforge.transforms import Logit
 
 STREAMS = Streams(11, "test")
 SMALL: dict[str, Any] = {"blocks": 3, "hidden_features": 12, "layers": 2}
@@ -250,3 +251,19 @@ def test_a_margin_that_the_splines_of_the_energies_do_not_reach_is_refused() -> 
     with pytest.raises(ConfigError, match=r"margin 1e-09 reaches 20.7.*end at 14"):
         small(energies=energies, energy_alpha=1e-9)
     small(energies=energies | {"bound": 21.0}, energy_alpha=1e-9)
+
+
+@pytest.mark.parametrize(("per", "on"), [("layer", "shares"), ("layer", "deposits"), ("voxel", "deposits")])
+def test_energies_apart_learn_those_that_the_flow_is_told(per: str, on: str) -> None:
+    model = small(energies={"blocks": 1, "hidden_features": 4}, energy_noise_per=per, noise_on=on)
+    deposits, rows = torch.from_numpy(geant4_showers(22)[:20].deposits), torch.arange(20)
+    incident = torch.from_numpy(geant4_showers(22)[:20].incident_energy)
+    told = model.variables(deposits, incident, rows, 3, STREAMS).energies
+    assert torch.equal(model.noisy_energies(deposits, rows, 3, STREAMS), told)
+
+
+def test_the_description_names_the_margin_of_each_logit() -> None:
+    apart = small(energies={"blocks": 1, "hidden_features": 4}).transforms()
+    assert apart["energies"][-1] == Logit(1e-6).describe()
+    assert apart["shapes"][-1] == Logit(1e-9).describe()
+    assert small().transforms()["energies"][-1] == Logit(1e-9).describe()

@@ -30,6 +30,7 @@ from caloforge.models.common import (
     check_voxels,
     energy_fractions,
     middle_energy,
+    normal_latents,
 )
 from caloforge.models.conditions import Conditions
 from caloforge.models.likelihood import noise_averaged_log_prob
@@ -232,21 +233,15 @@ class CaloFlow(ShowerModel):
 
     def latents(self, conditions: Conditions, streams: Streams) -> Latents:
         """Standard normal numbers: ``energies`` (N, L) and ``shapes`` (N, learnt voxels), float32."""
-        return {
-            name: torch.from_numpy(
-                streams.child(name).normal(conditions.index, flow.features, attempts=conditions.attempt)
-            )
-            for name, flow in (("energies", self.energies), ("shapes", self.shapes))
-        }
+        sizes = {"energies": self.energies.features, "shapes": self.shapes.features}
+        return normal_latents(sizes, conditions, streams)
 
     def draw_energies(self, incident_energy: Tensor, latents: Tensor) -> Tensor:
         """Layer energies with noise from Flow I, float64 (N, L), MeV, for incident energies (N,) and latents (N, L)."""
         dtype = self.dtype
         logits, _ = self.energies.inverse(latents.to(dtype), self.energy_context(incident_energy).to(dtype))
         # In float64 the remainder 1 - u of a deep layer keeps its digits.
-        available = self.scale(incident_energy)
-        energies, _ = self.fractions.inverse(self.logit.restore(logits.double()), available)
-        return self.fractions.bounded(energies, available)
+        return self.fractions.restore(self.logit.restore(logits.double()), self.scale(incident_energy))
 
     def decode_tensors(
         self, conditions: Mapping[str, Tensor], latents: Mapping[str, Tensor]

@@ -28,6 +28,7 @@ from caloforge.models.common import (
     check_voxels,
     energy_fractions,
     middle_energy,
+    normal_latents,
 )
 from caloforge.models.conditions import Conditions
 from caloforge.models.coupling_start import start_coupling_from_marginals
@@ -277,7 +278,7 @@ class CaloINN(ShowerModel):
             EnergyFlowStage(
                 "energies",
                 self.energies,
-                lambda batch, streams: self._batch_variables(batch, streams).energies,
+                lambda batch, streams: self.noisy_energies(batch.deposits, batch.row, batch.epoch, streams),
                 training.for_stage("energies"),
                 from_data=self.config.start == "marginals",
             ),
@@ -334,11 +335,7 @@ class CaloINN(ShowerModel):
         if self.config.noise_on == "deposits":
             noisy, _ = self.voxel_noise(deposits, uniform)
         energies = self.sums(noisy)
-        if self.config.energy_noise_per == "layer":
-            plain_energies = self.sums(deposits)
-            told, _ = self.energy_noise(plain_energies, self.energy_noise.draw(streams.child("layers"), rows, draw))
-        else:
-            told = energies
+        told = energies if self.config.energy_noise_per == "voxel" else self._layer_noise(deposits, rows, draw, streams)
         if self.dropping is None:
             shares = self.normalisation.transform(noisy, energies)
             if self.share_noise:
@@ -357,6 +354,20 @@ class CaloINN(ShowerModel):
         y, logdet = self.logit(plain.clamp(0, 1))
         return _Variables(y, told, logdet + volume, inside)
 
+    def noisy_energies(self, deposits: Tensor, rows: Tensor, draw: int, streams: Streams) -> Tensor:
+        """The ``energies`` of :meth:`variables`, (N, L), alone: as its arguments, without the work for the shares."""
+        deposits = self.deposits_behind_cut(deposits).double()
+        if self.config.energy_noise_per == "layer":
+            return self._layer_noise(deposits, rows, draw, streams)
+        noisy, _ = self.voxel_noise(deposits, self.voxel_noise.draw(streams.child("voxels"), rows, draw))
+        energies: Tensor = self.sums(noisy)
+        return energies
+
+    def _layer_noise(self, deposits: Tensor, rows: Tensor, draw: int, streams: Streams) -> Tensor:
+        uniform = self.energy_noise.draw(streams.child("layers"), rows, draw)
+        energies: Tensor = self.energy_noise(self.sums(deposits), uniform)[0]
+        return energies
+
     def _batch_variables(self, batch: TrainingBatch, streams: Streams) -> _Variables:
         return self.variables(batch.deposits, batch.incident_energy, batch.row, batch.epoch, streams)
 
@@ -367,11 +378,7 @@ class CaloINN(ShowerModel):
         sizes = {"flow": self.flow.features}
         if self.energies is not None:
             sizes["energies"] = self.energies.flow.features
-        index, attempt = conditions.index, conditions.attempt
-        return {
-            name: torch.from_numpy(streams.child(name).normal(index, size, attempts=attempt))
-            for name, size in sizes.items()
-        }
+        return normal_latents(sizes, conditions, streams)
 
     def decode_tensors(
         self, conditions: Mapping[str, Tensor], latents: Mapping[str, Tensor]
@@ -385,12 +392,8 @@ class CaloINN(ShowerModel):
             self._without_relative_noise(self.log.restore(y.double())) if published else self.logit.restore(y.double())
         )
         learnt = plain[:, : len(self.shape_index)]
-        if self.scale is None:
-            energies = told
-        else:
-            available = self.scale(incident)
-            energies, _ = self.fractions.inverse(plain[:, len(self.shape_index) :], available)
-            energies = self.fractions.bounded(energies, available)
+        drawn = plain[:, len(self.shape_index) :]
+        energies = told if self.scale is None else self.fractions.restore(drawn, self.scale(incident))
         if self.dropping is None:
             ones = learnt.new_ones(learnt.shape[0], self.sums.voxel_layers.shape[0])
             shares = ones.index_copy(1, self.shape_index, learnt)
@@ -460,12 +463,15 @@ class CaloINN(ShowerModel):
     def transforms(self) -> dict[str, Any]:
         """The preprocessing in words and numbers."""
         shares = (self.normalisation if self.dropping is None else self.dropping).describe()
-        scale = self.scale if self.energies is None else self.energies.scale
-        assert scale is not None
-        energies = [scale.describe(), self.fractions.describe()]
         conditions = {"incident": self.log_incident.describe() | {"emphasis": self.config.emphasis}}
         if self.energies is not None:
             conditions["layers"] = self.log_layers.describe() | {"emphasis": self.config.emphasis}
+            energies = self.energies.describe()
+        else:
+            assert self.scale is not None
+            energies = [self.scale.describe(), self.fractions.describe()]
+            # Published preprocessing has noise and a logarithm behind the fractions.
+            energies += [] if self.config.preprocessing == "published" else [self.logit.describe()]
         if self.config.preprocessing == "published":
             noise = {"transform": "uniform noise", "width_relative": self.config.relative_noise}
             return {
@@ -482,7 +488,6 @@ class CaloINN(ShowerModel):
             "energies": [
                 self.energy_noise.describe() | {"per": self.config.energy_noise_per},
                 *energies,
-                self.logit.describe(),
             ],
             "shapes": [shares, noise, self.logit.describe()]
             if self.share_noise

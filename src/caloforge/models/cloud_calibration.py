@@ -11,7 +11,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from caloforge.errors import TrainingError
-from caloforge.models.cloud_parts import SAMPLERS, Cloud, LayerFactors, Profiles, Sampler, resolution_terms
+from caloforge.models.cloud_parts import (
+    SAMPLERS,
+    Cloud,
+    LayerFactors,
+    Profiles,
+    Sampler,
+    layer_totals,
+    resolution_terms,
+)
 from caloforge.models.pointclouds import PointCloudModel, conditions_of
 from caloforge.random import Streams
 from caloforge.showers import ShowerPoints
@@ -132,12 +140,12 @@ class LayerStage(FitStage):
         for batch in data:
             cloud, conditions, rows = model.cloud(batch), conditions_of(batch), batch.row.numpy()
             basis, incident = model.scales.basis(conditions), conditions["incident_energy"][:, None]
-            real.append((basis, _sums(cloud.counts, cloud.energies) / incident))
+            real.append((basis, layer_totals(cloud.counts, cloud.energies) / incident))
             for draw in range(_DRAWS):
                 normal = torch.from_numpy(streams.child("totals").normal(rows, model.flow.features, draw))
                 profiles = model.sample_profiles(conditions, normal.to(basis.device), corrected=False)
                 good = profiles.valid
-                made.append((basis[good], (_sums(profiles.counts, profiles.energies) / incident)[good]))
+                made.append((basis[good], (layer_totals(profiles.counts, profiles.energies) / incident)[good]))
         if not sum(len(basis) for basis, _ in made):
             raise TrainingError("all showers of the flow are unphysical, so their totals cannot be corrected")
         pairs = [tuple(torch.cat(parts) for parts in zip(*pairs, strict=True)) for pairs in (real, made)]
@@ -193,11 +201,6 @@ def covariance_map(made: Tensor, real: Tensor, number: int) -> Tensor:
     root, inverse = _power(made, 0.5), _power(made, -0.5)
     found = inverse @ _power(root @ wanted @ root, 0.5) @ inverse
     return (found + found.T) / 2
-
-
-def _sums(counts: Tensor, energies: Tensor) -> Tensor:
-    """Totals of points and energy, (N, 2), of what the layers hold, (N, L) both."""
-    return torch.stack([counts.sum(dim=1), energies.sum(dim=1)], dim=1)
 
 
 def _covariance(rows: Tensor) -> Tensor:

@@ -29,6 +29,7 @@ __all__ = [
     "Profiles",
     "Sampler",
     "ShowerFlowSize",
+    "layer_totals",
     "mean_basis",
     "resolution_terms",
 ]
@@ -357,6 +358,11 @@ class LayerFactors(nn.Module):
         rest = relative - basis @ self.made_total.double()
         wanted = basis @ self.real_total.double() + rest * torch.sqrt(real / made)
         return (wanted / relative.clamp_min(1e-300)).clamp(1 / MOST_TOTAL, MOST_TOTAL)
+
+
+def layer_totals(counts: Tensor, energies: Tensor) -> Tensor:
+    """Totals of points and energy, (N, 2), of what the layers hold, (N, L) both."""
+    return torch.stack([counts.sum(dim=1), energies.sum(dim=1)], dim=1)
 
 
 def resolution_terms(basis: Tensor) -> Tensor:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import numpy as np
+import torch
 from pydantic import Field
 from torch import Tensor
 
 from caloforge.detectors import Detector, Readout
 from caloforge.errors import ConfigError
-from caloforge.models.base import ModelConfig
+from caloforge.models.base import Latents, ModelConfig
+from caloforge.models.conditions import Conditions
 from caloforge.nn.autoregressive import AutoregressiveFlow, MaskedAutoregressiveFlow
 from caloforge.nn.inverse_autoregressive import InverseAutoregressiveFlow
 from caloforge.random import Streams
@@ -30,6 +32,7 @@ __all__ = [
     "check_voxels",
     "energy_fractions",
     "middle_energy",
+    "normal_latents",
 ]
 
 #: No deposit is smaller than this (MeV): the threshold where neither detector nor noise gives one.
@@ -103,6 +106,14 @@ def energy_fractions(wanted: FractionsKind, layers: int) -> EnergyFractions | Si
     """How the energies of so many layers become the variables of a flow."""
     few = wanted == "recursive" or (wanted == "auto" and layers <= _FEW_LAYERS)
     return EnergyFractions() if few else SingleFractions()
+
+
+def normal_latents(sizes: Mapping[str, int], conditions: Conditions, streams: Streams) -> Latents:
+    """Standard normal numbers of several flows, (N, size) each, float32, from a stream of each one's name."""
+    return {
+        name: torch.from_numpy(streams.child(name).normal(conditions.index, size, attempts=conditions.attempt))
+        for name, size in sizes.items()
+    }
 
 
 def middle_energy(detector: Detector) -> float:

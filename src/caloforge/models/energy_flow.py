@@ -107,9 +107,7 @@ class LayerEnergyFlow(nn.Module):
         context = self.context(incident_energy)
         y, _ = self.flow.inverse(latents.to(context.dtype), context)
         # In float64 the remainder 1 - u of a deep layer keeps its digits.
-        available = self.scale(incident_energy)
-        energies, _ = self.fractions.inverse(self.logit.restore(y.double()), available)
-        return self.fractions.bounded(energies, available)
+        return self.fractions.restore(self.logit.restore(y.double()), self.scale(incident_energy))
 
     def describe(self) -> list[dict[str, Any]]:
         """What ``model.json`` says about it."""

@@ -18,7 +18,15 @@ from torch import Tensor
 from caloforge.detectors import Detector
 from caloforge.errors import ConfigError
 from caloforge.models.base import Latents, ModelConfig, ShowerModel
-from caloforge.models.common import LEAST_DEPOSIT, FlowSize, ScaleStage, autoregressive_flow, axis_voxels, middle_energy
+from caloforge.models.common import (
+    LEAST_DEPOSIT,
+    FlowSize,
+    ScaleStage,
+    autoregressive_flow,
+    axis_voxels,
+    middle_energy,
+    normal_latents,
+)
 from caloforge.models.conditions import Conditions
 from caloforge.models.likelihood import noise_averaged_log_prob
 from caloforge.models.marginals import collect_rows, start_from_marginals
@@ -295,10 +303,7 @@ class ICaloFlow(ShowerModel):
         """
         index, attempt = conditions.index, conditions.attempt
         sizes = {"energies": self.layers, "first": self.first.features}
-        latents = {
-            name: torch.from_numpy(streams.child(name).normal(index, size, attempts=attempt))
-            for name, size in sizes.items()
-        }
+        latents = normal_latents(sizes, conditions, streams)
         if self.following is not None:
             size = (self.layers - 1) * self.first.features
             numbers = torch.from_numpy(streams.child("following").normal(index, size, attempts=attempt))
@@ -313,8 +318,8 @@ class ICaloFlow(ShowerModel):
         context = self.incident_condition(incident_energy).to(self.dtype)
         logits, _ = self.energies.inverse(latents.to(self.dtype), context)
         reference = self.reference_energy(incident_energy)
-        energies, _ = self.fractions.inverse(self.logit.restore(logits.double()), reference)
-        return energies if self.scale is None else self.fractions.bounded(energies, reference)
+        u = self.logit.restore(logits.double())
+        return self.fractions.inverse(u, reference)[0] if self.scale is None else self.fractions.restore(u, reference)
 
     def decode_tensors(
         self, conditions: Mapping[str, Tensor], latents: Mapping[str, Tensor]

@@ -20,7 +20,15 @@ from torch import Tensor, nn
 from caloforge.detectors import Detector
 from caloforge.errors import ConfigError
 from caloforge.models.base import Latents, ModelConfig, ShowerModel
-from caloforge.models.common import LEAST_DEPOSIT, FlowSize, FractionsKind, ScaleStage, check_voxels, middle_energy
+from caloforge.models.common import (
+    LEAST_DEPOSIT,
+    FlowSize,
+    FractionsKind,
+    ScaleStage,
+    check_voxels,
+    middle_energy,
+    normal_latents,
+)
 from caloforge.models.conditions import Conditions
 from caloforge.models.energy_flow import EnergyFlowStage, LayerEnergyFlow
 from caloforge.models.likelihood import noise_averaged_log_prob
@@ -320,10 +328,7 @@ class LayerByLayer(ShowerModel):
         """Standard normal numbers: ``energies`` (N, L), and ``layer_00`` (N, features) and so on; float32."""
         sizes = {} if self.energies is None else {"energies": len(self.names)}
         sizes |= {name: flow.features for _, name, flow in self._flows() if flow is not None}
-        return {
-            name: torch.from_numpy(streams.child(name).normal(conditions.index, size, attempts=conditions.attempt))
-            for name, size in sizes.items()
-        }
+        return normal_latents(sizes, conditions, streams)
 
     def decode_tensors(
         self, conditions: Mapping[str, Tensor], latents: Mapping[str, Tensor]

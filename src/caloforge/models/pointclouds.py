@@ -35,6 +35,7 @@ from caloforge.models.cloud_parts import (
     PointCloudConfig,
     Profiles,
     Sampler,
+    layer_totals,
 )
 from caloforge.models.conditions import Conditions
 from caloforge.nn.allocation import allocate
@@ -298,7 +299,7 @@ class PointCloudModel(ShowerModel):
         profiles = self.profiles_of(features)
         if corrected:
             factors = self.layer_factors
-            sums = torch.stack([profiles.counts.sum(dim=1), profiles.energies.sum(dim=1)], dim=1)
+            sums = layer_totals(profiles.counts, profiles.energies)
             per_energy = sums / conditions["incident_energy"].double()[:, None]
             of_points, of_energy = factors.total_factors(per_energy, self.scales.basis(conditions)).T[..., None]
             profiles = replace(

@@ -53,10 +53,9 @@ class EnergyFractions(nn.Module):
         """Whether fractions (N, L) are of no more energy than is available, bool (N,)."""
         return (u <= 1).all(dim=1)
 
-    @staticmethod
-    def bounded(energies: Tensor, available: Tensor) -> Tensor:
-        """The energies as they are: recursive fractions never make more than is available."""
-        return energies
+    def restore(self, u: Tensor, available: Tensor) -> Tensor:
+        """Energies (N, L), MeV, of drawn fractions; never more than is available."""
+        return self.inverse(u, available)[0]
 
     @staticmethod
     def _remaining(layer_energies: Tensor) -> Tensor:
@@ -98,6 +97,10 @@ class SingleFractions(nn.Module):
         A trained flow hardly makes such showers; an untrained one would make a shower of L times the incident energy.
         """
         return energies * (available / energies.sum(dim=1).clamp_min(_TINY)).clamp_max(1)[:, None]
+
+    def restore(self, u: Tensor, available: Tensor) -> Tensor:
+        """Energies (N, L), MeV, of drawn fractions, :meth:`bounded` by what is available."""
+        return self.bounded(self.inverse(u, available)[0], available)
 
     def describe(self) -> dict[str, Any]:
         """What ``model.json`` says about it."""
