@@ -9,6 +9,7 @@ from __future__ import annotations
 
 __all__ = [
     "CaloForgeError",
+    "CaloForgeWarning",
     "ConfigError",
     "DetectorError",
     "GenerationError",
@@ -27,6 +28,10 @@ class CaloForgeError(Exception):
     """Base of all errors that are shown to a user as one sentence (exit code 1)."""
 
     exit_code = 1
+
+
+class CaloForgeWarning(UserWarning):
+    """Something that a user should know and that is no error; the command line prints it as one line, once."""
 
 
 class UsageError(CaloForgeError):

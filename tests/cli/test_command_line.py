@@ -104,7 +104,7 @@ def test_existing_output_is_not_replaced_unless_asked(capsys, shower_file, tmp_p
     ("arguments", "code", "message"),
     [
         (("info", "nonsense"), 1, "not known"),
-        (("info", "missing.toml"), 1, "does not exist"),
+        (("info", "missing.toml"), 1, "there is no such file"),
         (("convert", "missing.h5", "b.h5"), 1, "missing.h5"),
         (("convert",), 2, "Missing argument"),
         (("nonsense",), 2, "No such command"),

@@ -308,4 +308,4 @@ def test_reports_side_by_side(capsys, folder, tmp_path):
     assert "expected a name that ends in .html, .md or .json" in err
     code, _, err = run(capsys, "compare", tmp_path)
     assert code == 2
-    assert "does not exist" in err
+    assert "there is no such file" in err

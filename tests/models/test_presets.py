@@ -110,7 +110,7 @@ def test_wrong_overrides_are_named(preset_file: Path, override: str, error: type
 def test_unknown_names_and_broken_files(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"'caloflow-huge' is not known, expected one of .*caloflow-tiny"):
         load_preset("caloflow-huge")
-    with pytest.raises(UsageError, match="does not exist"):
+    with pytest.raises(UsageError, match="there is no such file"):
         load_preset(tmp_path / "none.yaml")
     broken = tmp_path / "broken.yaml"
     broken.write_text("kind: [caloflow\nmodel: {")

@@ -195,7 +195,7 @@ def test_a_folder_is_claimed_once(result: EvaluationResult, tmp_path: Path) -> N
 
 
 def test_damaged_and_missing_reports_are_refused(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="does not exist"):
+    with pytest.raises(UsageError, match="there is no such file"):
         load_report(tmp_path)
     file = tmp_path / "report.json"
     file.write_text("[1, 2")

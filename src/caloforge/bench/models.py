@@ -19,6 +19,7 @@ from caloforge.bench.machine import PeakMemory, describe_machine, in_process, ti
 from caloforge.detectors import EnergySpectrum, load_detector, particle_id
 from caloforge.errors import UsageError
 from caloforge.models import Conditions, ShowerModel, load_model, load_preset, preset_names
+from caloforge.names import is_builtin
 from caloforge.random import Streams
 
 __all__ = ["BenchKind", "ModelRow", "bench_kind", "bench_model", "named_model"]
@@ -59,7 +60,7 @@ class ModelRow:
 
 
 def _preset(name: str | Path) -> bool:
-    return str(name) in preset_names() or Path(name).suffix in (".yaml", ".yml")
+    return is_builtin(name, preset_names(), "preset") or Path(name).suffix in (".yaml", ".yml")
 
 
 def named_model(name: str | Path) -> ShowerModel:

@@ -31,8 +31,11 @@ def info(
 
     A detector is also drawn (its plates, layers and cells); with --drawing a file is drawn, too (its average shower).
     """
+    from caloforge.detectors import catalogue
+    from caloforge.names import is_builtin
+
     path = Path(what)
-    if path.suffix in (".toml", ".xml") or not path.exists():
+    if path.suffix in (".toml", ".xml") or is_builtin(what, catalogue(), "detector") or not path.exists():
         _describe_detector(what, drawing, no_drawing, json_)
     else:
         _describe_file(path, detector, drawing, json_)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from typing import Annotated, Any
 
 import typer
 
 import caloforge
-from caloforge.errors import CaloForgeError, OutputError
+from caloforge.errors import CaloForgeError, CaloForgeWarning, OutputError
 
 __all__ = ["app", "main"]
 
@@ -62,6 +64,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         0 done, 1 failed, 2 wrong usage, 130 interrupted.
     """
     _register()
+    with _notes():
+        return _run(arguments)
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     try:
         result = app(args=None if arguments is None else list(arguments), prog_name="caloforge", standalone_mode=False)
     except CaloForgeError as error:
@@ -81,6 +88,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if result == 130:  # typer's own answer to Ctrl-C
         return _fail("interrupted", 130)
     return result if isinstance(result, int) else 0
+
+
+@contextmanager
+def _notes() -> Iterator[None]:
+    """Print what a user should know as one line, without the place in the program; each text once."""
+    said: set[str] = set()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("always", category=CaloForgeWarning)
+        others = warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+            if not issubclass(category, CaloForgeWarning):
+                others(message, category, *where, **more)
+            elif str(message) not in said:
+                said.add(str(message))
+                print(f"caloforge: note: {message}", file=sys.stderr)
+
+        warnings.showwarning = show
+        yield
 
 
 def _wrong_usage(error: Any) -> int:

@@ -11,6 +11,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 from caloforge.errors import DetectorError
+from caloforge.textfiles import read_text
 
 __all__ = ["read_binning_xml"]
 
@@ -28,10 +29,7 @@ def read_binning_xml(path: str | Path) -> dict[str, Any]:
         DetectorError: if the file is not a binning file, or holds several bins, or its edges make no sense.
     """
     path = Path(path)
-    try:
-        text = path.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DetectorError(f"{path}: cannot be read as a binning file ({error})") from None
+    text = read_text(path, DetectorError, xml=True)
     if "<!DOCTYPE" in text or "<!ENTITY" in text:
         # Entities are how an XML file makes a parser read other files or fill the memory.
         raise DetectorError(f"{path}: holds a document type, which a binning file has no use for")

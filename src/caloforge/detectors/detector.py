@@ -28,6 +28,7 @@ from caloforge.detectors.readout import Readout
 from caloforge.detectors.stack import Stack
 from caloforge.detectors.symmetries import SymmetryName, symmetry_group, symmetry_permutation
 from caloforge.errors import DetectorError
+from caloforge.textfiles import read_text
 
 __all__ = ["Detector", "catalogue", "detector_from_toml", "load_detector"]
 
@@ -171,14 +172,9 @@ def load_detector(name: str | Path) -> Detector:
     text = str(name)
     path = Path(name)
     if path.suffix in (".toml", ".xml"):
-        if not path.is_file():
-            raise DetectorError(f"the detector file '{path}' does not exist")
         if path.suffix == ".xml":
             return build(Detector, read_binning_xml(path), where=str(path))
-        try:
-            return detector_from_toml(path.read_text(encoding="utf-8"), where=str(path))
-        except UnicodeDecodeError:
-            raise DetectorError(f"{path}: is not text") from None
+        return detector_from_toml(read_text(path, DetectorError), where=str(path))
     base, _, key = text.partition("/")
     entry = _CATALOGUE / f"{base}.toml"
     if not base.replace("-", "").replace("_", "").isalnum() or not entry.is_file():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import warnings
 from collections.abc import Mapping
@@ -15,6 +16,7 @@ from caloforge.errors import ModelFileError, UsageError
 from caloforge.evaluation.checks import AnyShowers
 from caloforge.evaluation.classifiers.retraining import class_rows
 from caloforge.models import pretrained_names, read_record
+from caloforge.names import is_builtin
 from caloforge.random import Streams
 from caloforge.showers import Showers
 from caloforge.showers.files import Reader, open_showers
@@ -59,12 +61,14 @@ class Source:
     remarks: tuple[str, ...] = ()
 
 
-def _locate(text: str) -> tuple[Path, str]:
+def _locate(text: str | Path) -> tuple[Path, str]:
     """The file behind a name on the command line, and what to call it."""
-    path = Path(text)
-    if path.exists():
-        return path, path.name
+    path, word = Path(text), text
+    text = str(text)
     name, _, split = text.partition(":")
+    known = [n for name in datasets.names() for n in (name, *(f"{name}:{s}" for s in datasets.sample(name).splits))]
+    if not is_builtin(word, known, "sample") and path.exists():
+        return path, path.name
     if name in datasets.names():
         if not split:
             choices = " or ".join(f"'{name}:{s}'" for s in datasets.sample(name).splits)
@@ -117,7 +121,7 @@ def open_source(
         UsageError: if there is no such file or sample, or it names no detector or particle and none is given.
         ShowerFileError: if the file is damaged, foreign or holds impossible values.
     """
-    path, label = _locate(str(text))
+    path, label = _locate(text)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
         reader = _open(path, detector, particle)
@@ -171,7 +175,9 @@ def find_model(source: Source) -> str | None:
         words = []
     named = [str(wanted["directory"])] if "directory" in wanted else []
     folders = [*named, *words, *(str(source.path.parent / w) for w in words)]
-    for candidate in (*(f for f in folders if Path(f).is_dir()), *pretrained_names()):
+    # A folder that is called like a model of the package needs a separator to be a folder.
+    here = [f if f not in pretrained_names() else f"{os.curdir}/{f}" for f in folders if Path(f).is_dir()]
+    for candidate in (*here, *pretrained_names()):
         try:
             if read_record(candidate).weights_sha256 == wanted["sha256"]:
                 return candidate

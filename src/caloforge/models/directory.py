@@ -28,7 +28,9 @@ from caloforge.errors import CaloForgeError, ConfigError, ModelFileError
 from caloforge.models.base import ShowerModel, validated
 from caloforge.models.conditions import ConditionRange
 from caloforge.models.registry import build_model
+from caloforge.names import is_builtin
 from caloforge.stage import Stage, TrainingConfig
+from caloforge.textfiles import read_text
 
 __all__ = [
     "ModelRecord",
@@ -157,9 +159,10 @@ def _read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def _read_json(cls: type[R], path: Path) -> R:
+    text = read_text(path, ModelFileError)
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        data = json.loads(text)
+    except (ValueError, RecursionError) as error:
         raise ModelFileError(f"'{path}' cannot be read as JSON ({error})") from None
     if not isinstance(data, dict):
         raise ModelFileError(f"'{path}' holds no JSON object")
@@ -367,10 +370,9 @@ def pretrained_names() -> list[str]:
 def _locate(where: str | Path) -> Path:
     """The directory of a finished model, or an error that says what is missing."""
     directory = Path(where)
-    if not directory.is_dir() and str(where) in pretrained_names():
+    if is_builtin(where, known := pretrained_names(), "model") or (str(where) in known and not directory.is_dir()):
         return Path(str(_PRETRAINED / str(where)))
     if not directory.is_dir():
-        known = pretrained_names()
         also = f", and the package has no model of that name (it has {', '.join(known)})" if known else ""
         raise ModelFileError(f"there is no model directory '{where}'{also}")
     if (directory / "model.json").is_file() and (directory / "model.safetensors").is_file():

@@ -25,6 +25,7 @@ from caloforge.errors import ConfigError, UsageError
 from caloforge.models.base import ShowerModel, validated
 from caloforge.models.registry import build_model, model_class
 from caloforge.stage import TrainingConfig
+from caloforge.textfiles import read_text
 
 __all__ = ["Preset", "load_preset", "preset_names"]
 
@@ -84,10 +85,8 @@ def load_preset(name: str | Path, overrides: Sequence[str] = ()) -> Preset:
     """
     path = Path(name)
     if path.suffix in (".yaml", ".yml"):
-        if not path.is_file():
-            raise UsageError(f"the preset file '{path}' does not exist")
-        text, where = path.read_text(encoding="utf-8"), str(path)
-    elif str(name) in preset_names():
+        text, where = read_text(path, UsageError), str(path)
+    elif str(name) in preset_names():  # nothing but a name has no ending, so a folder of that name means nothing
         text, where = (_PRESETS / f"{name}.yaml").read_text(encoding="utf-8"), f"preset '{name}'"
     else:
         raise UsageError(

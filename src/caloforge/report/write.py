@@ -20,6 +20,7 @@ from caloforge.report.figures import drawings
 from caloforge.report.page import Picture, render_page
 from caloforge.report.published import tables_for
 from caloforge.report.style import figure_style
+from caloforge.textfiles import read_text
 
 __all__ = ["ReportFiles", "claim_folder", "load_report", "write_report"]
 
@@ -162,12 +163,10 @@ def load_report(path: Path) -> EvaluationResult:
         UsageError: if it does not exist, is damaged, or was written by a newer version.
     """
     file = path / "report.json" if path.is_dir() else path
+    text = read_text(file, UsageError)
     try:
-        text = file.read_text(encoding="utf-8")
         version = json.loads(text).get("schema_version")
-    except FileNotFoundError:
-        raise UsageError(f"the report '{file}' does not exist") from None
-    except (json.JSONDecodeError, AttributeError, UnicodeDecodeError):
+    except (ValueError, RecursionError, AttributeError):
         raise UsageError(f"'{file}' is not a report (it does not hold one JSON object)") from None
     if version != SCHEMA_VERSION:
         raise UsageError(f"the report '{file}' has schema version {version}, this program reads {SCHEMA_VERSION}")

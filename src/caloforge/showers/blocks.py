@@ -23,7 +23,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from caloforge.atomic import move_into_place, output_error
-from caloforge.errors import OutputError
+from caloforge.errors import CaloForgeWarning, OutputError
 from caloforge.showers.hdf5 import Array, Chunking, Column, Fill, open_hdf5, write_atomically
 from caloforge.showers.parts import Part, Run, fill_block, fill_master, fill_merged, joined_runs
 
@@ -172,6 +172,7 @@ class BlockWriter:
                 warnings.warn(
                     f"{self.path}: its file system cannot lock files ({error.strerror}); "
                     "make sure that no other process writes it",
+                    CaloForgeWarning,
                     stacklevel=4,
                 )
             with contextlib.suppress(FileNotFoundError):

@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from caloforge.detectors import Detector, load_detector, particle_id
-from caloforge.errors import OutputError
+from caloforge.errors import CaloForgeWarning, OutputError
 from caloforge.showers.blocks import BlockWriter
 from caloforge.showers.formats.base import Block, Kind, Reader
 from caloforge.showers.formats.registry import find_format, sniff
@@ -89,6 +89,7 @@ def _check_units(reader: Reader) -> None:
         warnings.warn(
             f"{reader.path}: its deposits are only {balance:.3g} of the incident energy, so one of the two may be in the "
             "wrong unit (expected MeV, or what the format says)",
+            CaloForgeWarning,
             stacklevel=3,
         )
 

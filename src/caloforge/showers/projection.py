@@ -21,6 +21,7 @@ from caloforge.detectors.description import Description, build
 from caloforge.errors import DetectorError, UsageError
 from caloforge.random import Streams
 from caloforge.showers.showers import ShowerPoints
+from caloforge.textfiles import read_text
 
 __all__ = [
     "CellMap",
@@ -173,11 +174,10 @@ def load_cell_map(path: str | Path) -> CellMap:
         DetectorError: if there is no such file, or its content is wrong, naming the key.
     """
     path = Path(path)
+    text = read_text(path, DetectorError)
     try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise DetectorError(f"the cell map '{path}' cannot be read ({error.strerror})") from None
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        data = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
         raise DetectorError(f"{path}: is not TOML ({error})") from None
     return build(CellMap, data, where=str(path))
 
