@@ -8,12 +8,12 @@ from typing import Annotated, Any
 
 import typer
 
-from caloforge.cli.common import console, print_table
+from caloforge.cli.common import App, console, print_table
 from caloforge.errors import OutputError, UsageError
 
 __all__ = ["register"]
 
-app = typer.Typer(
+app = App(
     help="Measure speed and memory, side by side with a peer, as ratios. Example: caloforge bench sampling --against nflows",
     no_args_is_help=True,
 )

@@ -6,27 +6,34 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
 from rich.console import Console
 from rich.table import Table
+from typer.core import TyperCommand, TyperGroup
+
+from caloforge.errors import UsageError
 
 __all__ = [
     "JOBS_HELP",
+    "App",
     "OverwriteOption",
     "ResumeOption",
     "SeedOption",
     "command_line",
     "console",
     "default_jobs",
+    "pairs",
     "print_comparison",
     "print_json",
     "print_table",
     "save_figure",
 ]
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 # Neither colours nor symbols are read into what is printed: names and ranges are full of brackets and colons.
 console = Console(highlight=False, markup=False, emoji=False, width=None if sys.stdout.isatty() else 120)
@@ -39,6 +46,75 @@ OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace the 
 _TITLE_WIDTH, _COLUMN_WIDTH = 30, 12
 
 JOBS_HELP = "Number of processes (default: all cores)."
+
+
+class _Once:
+    """An option given twice is a mistake, unless it is a list: the shell history has 10 GeV, the user adds 50."""
+
+    def make_parser(self, context: Any) -> Any:
+        parser = super().make_parser(context)  # type: ignore[misc] # of the command that this is mixed into
+        parse = parser.parse_args
+
+        def parse_once(args: list[str]) -> Any:
+            found = parse(args=args)
+            if not context.resilient_parsing:  # shells that complete a half-typed line
+                _refuse_repeated(found[2], context.command_path)
+            return found
+
+        parser.parse_args = parse_once
+        return parser
+
+
+def _refuse_repeated(given: Sequence[Any], command: str) -> None:
+    seen = set()
+    for parameter in given:
+        single = parameter.param_type_name == "option" and not (
+            parameter.multiple or parameter.count or parameter.is_eager  # --help --help asks for help
+        )
+        if single and parameter.name in seen:
+            raise UsageError(f"{parameter.opts[0]} is given twice, expected once (see '{command} --help')")
+        seen.add(parameter.name)
+
+
+class _Command(_Once, TyperCommand):
+    """See ``_Once``."""
+
+
+class _Group(_Once, TyperGroup):
+    """See ``_Once``."""
+
+
+class App(typer.Typer):
+    """A group of commands that refuse options given twice."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(cls=_Group, **settings)
+
+    def command(self, *args: Any, **settings: Any) -> Callable[[F], F]:
+        """As in typer."""
+        return super().command(*args, **({"cls": _Command} | settings))
+
+
+def pairs(texts: Sequence[str] | None, option: str, form: str) -> list[tuple[str, str]]:
+    """What was typed as ``NAME=VALUE``, any number of times.
+
+    Args:
+        texts: as typed.
+        option: the option, for an error.
+        form: what is expected, likewise.
+
+    Raises:
+        UsageError: if a text has another form, or a name comes twice.
+    """
+    found: dict[str, str] = {}
+    for text in texts or ():
+        name, _, value = (part.strip() for part in text.partition("="))
+        if not (name and value):
+            raise UsageError(f"{option} is '{text}', expected {form}")
+        if name in found:
+            raise UsageError(f"{option} names '{name}' twice, expected once")
+        found[name] = value
+    return list(found.items())
 
 
 def default_jobs() -> int:

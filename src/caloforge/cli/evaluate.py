@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from caloforge.atomic import replace_file
-from caloforge.cli.common import OverwriteOption, ResumeOption, SeedOption, console, print_comparison, print_table
+from caloforge.cli.common import (
+    OverwriteOption,
+    ResumeOption,
+    SeedOption,
+    console,
+    pairs,
+    print_comparison,
+    print_table,
+)
 from caloforge.errors import OutputError, UsageError
 
 if TYPE_CHECKING:
@@ -91,8 +99,8 @@ def evaluate(
         generated,
         reference,
         floor=floor,
-        others=dict(_pairs(other, "--other", "NAME=FILE")),
-        cross_particle=_pairs(cross_particle, "--cross-particle", "GENERATED=REFERENCE"),
+        others=dict(pairs(other, "--other", "NAME=FILE")),
+        cross_particle=pairs(cross_particle, "--cross-particle", "GENERATED=REFERENCE"),
         model=model,
         detector=detector,
         particle=particle,
@@ -152,18 +160,6 @@ def _duration(seconds: float) -> str:
 
 def _words(texts: Sequence[str] | None) -> list[str]:
     return [word.strip() for text in texts or () for word in text.split(",") if word.strip()]
-
-
-def _pairs(texts: Sequence[str] | None, option: str, form: str) -> list[tuple[str, str]]:
-    pairs = []
-    for text in texts or ():
-        one, _, two = text.partition("=")
-        if not (one and two):
-            raise UsageError(f"{option} is '{text}', expected {form}")
-        pairs.append((one, two))
-    if len({one for one, _ in pairs}) < len(pairs):
-        raise UsageError(f"{option} names the same thing twice")
-    return pairs
 
 
 def compare(

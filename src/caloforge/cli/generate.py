@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from caloforge.cli.common import OverwriteOption, ResumeOption, SeedOption, command_line, console, print_table
+from caloforge.cli.common import OverwriteOption, ResumeOption, SeedOption, command_line, console, pairs, print_table
 from caloforge.errors import UsageError
 
 __all__ = ["register"]
@@ -113,11 +113,11 @@ def _options(given: list[str]) -> dict[str, Any]:
     import yaml
 
     found = {}
-    for text in given:
-        key, equals, value = text.partition("=")
-        if not equals or not key.strip():
-            raise UsageError(f"--option is '{text}', expected for example sampler=edm")
-        found[key.strip()] = yaml.safe_load(value)
+    for key, value in pairs(given, "--option", "for example sampler=edm"):
+        try:
+            found[key] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise UsageError(f"--option is '{key}={value}', whose value is not YAML") from None
     return found
 
 

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 import caloforge
+from caloforge.cli.common import App
 from caloforge.errors import CaloForgeError, CaloForgeWarning, OutputError
 
 __all__ = ["app", "main"]
@@ -20,7 +21,7 @@ __all__ = ["app", "main"]
 _UsageError: type[Exception] = typer.BadParameter.__bases__[0]
 _ClickException: type[Exception] = _UsageError.__bases__[0]
 
-app = typer.Typer(
+app = App(
     name="caloforge",
     help="Generative calorimeter simulation: describe a detector, make Geant4 showers, train, generate, prove, deploy.",
     no_args_is_help=True,

@@ -7,11 +7,11 @@ from typing import Annotated
 
 import typer
 
-from caloforge.cli.common import SeedOption, console, print_comparison, print_table
+from caloforge.cli.common import App, SeedOption, console, print_comparison, print_table
 
 __all__ = ["register"]
 
-app = typer.Typer(
+app = App(
     help="Answer a question about training by experiment. Example: caloforge study noise --data piplus.h5 "
     "--reference test.h5 --out study",
     no_args_is_help=True,

@@ -13,10 +13,10 @@ from caloforge.cli.common import (
     SeedOption,
     command_line,
     console,
+    pairs,
     print_json,
     print_table,
 )
-from caloforge.errors import UsageError
 
 __all__ = ["register"]
 
@@ -64,12 +64,6 @@ def train(
     from caloforge.detectors import load_detector
     from caloforge.training import train as run
 
-    others = {}
-    for text in inputs or ():
-        name, equals, directory = text.partition("=")
-        if not (name and equals and directory):
-            raise UsageError(f"--input is '{text}', expected for example teacher=runs/teacher")
-        others[name] = directory
     result = run(
         preset,
         data,
@@ -78,7 +72,7 @@ def train(
         detector=None if detector is None else load_detector(detector),
         particle=particle,
         stages=stage or (),
-        inputs=others,
+        inputs=dict(pairs(inputs, "--input", "for example teacher=runs/teacher")),
         val_fraction=val_fraction,
         seed=seed,
         resume=resume,

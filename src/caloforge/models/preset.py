@@ -95,7 +95,13 @@ def load_preset(name: str | Path, overrides: Sequence[str] = ()) -> Preset:
     data = _yaml(text, where)
     if not isinstance(data, dict):
         raise ConfigError(f"{where}: expected keys and values, got {type(data).__name__}")
+    before: list[str] = []
     for override in overrides:
+        key = override.partition("=")[0].strip()
+        for other in before:
+            if f"{other}.".startswith(f"{key}."):  # the same, or a section around it
+                raise UsageError(f"the override of '{key}' would undo that of '{other}', expected one of the two")
+        before.append(key)
         _apply(data, override)
     preset = validated(Preset, data, where=where)
     validated(model_class(preset.kind).Config, preset.model, where=f"{where}, section 'model'")
