@@ -26,8 +26,9 @@ def main() -> None:
         *project["dependency-groups"]["dev"],
         *project["build-system"]["requires"],
     ]
-    for name, extra in project["project"]["optional-dependencies"].items():
-        wanted += extra if name != "all" else []
+    # Extras that join other extras name this package itself.
+    for extra in project["project"]["optional-dependencies"].values():
+        wanted += [one for one in extra if not one.startswith("caloforge[")]
     with tempfile.TemporaryDirectory() as folder:
         python = f"{folder}/bin/python"
         subprocess.run([sys.executable, "-m", "venv", folder], check=True)

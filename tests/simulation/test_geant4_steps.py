@@ -11,8 +11,9 @@ import pytest
 from caloforge.detectors import Detector, EnergySpectrum, load_detector
 from caloforge.errors import SimulationError, UsageError
 from caloforge.simulation import BlockRunner, SimulationPlan
-from caloforge.simulation.geant4 import Geant4, hadronic_physics
+from caloforge.simulation.engines import make_engine
 from caloforge.simulation.overhead import measure_overhead
+from caloforge.simulation.physics import hadronic_physics
 
 pytestmark = pytest.mark.geant4
 
@@ -27,7 +28,7 @@ def raw_deposits(runner: BlockRunner) -> list[tuple[str, int, np.ndarray, np.nda
     """Calzone's own record of block 0: volume, event, start, end (cm, Geant4's frame), energy."""
     geant4, plan = runner.geant4, runner.plan
     geant4.seed(plan.geant4_seed(0))
-    record = geant4._run(geant4.primaries(*plan.conditions(0)))
+    record = geant4.run_detailed(*plan.conditions(0))
     steps = [
         (name, int(d["event"]), d["start"], d["end"], float(d["value"])) for name, v in record.items() for d in v.line
     ]
@@ -123,9 +124,9 @@ def test_one_process_has_one_set_of_tables(tmp_path):
 
 
 def test_energies_out_of_range_are_refused():
-    geant4 = Geant4(load_detector("calogan"), E_PLUS, "builtin")
+    geant4 = make_engine("calzone", load_detector("calogan"), E_PLUS, "builtin")
     with pytest.raises(UsageError, match="an incident energy is 100 keV, expected 1 MeV to 10 TeV"):
-        geant4.primaries(np.array([0.1]), np.array([[0.0, 0.0, 1.0]]))
+        list(geant4.run(np.array([0.1]), np.array([[0.0, 0.0, 1.0]])))
 
 
 def test_physics_lists():

@@ -7,7 +7,8 @@ import pytest
 
 from caloforge.detectors import detector_from_toml, load_detector
 from caloforge.errors import SimulationError
-from caloforge.simulation.geometry import Frame, geometry_of, material_name, plate_layers
+from caloforge.simulation.engines.calzone import geometry_of
+from caloforge.simulation.geometry import Frame, material_name, plate_layers
 
 # Lower faces of ILD's silicon plates along the normal, mm (CaloClouds3 metadata).
 ILD_FACES = [
@@ -36,9 +37,9 @@ def test_calogan_world_is_that_of_the_published_code():
 def test_calogan_gun_and_layers_in_geant4s_frame():
     detector = load_detector("calogan")
     frame = Frame.of(detector.stack)
-    assert frame.to_geant4(np.array([detector.gun.position]))[0] == pytest.approx([0, 0, -28.8])
+    assert frame.to_geant4(np.array([detector.gun.position]))[0] == pytest.approx([0, 0, -288])
     borders = [end for _, end in detector.readout.depths]
-    assert [frame.to_geant4(np.array([[0, 0, z]]))[0, 2] for z in borders] == pytest.approx([-15.0, 19.7, 24.0])
+    assert [frame.to_geant4(np.array([[0, 0, z]]))[0, 2] for z in borders] == pytest.approx([-150, 197, 240])
 
 
 def test_par04_cylinders():
@@ -61,7 +62,7 @@ def test_par04_gun_sits_on_the_axis_and_shoots_along_x():
     assert frame.to_geant4(np.array([detector.gun.position]))[0] == pytest.approx([0, 0, 0])
     assert frame.rotate(np.array([[0.0, 0.0, 1.0]]))[0] == pytest.approx([1, 0, 0])
     # x_local = global y, y_local = global z
-    assert frame.to_geant4(np.array([[10.0, 20.0, 30.0]]))[0] == pytest.approx([83.0, 1.0, 2.0])
+    assert frame.to_geant4(np.array([[10.0, 20.0, 30.0]]))[0] == pytest.approx([830, 10, 20])
 
 
 @pytest.mark.parametrize("name", ["calogan", "par04-ds2", "ild-ecal"])

@@ -14,7 +14,7 @@ import pytest
 from caloforge.detectors import EnergySpectrum, detector_from_toml, load_detector
 from caloforge.errors import MissingDependencyError, SimulationError, UsageError
 from caloforge.showers import ShowerPoints, Showers
-from caloforge.simulation import BLOCK_SIZE, Production, SimulationPlan, simulate, tables
+from caloforge.simulation import BLOCK_SIZE, Production, SimulationPlan, packages, simulate, tables
 
 pytestmark = pytest.mark.geant4
 
@@ -153,8 +153,8 @@ def test_jobs_must_be_positive():
 
 
 def test_without_calzone_the_extra_is_named(monkeypatch):
-    monkeypatch.setattr(tables, "find_spec", lambda name: None)
-    with pytest.raises(MissingDependencyError, match=r"caloforge\[geant4\]"):
+    monkeypatch.setattr(packages, "find_spec", lambda name: None)
+    with pytest.raises(MissingDependencyError, match=r"caloforge\[calzone\]"):
         Production(plan())
 
 

@@ -7,7 +7,8 @@ import pytest
 
 from caloforge.detectors import CartesianGrid, load_detector
 from caloforge.errors import SimulationError
-from caloforge.simulation.scoring import Deposits, Scorer, check_energy_balance, released_energy
+from caloforge.simulation.engines import Deposits
+from caloforge.simulation.scoring import Scorer, check_energy_balance, released_energy
 from caloforge.units import ELECTRON_MASS, GeV
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from caloforge.errors import MissingDependencyError, SimulationError, UsageError
-from caloforge.simulation import tables
+from caloforge.simulation import packages, tables
 from caloforge.simulation.nucleons import capture, elastic, ion_inelastic, nucleon_inelastic
 from caloforge.simulation.tables import DATASETS, TableSource, atomic_number, find_official, find_tables, write_tables
 
@@ -209,9 +209,9 @@ def test_failed_download_is_one_sentence(elsewhere, monkeypatch):
 
 
 def test_without_calzone_the_extra_is_named(monkeypatch):
-    monkeypatch.setattr(tables, "find_spec", lambda name: None)
-    with pytest.raises(MissingDependencyError, match=r'pip install "caloforge\[geant4\]"'):
-        tables.need_calzone()
+    monkeypatch.setattr(packages, "find_spec", lambda name: None)
+    with pytest.raises(MissingDependencyError, match=r'pip install "caloforge\[calzone\]"'):
+        packages.need_engine("calzone")
 
 
 def test_importing_the_room_does_not_import_calzone():

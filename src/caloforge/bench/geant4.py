@@ -66,17 +66,17 @@ def _simulate(detector: Detector, particle: int, spectra: list[str], showers: in
         plan = SimulationPlan(detector, particle, EnergySpectrum.parse(text), showers, number, points=points)
         if geant4 is None:
             geant4 = BlockRunner(plan).geant4
-            geant4.run_brief(np.array([1000.0]), np.array([[0.0, 0.0, 1.0]]))  # builds the tables
+            geant4.run_bare(np.array([1000.0]), np.array([[0.0, 0.0, 1.0]]))  # builds the tables
         geant4.seed(plan.geant4_seed(0))
         times, parts, energies = [], [], []
         for block in plan.blocks():
             for energy, direction in zip(*plan.conditions(block), strict=True):
                 before = time.process_time()
-                for _, count, deposits in geant4.run(energy[None], direction[None], depth=scorer.needs_depth):
+                for group in geant4.run(energy[None], direction[None], depth=scorer.needs_depth):
                     if points:
-                        parts.append(scorer.points(deposits, count)[0])
+                        parts.append(scorer.points(group.deposits, group.count)[0])
                     else:
-                        scorer.finish_voxels(*scorer.voxels(deposits, count))
+                        scorer.finish_voxels(*scorer.voxels(group.deposits, group.count))
                 times.append(1000 * (time.process_time() - before))
                 energies.append(energy)
         joined = None

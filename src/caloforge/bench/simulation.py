@@ -48,7 +48,7 @@ class SimulationRow:
 
     Attributes:
         case: what was simulated.
-        bare_ms: calzone alone with ``sample_deposits="brief"``, per shower.
+        bare_ms: Geant4 with the least recording that the engine can do, per shower.
         scored_ms: with every deposit recorded, scored and handed over as showers, per shower.
         written_ms: writing them block by block into a kill-safe file, per shower.
         overhead: (scored + written) / bare - 1.

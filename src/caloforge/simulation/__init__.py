@@ -1,7 +1,7 @@
-"""Where real showers come from: Geant4, run through calzone, with tables that need no download.
+"""Where real showers come from: Geant4, run through an engine, with tables that need no download.
 
-Nothing here imports calzone; it is an optional dependency (``pip install "caloforge[geant4]"``) and lives in worker
-processes only.
+Nothing here imports an engine's package; those are optional dependencies (``pip install "caloforge[geant4]"``) and live
+in worker processes only.
 """
 
 from caloforge.simulation.job import SimulationSummary, simulate_to_file

@@ -24,7 +24,7 @@ class Overhead:
     Attributes:
         showers: number of showers.
         incident_energy: their sum, MeV.
-        bare: user CPU time of calzone alone, only summing up energies per volume (``sample_deposits="brief"``), s.
+        bare: user CPU time of Geant4 with the least recording that the engine can do, s.
         full: user CPU time with every deposit recorded, scored and put into showers, s.
         bare_system: system CPU time of the bare run, s.
         full_system: system CPU time of the full run, s.
@@ -71,11 +71,11 @@ def measure_overhead(
     plan = SimulationPlan(detector, particle_id(particle), spectrum, events, seed, points=points, tables=tables)
     runner = BlockRunner(plan)
     # Geant4 builds its tables in the first run.
-    runner.geant4.run_brief(np.array([1000.0]), np.array([[0.0, 0.0, 1.0]]))
+    runner.geant4.run_bare(np.array([1000.0]), np.array([[0.0, 0.0, 1.0]]))
 
     def bare(number: int) -> None:
         runner.geant4.seed(plan.geant4_seed(number))
-        runner.geant4.run_brief(*plan.conditions(number))
+        runner.geant4.run_bare(*plan.conditions(number))
 
     times = np.zeros((2, 2))
     energy = 0.0

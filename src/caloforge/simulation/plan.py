@@ -20,7 +20,7 @@ from caloforge.detectors import Detector, EnergySpectrum, particle_name
 from caloforge.errors import SimulationError, UsageError
 from caloforge.random import Streams
 from caloforge.showers import ShowerPoints, Showers
-from caloforge.simulation.geant4 import ENERGY_RANGE, check_particle, hadronic_physics
+from caloforge.simulation.physics import ENERGY_RANGE, check_particle, hadronic_physics
 from caloforge.simulation.tables import TableSource
 from caloforge.units import format_energy
 
@@ -61,6 +61,7 @@ class SimulationPlan:
         directions: ``fixed`` (the gun's) or ``random`` (from the gun's range).
         points: raw deposits as points instead of voxels.
         tables: ``auto``, ``builtin``, ``official`` or a directory.
+        engine: ``calzone``.
 
     Raises:
         UsageError: if something is asked for that the detector or Geant4 cannot do.
@@ -75,6 +76,7 @@ class SimulationPlan:
     directions: Literal["fixed", "random"] = "fixed"
     points: bool = False
     tables: str = "auto"
+    engine: str = "calzone"
 
     def __post_init__(self) -> None:
         check_particle(self.particle)
@@ -142,7 +144,7 @@ class SimulationPlan:
         """Where the showers come from, as JSON can hold it.
 
         Args:
-            versions: of Geant4 and calzone, as a worker states them.
+            versions: of Geant4 and the package that brings it, as a worker states them.
             tables: the tables that were used.
             command: the command line, if there was one.
         """

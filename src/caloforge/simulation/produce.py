@@ -16,8 +16,9 @@ from typing import Any, Literal, Self
 
 from caloforge.detectors import Detector, EnergySpectrum, particle_id
 from caloforge.errors import SimulationError, UsageError
+from caloforge.simulation.packages import need_engine
 from caloforge.simulation.plan import Block, SimulationPlan
-from caloforge.simulation.tables import TableSource, need_calzone
+from caloforge.simulation.tables import TableSource
 
 __all__ = ["Production", "simulate"]
 
@@ -61,7 +62,7 @@ def simulate(
 
     Raises:
         UsageError: if the request makes no sense.
-        MissingDependencyError: if calzone is not installed.
+        MissingDependencyError: if the engine is not installed.
         SimulationError: if Geant4 cannot be started for it.
     """
     if isinstance(spectrum, str):
@@ -82,7 +83,7 @@ class Production:
     def __init__(self, plan: SimulationPlan, *, jobs: int = 1, skip: Collection[int] = ()) -> None:
         if jobs < 1:
             raise UsageError(f"the number of jobs is {jobs}, expected 1 or more")
-        need_calzone()
+        need_engine(plan.engine)
         self.plan = plan
         self._todo = deque(plan.blocks(set(skip)))
         self._facts: tuple[dict[str, str], TableSource] | None = None
@@ -126,7 +127,7 @@ class Production:
 
     @property
     def versions(self) -> dict[str, str]:
-        """Versions of Geant4 and calzone."""
+        """Versions of Geant4 and of the package that brings it."""
         assert self._facts is not None  # known since the first worker was ready
         return self._facts[0]
 

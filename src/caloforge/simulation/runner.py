@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from caloforge.showers import ShowerPoints, Showers
-from caloforge.simulation.geant4 import Geant4
+from caloforge.simulation.engines import make_engine
 from caloforge.simulation.plan import Block, SimulationPlan
 from caloforge.simulation.scoring import Scorer, check_energy_balance
 
@@ -17,21 +17,18 @@ __all__ = ["BlockRunner"]
 class BlockRunner:
     """Makes the blocks of a plan, one after the other, in this process.
 
-    Geant4 lives in this process from then on: it may write to the terminal, and a table that it misses aborts the
-    process. ``produce.simulate`` puts runners into processes of their own.
-
     Args:
         plan: what to simulate.
         between: called between groups of showers; may raise to stop.
 
     Raises:
-        MissingDependencyError: if calzone is not installed.
+        MissingDependencyError: if the engine is not installed.
         SimulationError: if Geant4 does not accept the detector, or tables are missing.
     """
 
     def __init__(self, plan: SimulationPlan, between: Callable[[], None] | None = None) -> None:
         self.plan = plan
-        self.geant4 = Geant4(plan.detector, plan.particle, plan.tables)
+        self.geant4 = make_engine(plan.engine, plan.detector, plan.particle, plan.tables)
         self._scorer = Scorer(plan.detector)
         self._between = between
 
@@ -49,8 +46,9 @@ class BlockRunner:
         overflow = np.zeros((n, plan.detector.readout.n_layers))
         points, counts = [], np.zeros(n, dtype=np.int64)
         self.geant4.seed(plan.geant4_seed(number))
-        for first, count, deposits in self.geant4.run(energies, directions, depth=scorer.needs_depth):
-            rows = slice(first, first + count)
+        for group in self.geant4.run(energies, directions, depth=scorer.needs_depth):
+            count, deposits = group.count, group.deposits
+            rows = slice(group.first, group.first + count)
             raw[rows] = np.bincount(deposits.shower, weights=deposits.energy, minlength=count)
             if plan.points:
                 some, counts[rows] = scorer.points(deposits, count)

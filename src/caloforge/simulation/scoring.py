@@ -6,18 +6,17 @@ Everything is vectorised over the deposits of several showers; the cost is a few
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 
 from caloforge.detectors import Detector, particle_mass, particle_name
 from caloforge.errors import SimulationError
 from caloforge.showers import sum_in_voxels
+from caloforge.simulation.engines.base import Deposits
 from caloforge.simulation.geometry import plate_layers
 from caloforge.units import ELECTRON_MASS, MeV, format_energy, keV
 
-__all__ = ["Deposits", "Scorer", "check_energy_balance", "released_energy"]
+__all__ = ["Scorer", "check_energy_balance", "released_energy"]
 
 Floats = NDArray[np.float64]
 Index = NDArray[np.int64]
@@ -27,27 +26,6 @@ _ROUNDING = 1.0 * keV
 #: What a nucleus can release when a stopped hadron or a slow neutron is captured: the largest binding energies of a
 #: nucleon are 20.6 MeV (in helium).
 _CAPTURE = 21.0 * MeV
-
-
-@dataclass(frozen=True)
-class Deposits:
-    """Energy deposits of some showers, in the local frame.
-
-    Attributes:
-        shower: number of the shower that each belongs to, int64 (M,).
-        plate: number of the plate, int64 (M,).
-        x: mm, (M,).
-        y: mm, (M,).
-        z: depth, mm, (M,); empty where the layer follows from the plate.
-        energy: MeV, (M,).
-    """
-
-    shower: Index
-    plate: Index
-    x: Floats
-    y: Floats
-    z: Floats
-    energy: Floats
 
 
 class Scorer:

@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache, partial
 from importlib.resources import files
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +22,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from caloforge.atomic import written_beside
-from caloforge.errors import MissingDependencyError, SimulationError, UsageError
+from caloforge.errors import SimulationError, UsageError
 from caloforge.simulation import nucleons
+from caloforge.simulation.packages import need_engine
 
 __all__ = [
     "DATASETS",
@@ -36,7 +36,6 @@ __all__ = [
     "find_official",
     "find_tables",
     "geant4_data",
-    "need_calzone",
     "write_tables",
 ]
 
@@ -106,16 +105,6 @@ def atomic_number(symbol: str) -> int:
         raise SimulationError(f"'{symbol}' is not the symbol of an element from H to U") from None
 
 
-def need_calzone() -> None:
-    """Make sure that calzone is installed, without importing it.
-
-    Raises:
-        MissingDependencyError: if it is not.
-    """
-    if find_spec("calzone") is None:
-        raise MissingDependencyError('Geant4 is not installed; get it with: pip install "caloforge[geant4]"')
-
-
 def cache_directory() -> Path:
     """Per-user cache: ``CALOFORGE_CACHE``, else ``XDG_CACHE_HOME/caloforge``, else ``~/.cache/caloforge``."""
     if own := os.environ.get("CALOFORGE_CACHE"):
@@ -183,7 +172,7 @@ def fetch_official(destination: Path | None = None) -> Path:
     Raises:
         SimulationError: if the download fails.
     """
-    need_calzone()
+    need_engine("calzone")
     target = geant4_data() if destination is None else destination
     target.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "calzone", "download", str(target)]

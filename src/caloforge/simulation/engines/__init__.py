@@ -1,0 +1,19 @@
+"""Engines: the ways in which Geant4 is run. An engine's package is imported only when the engine is made."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from caloforge.detectors import Detector
+from caloforge.simulation.engines.base import Deposits, Engine, Group
+from caloforge.simulation.packages import need_engine
+
+__all__ = ["Deposits", "Engine", "Group", "make_engine"]
+
+
+def make_engine(name: str, detector: Detector, particle: int, tables: str | Path = "auto") -> Engine:
+    """Start Geant4 in this process; arguments and errors are those of ``Engine``."""
+    need_engine(name)
+    from caloforge.simulation.engines.calzone import Calzone
+
+    return Calzone(detector, particle, tables)

@@ -1,0 +1,159 @@
+"""What every engine does: simulate showers of one kind of particle in one detector, in this process."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from caloforge.detectors import Detector, Stack
+from caloforge.errors import SimulationError
+from caloforge.simulation.geometry import Frame
+from caloforge.simulation.physics import check_energies, check_particle
+from caloforge.simulation.tables import TableSource
+from caloforge.units import GeV
+
+__all__ = ["Deposits", "Engine", "Group", "one_sentence"]
+
+Floats = NDArray[np.float64]
+Index = NDArray[np.int64]
+
+#: Showers are handed to Geant4 one after the other until they add up to this energy. Larger groups cost memory
+#: (120 bytes per deposit), smaller ones cost calls.
+_GROUP_ENERGY = 20.0 * GeV
+
+
+@dataclass(frozen=True)
+class Deposits:
+    """Energy deposits of some showers, in the local frame.
+
+    A charged particle deposits along its step: the deposit is booked at the start or in the middle of it, as the stack
+    says. A neutral one deposits at the end of its step.
+
+    Attributes:
+        shower: number of the shower that each belongs to, int64 (M,).
+        plate: number of the plate, int64 (M,).
+        x: mm, (M,).
+        y: mm, (M,).
+        z: depth, mm, (M,); empty where the layer follows from the plate.
+        energy: MeV, (M,).
+    """
+
+    shower: Index
+    plate: Index
+    x: Floats
+    y: Floats
+    z: Floats
+    energy: Floats
+
+    @classmethod
+    def none(cls) -> Deposits:
+        """No deposits."""
+        number, value = np.zeros(0, np.int64), np.zeros(0)
+        return cls(number, number, value, value, value, value)
+
+
+@dataclass(frozen=True)
+class Group:
+    """Some showers that were simulated together.
+
+    Attributes:
+        first: number of the first one among those asked for.
+        count: how many they are.
+        deposits: their deposits; showers are counted from the first of the group.
+    """
+
+    first: int
+    count: int
+    deposits: Deposits
+
+
+class Engine(ABC):
+    """A ready Geant4 for one detector and one kind of particle, in this process.
+
+    Geant4 lives in the process from then on: it may write to the terminal, keeps global state, and a table that it
+    misses aborts the process. ``produce.simulate`` puts engines into processes of their own.
+
+    Args:
+        detector: with a stack.
+        particle: PDG id.
+        tables: ``auto``, ``builtin``, ``official`` or a directory.
+
+    Attributes:
+        tables: the tables in use.
+
+    Raises:
+        MissingDependencyError: if the engine is not installed.
+        SimulationError: if there is no stack, a material is not known, or the tables are not complete.
+        UsageError: if the particle cannot be simulated.
+    """
+
+    name: ClassVar[str]
+    tables: TableSource
+
+    def __init__(self, detector: Detector, particle: int, tables: str | Path = "auto") -> None:
+        check_particle(particle)
+        if detector.stack is None:
+            raise SimulationError(f"the detector '{detector.name}' is readout-only: it has no stack to simulate")
+        assert detector.gun is not None  # a stack comes with a gun
+        self._particle = particle
+        self._stack: Stack = detector.stack
+        self._frame = Frame.of(detector.stack)
+        self._origin = np.asarray([detector.gun.position], dtype=np.float64)
+        self._prepare(detector, tables)
+
+    @abstractmethod
+    def _prepare(self, detector: Detector, tables: str | Path) -> None:
+        """Make Geant4 ready; sets ``tables``."""
+
+    @abstractmethod
+    def _simulate(self, energies: Floats, directions: Floats, depth: bool) -> Deposits:
+        """Simulate one group of showers."""
+
+    @abstractmethod
+    def run_bare(self, energies: Floats, directions: Floats) -> None:
+        """Simulate showers with the least recording that the engine can do: the yardstick of scoring.
+
+        Args:
+            energies: kinetic, MeV, shape (N,).
+            directions: unit vectors in the local frame, shape (N, 3).
+        """
+
+    @abstractmethod
+    def seed(self, seed: int) -> None:
+        """Start Geant4's random stream anew from a 128-bit seed."""
+
+    @abstractmethod
+    def versions(self) -> dict[str, str]:
+        """Versions of Geant4 and of the package that brings it."""
+
+    def run(self, energies: Floats, directions: Floats, *, depth: bool = True) -> Iterator[Group]:
+        """Simulate showers one after the other, in groups of a bounded energy.
+
+        Args:
+            energies: kinetic, MeV, shape (N,).
+            directions: unit vectors in the local frame, shape (N, 3).
+            depth: whether the depth of the deposits is needed.
+
+        Raises:
+            UsageError: if an energy is out of range.
+            SimulationError: if Geant4 reports an error.
+        """
+        check_energies(energies)
+        first = 0
+        while first < len(energies):
+            sums = np.cumsum(energies[first:])
+            count = max(1, int(np.searchsorted(sums, _GROUP_ENERGY, side="right")))
+            rows = slice(first, first + count)
+            yield Group(first, count, self._simulate(energies[rows], directions[rows], depth))
+            first += count
+
+
+def one_sentence(error: Exception) -> str:
+    """The text of an error on one line, without its full stop."""
+    return " ".join(str(error).split()).rstrip(".")
