@@ -26,7 +26,8 @@ from caloforge.models.common import (
     ScaleStage,
     autoregressive_flow,
     axis_voxels,
-    check_dropped_voxel,
+    check_margin,
+    check_noise,
     check_voxels,
     energy_fractions,
     middle_energy,
@@ -71,7 +72,7 @@ class CaloFlowConfig(ModelConfig):
         noise: width of the uniform noise on each voxel in training, MeV.
         energy_noise: width of the noise on the energies that Flow I learns, MeV.
         energy_noise_per: ``layer`` adds one such noise to the energy of each layer; ``voxel``, as published, takes the
-            sums of the noisy voxels, which shifts them by half the width for every voxel.
+            sums of the noisy voxels, which shifts them by half the width for every voxel; the two widths are equal then.
         alpha: margin of the logit.
         energy_fractions: how the layer energies become variables, see ``FractionsKind``; ``recursive`` as published.
         energy_scale: the most that a shower deposits, as a multiple of the incident energy; None fits it to the
@@ -110,8 +111,7 @@ class CaloFlowConfig(ModelConfig):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if self.drop_voxel:
-            check_dropped_voxel(self.noise, self.energy_noise, self.energy_noise_per)
+        check_noise(self.noise, self.energy_noise, self.energy_noise_per, drop_voxel=self.drop_voxel)
         return self
 
 
@@ -124,7 +124,8 @@ class CaloFlow(ShowerModel):
         detector: a calorimeter with voxels.
 
     Raises:
-        ConfigError: if the detector has no voxels, or no gun to take a missing ``incident_reference`` from.
+        ConfigError: if the detector has no voxels, or no gun to take a missing ``incident_reference`` from, or a margin
+            reaches beyond the splines.
     """
 
     Config = CaloFlowConfig
@@ -144,6 +145,8 @@ class CaloFlow(ShowerModel):
         self.voxel_noise = DequantisationNoise(readout.n_voxels, config.noise)
         self.energy_noise = DequantisationNoise(readout.n_voxels if per_voxel else len(sizes), config.energy_noise)
         self.logit = Logit(config.alpha)
+        check_margin(self.logit, config.energies.bound, "energies")
+        check_margin(self.logit, config.shapes.bound, "shapes")
         self.fractions = energy_fractions(config.energy_fractions, len(sizes))
         self.normalisation = LayerNormalisation(sizes)
         self.sums = self.normalisation.sums
@@ -308,7 +311,8 @@ class CaloFlow(ShowerModel):
     def _noisy_log_prob(self, deposits: Tensor, incident: Tensor, rows: Tensor, draw: int, streams: Streams) -> Tensor:
         deposits = self.deposits_behind_cut(deposits).double()
         voxels = self.voxel_noise.draw(streams.child("voxels"), rows, draw)
-        layers = voxels if self.dropping is not None else self.energy_noise.draw(streams.child("layers"), rows, draw)
+        per_voxel = self.config.energy_noise_per == "voxel"
+        layers = voxels if per_voxel else self.energy_noise.draw(streams.child("layers"), rows, draw)
         noisy, _ = self.voxel_noise(deposits, voxels)
         return self.log_density(noisy, self.noisy_energies(deposits, layers), incident)
 

@@ -24,7 +24,8 @@ from caloforge.models.common import (
     FractionsKind,
     ScaleStage,
     axis_voxels,
-    check_dropped_voxel,
+    check_margin,
+    check_noise,
     check_voxels,
     energy_fractions,
     middle_energy,
@@ -147,8 +148,7 @@ class CaloINNConfig(ModelConfig):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if self.drop_voxel:
-            check_dropped_voxel(self.noise, self.energy_noise, self.energy_noise_per)
+        check_noise(self.noise, self.energy_noise, self.energy_noise_per, drop_voxel=self.drop_voxel)
         if self.noise_on == "shares" and self.energy_noise_per == "voxel":
             raise ValueError("noise on the shares gives no sums of noisy voxels, so 'energy_noise_per' must be layer")
         if self.drop_voxel and self.preprocessing == "published":
@@ -186,7 +186,8 @@ class CaloINN(ShowerModel):
         detector: a calorimeter with voxels.
 
     Raises:
-        ConfigError: if the detector has no voxels or too few, or no gun to take a missing ``incident_reference`` from.
+        ConfigError: if the detector has no voxels or too few, or no gun to take a missing ``incident_reference`` from, or a
+            margin reaches beyond the splines.
     """
 
     Config = CaloINNConfig
@@ -205,6 +206,7 @@ class CaloINN(ShowerModel):
         self.energy_noise = DequantisationNoise(readout.n_voxels if per_voxel else len(sizes), config.energy_noise)
         self.logit = Logit(config.alpha)
         self.log = LogMargin(config.log_alpha)
+        check_margin(self.log if config.preprocessing == "published" else self.logit, config.bound, "flow")
         self.normalisation = LayerNormalisation(sizes)
         self.sums = self.normalisation.sums
         self.dropping = DroppedVoxelNormalisation(sizes, axis_voxels(readout)) if config.drop_voxel else None

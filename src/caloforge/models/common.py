@@ -19,7 +19,7 @@ from caloforge.nn.autoregressive import AutoregressiveFlow, MaskedAutoregressive
 from caloforge.nn.inverse_autoregressive import InverseAutoregressiveFlow
 from caloforge.random import Streams
 from caloforge.stage import FitStage, TrainingData
-from caloforge.transforms import EnergyFractions, EnergyScale, SingleFractions
+from caloforge.transforms import EnergyFractions, EnergyScale, Logit, LogMargin, SingleFractions
 
 __all__ = [
     "LEAST_DEPOSIT",
@@ -28,7 +28,8 @@ __all__ = [
     "ScaleStage",
     "autoregressive_flow",
     "axis_voxels",
-    "check_dropped_voxel",
+    "check_margin",
+    "check_noise",
     "check_voxels",
     "energy_fractions",
     "middle_energy",
@@ -140,23 +141,51 @@ def check_voxels(kind: str, detector: Detector) -> None:
         raise ConfigError(f"the model '{kind}' needs voxels, the detector '{detector.name}' is read out as points")
 
 
-def check_dropped_voxel(noise: float, energy_noise: float, energy_noise_per: str) -> None:
-    """Refuse settings of the noise with which no voxel can be left out.
+def check_noise(noise: float, energy_noise: float, energy_noise_per: str, *, drop_voxel: bool) -> None:
+    """Refuse settings of the noise that contradict each other.
 
-    Only if the energy of a layer is the sum of its noisy voxels does the voxel that is left out follow from the others.
+    If the energies of the layers are the sums of their noisy voxels, they have no noise of their own. Only then does a voxel
+    that is left out follow from the others.
 
     Args:
         noise: width of the noise on the voxels, MeV.
         energy_noise: width of the noise on the energies, MeV.
         energy_noise_per: ``voxel`` or ``layer``.
+        drop_voxel: whether one voxel of each layer is left out.
 
     Raises:
         ValueError: naming the settings, for pydantic to say where they stand.
     """
-    if energy_noise_per != "voxel" or energy_noise != noise:
+    if drop_voxel and (energy_noise_per != "voxel" or energy_noise != noise):
         raise ValueError(
             "'drop_voxel' needs layer energies that are the sums of the noisy voxels: "
             "'energy_noise_per' voxel and 'energy_noise' equal to 'noise'"
+        )
+    if energy_noise_per == "voxel" and energy_noise != noise:
+        raise ValueError(
+            f"with 'energy_noise_per' voxel the layer energies are the sums of the noisy voxels, so 'energy_noise' "
+            f"({energy_noise:g} MeV) must equal 'noise' ({noise:g} MeV)"
+        )
+
+
+def check_margin(margin: Logit | LogMargin, bound: float, flow: str) -> None:
+    """Refuse a margin whose logits or logarithms of empty voxels and layers lie beyond the splines that learn them.
+
+    Splines are the identity outside their interval, so a flow would learn nothing there, without a word.
+
+    Args:
+        margin: the last step of the preprocessing.
+        bound: the splines act on [-bound, bound].
+        flow: name of the flow.
+
+    Raises:
+        ConfigError: naming the margin, how far it reaches, and the bound.
+    """
+    if margin.reach > bound:
+        name = "logit" if isinstance(margin, Logit) else "logarithm"
+        raise ConfigError(
+            f"a {name} with the margin {margin.alpha:g} reaches {margin.reach:.1f}, where the splines of the flow '{flow}', "
+            f"which end at {bound:g}, learn nothing: the margin or the bound must be larger"
         )
 
 

@@ -6,14 +6,12 @@ single ones, a logit, a masked autoregressive flow. It brings the two stages tha
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from caloforge.errors import ConfigError
-from caloforge.models.common import FlowSize, FractionsKind, autoregressive_flow, energy_fractions
+from caloforge.models.common import FlowSize, FractionsKind, autoregressive_flow, check_margin, energy_fractions
 from caloforge.models.marginals import collect_rows, start_from_marginals
 from caloforge.nn.permutations import alternating_within_layers, random_after_every_block
 from caloforge.random import Streams
@@ -59,14 +57,10 @@ class LayerEnergyFlow(nn.Module):
         incident: LogEnergy,
     ) -> None:
         super().__init__()
-        if -math.log(alpha) > size.bound:
-            raise ConfigError(
-                f"a logit with the margin {alpha:g} reaches {-math.log(alpha):.1f}, where splines that end at {size.bound:g} "
-                "learn nothing: the margin must be larger, or the bound of the flow of the energies"
-            )
         self.scale = EnergyScale(scale, extra_energy)
         self.fractions = energy_fractions(fractions, layers)
         self.logit = Logit(alpha)
+        check_margin(self.logit, size.bound, "energies")
         self.incident = incident
         permutations = (
             random_after_every_block(layers, size.blocks, seed=permutation_seed)

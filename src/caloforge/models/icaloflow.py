@@ -24,6 +24,7 @@ from caloforge.models.common import (
     ScaleStage,
     autoregressive_flow,
     axis_voxels,
+    check_margin,
     middle_energy,
     normal_latents,
 )
@@ -123,7 +124,7 @@ class ICaloFlow(ShowerModel):
 
     Raises:
         ConfigError: if the detector does not suit, or lacks a gun to take a missing ``incident_reference`` from, or
-            published conditions come without ``energy_reference``.
+            published conditions come without ``energy_reference``, or a margin reaches beyond the splines.
     """
 
     Config = ICaloFlowConfig
@@ -145,6 +146,8 @@ class ICaloFlow(ShowerModel):
         self.voxel_noise = DequantisationNoise(sum(sizes), config.noise)
         self.energy_noise = DequantisationNoise(self.layers, config.energy_noise)
         self.logit = Logit(config.alpha)
+        for name in ("energies", "first", "following") if self.layers > 1 else ("energies", "first"):
+            check_margin(self.logit, getattr(config, name).bound, name)
         self.fractions = SingleFractions()
         self.normalisation = LayerNormalisation(sizes)
         self.one_layer = LayerNormalisation(sizes[:1])

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from caloforge.detectors import Detector
 from caloforge.models.base import ModelConfig
-from caloforge.models.common import FlowSize, autoregressive_flow, axis_voxels, check_dropped_voxel
+from caloforge.models.common import FlowSize, autoregressive_flow, axis_voxels, check_margin, check_noise
 from caloforge.models.layer_by_layer import LayerByLayer, LayerByLayerConfig, LayerFlow, WhichLayer
 from caloforge.models.marginals import start_from_marginals
 from caloforge.models.registry import register
@@ -53,8 +53,7 @@ class L2LFlowsConfig(LayerByLayerConfig):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if self.drop_voxel:
-            check_dropped_voxel(self.noise, self.energy_noise, self.energy_noise_per)
+        check_noise(self.noise, self.energy_noise, self.energy_noise_per, drop_voxel=self.drop_voxel)
         if not self.energy_flow:
             raise ValueError("shares of a layer need its energy, so 'energy_flow' cannot be left out")
         return self
@@ -69,7 +68,8 @@ class L2LFlows(LayerByLayer):
         detector: a calorimeter with voxels.
 
     Raises:
-        ConfigError: if the detector has no voxels, or no gun to take a missing ``incident_reference`` from.
+        ConfigError: if the detector has no voxels, or no gun to take a missing ``incident_reference`` from, or a margin
+            reaches beyond the splines.
     """
 
     Config = L2LFlowsConfig
@@ -109,6 +109,7 @@ class _AutoregressiveLayer(LayerFlow):
             self.dropping = DroppedVoxelNormalisation((size,), (bright,))
         self.features = size - 1 if config.drop_voxel else size
         self.logit = Logit(config.alpha)
+        check_margin(self.logit, config.layer.bound, "layer")
         self.noise, self.energy_noise, self.cut = config.noise, config.energy_noise, model.least
         self.shift = model.layer_shift(number)
         seen = sum(math.prod(shape) for shape in model.seen(number))

@@ -11,10 +11,10 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal, Self, cast
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from caloforge.detectors import Detector
@@ -25,6 +25,7 @@ from caloforge.models.common import (
     FlowSize,
     FractionsKind,
     ScaleStage,
+    check_noise,
     check_voxels,
     middle_energy,
     normal_latents,
@@ -94,6 +95,11 @@ class LayerByLayerConfig(ModelConfig):
     cut_first: bool = True
     share: bool = False
     start: Literal["marginals", "random"] = "marginals"
+
+    @model_validator(mode="after")
+    def _noise_agrees(self) -> Self:
+        check_noise(self.noise, self.energy_noise, self.energy_noise_per, drop_voxel=False)
+        return self
 
 
 class LayerFlow(nn.Module, ABC):

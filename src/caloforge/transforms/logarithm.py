@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -27,6 +28,11 @@ class LogMargin(nn.Module):
         if not alpha > 0:
             raise ConfigError(f"the margin alpha of a logarithm must be positive, not {alpha}")
         self.alpha = alpha
+
+    @property
+    def reach(self) -> float:
+        """Largest absolute value of an output for inputs in [0, 1]."""
+        return max(-math.log(self.alpha), math.log1p(self.alpha))
 
     def transform(self, x: Tensor) -> Tensor:
         """The outputs alone, for training losses that need no log-determinant."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -29,6 +30,11 @@ class Logit(nn.Module):
         if not 0 < alpha < 0.5:
             raise ConfigError(f"the margin alpha of a logit must lie between 0 and 1/2, not {alpha}")
         self.alpha = alpha
+
+    @property
+    def reach(self) -> float:
+        """Largest absolute value of an output."""
+        return math.log1p(-self.alpha) - math.log(self.alpha)
 
     def transform(self, x: Tensor) -> Tensor:
         """The outputs alone, for training losses that need no log-determinant."""
