@@ -41,6 +41,7 @@ __all__ = [
     "TrainingBatch",
     "TrainingConfig",
     "TrainingData",
+    "take_lengths",
 ]
 
 Positive = Annotated[float, Field(gt=0)]
@@ -284,6 +285,23 @@ class Player:
     steps_per_batch: int = 1
 
 
+def take_lengths(module: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Give buffers without rows as many as a state has for them.
+
+    How long a library of showers is, only its data say. So a new model has a buffer of shape (0, ...) for it, and its fit
+    stage finds one of shape (N, ...).
+
+    Args:
+        module: a model, or a part of one.
+        state: tensors under the names that they have in the module's ``state_dict``; others are not looked at.
+    """
+    for name, buffer in list(module.named_buffers()):
+        found = state.get(name)
+        if found is not None and buffer.shape[:1] == (0,) and found.shape[1:] == buffer.shape[1:]:
+            owner, _, leaf = name.rpartition(".")
+            setattr(module.get_submodule(owner), leaf, buffer.new_empty(found.shape))
+
+
 class Stage:
     """Common part of both kinds of stages.
 
@@ -309,6 +327,10 @@ class Stage:
         Raises:
             ModelFileError: if a tensor is missing, unknown or of another shape.
         """
+        for path, part in self.parts.items():
+            take_lengths(
+                part, {key.removeprefix(f"{path}."): v for key, v in state.items() if key.startswith(f"{path}.")}
+            )
         own = self.state()
         for key in sorted(own.keys() | state.keys()):
             if key not in state:
@@ -435,5 +457,6 @@ class FitStage(Stage, ABC):
             streams: random streams of this stage.
 
         Returns:
-            Tensors for :meth:`Stage.load_state`; the model itself is not changed.
+            Tensors for :meth:`Stage.load_state`, of the shapes that the model has for them; where it has no rows yet, any
+            number of rows. The model itself is not changed.
         """

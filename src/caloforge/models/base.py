@@ -79,12 +79,16 @@ class ShowerModel(nn.Module, ABC):
     shower_kind: ClassVar[Literal["voxels", "points"]] = "voxels"
     adjustable: ClassVar[frozenset[str]] = frozenset()
 
+    _place: Tensor
+
     def __init__(self, config: ModelConfig, detector: Detector) -> None:
         super().__init__()
         self.config = config
         self.detector = detector
         self.options: dict[str, Any] = {}
         self.record: ModelRecord | None = None
+        # A parametrisation has no parameters, and yet has a place and a precision; this goes wherever the model goes.
+        self.register_buffer("_place", torch.empty(0), persistent=False)
 
     @abstractmethod
     def stages(self, training: TrainingConfig) -> list[Stage]:
@@ -213,13 +217,13 @@ class ShowerModel(nn.Module, ABC):
 
     @property
     def device(self) -> torch.device:
-        """Where the parameters are."""
-        return next(self.parameters()).device
+        """Where the model is; it need not have parameters."""
+        return next(self.parameters(), self._place).device
 
     @property
     def dtype(self) -> torch.dtype:
-        """Precision of the parameters."""
-        return next(self.parameters()).dtype
+        """Precision in which the model computes: that of its parameters, if it has any."""
+        return next(self.parameters(), self._place).dtype
 
     def parameter_count(self) -> int:
         """Number of trainable parameters, masked weights included (as all publications count)."""

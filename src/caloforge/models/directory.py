@@ -29,7 +29,7 @@ from caloforge.models.base import ShowerModel, validated
 from caloforge.models.conditions import ConditionRange
 from caloforge.models.registry import build_model
 from caloforge.names import is_builtin
-from caloforge.stage import Stage, TrainingConfig
+from caloforge.stage import Stage, TrainingConfig, take_lengths
 from caloforge.textfiles import read_text
 
 __all__ = [
@@ -442,6 +442,7 @@ def load_model(
         raise ModelFileError(f"'{directory / 'model.json'}': {error}") from None
     if any(tensors[name].dtype == torch.float64 for name, _ in model.named_parameters() if name in tensors):
         model.double()
+    take_lengths(model, tensors)
     own = model.state_dict()
     for name in sorted(own.keys() | tensors.keys()):
         if name not in own or name not in tensors or own[name].shape != tensors[name].shape:

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from caloforge.errors import Interrupted, TrainingError
+from caloforge.models import ShowerModel, read_stage
 from caloforge.progress import Progress, progress
 from caloforge.random import Streams
 from caloforge.stage import FitStage, GradientStage, Player, TrainingBatch
@@ -56,7 +57,7 @@ class Run:
     """
 
     directory: Path
-    model: nn.Module
+    model: ShowerModel
     data: TrainingSet
     processes: Processes
     interruption: Interruption
@@ -68,7 +69,7 @@ class Run:
     @property
     def device(self) -> torch.device:
         """Where the model is."""
-        return next(self.model.parameters()).device
+        return self.model.device
 
     def streams(self, stage: str) -> Streams:
         """Random streams of a stage."""
@@ -389,12 +390,11 @@ def run_fit_stage(stage: FitStage, run: Run) -> StageResult:
             if not bool(value.isfinite().all()):
                 raise TrainingError(f"the fit stage '{stage.name}' found a value that is not finite for '{name}'")
         stage.load_state(found)
-    run.processes.share(stage.state())
-    seconds = time.monotonic() - began
-    if run.processes.first:
-        finish_fit(run.directory, stage, seconds)
+        finish_fit(run.directory, stage, time.monotonic() - began)
     run.processes.wait()
-    return StageResult(stage.name, 0, None, 0, seconds, 0.0)
+    # How long some tensors are, the data decided, so the others could not have received them; the file says it.
+    read_stage(run.directory, stage)
+    return StageResult(stage.name, 0, None, 0, time.monotonic() - began, 0.0)
 
 
 @contextmanager
