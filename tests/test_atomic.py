@@ -7,11 +7,14 @@ import os
 import stat
 import subprocess
 import sys
+import tty
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from matplotlib.figure import Figure
 
-from caloforge.atomic import output_error, reason, replace_file, written_beside
+from caloforge.atomic import output_error, reason, replace_file, save_figure, special_kind, written_beside
 from caloforge.errors import OutputError
 
 
@@ -153,3 +156,103 @@ def test_reasons_are_those_of_the_system() -> None:
         str(output_error(Path("a"), wrapped, "; b is kept"))
         == "a: cannot be written (no space left on device); b is kept"
     )
+
+
+# ---- links, pipes, devices
+
+
+@pytest.fixture
+def device() -> Iterator[tuple[Path, int]]:
+    """A character device, and the descriptor from which one reads what was written to it."""
+    reading, writing = os.openpty()
+    tty.setraw(writing)
+    yield Path(os.ttyname(writing)), reading
+    os.close(reading)
+    os.close(writing)
+
+
+def test_a_link_stays_one(tmp_path: Path) -> None:
+    """Fails without ``link_target``: ``os.replace`` replaces the link."""
+    (tmp_path / "there").mkdir()
+    target = tmp_path / "there" / "b"
+    (tmp_path / "a").symlink_to("there/b")
+    for content in ("new", "newer"):  # at first the link leads to nothing
+        replace_file(tmp_path / "a", content)
+        assert os.readlink(tmp_path / "a") == "there/b"
+        assert target.read_text() == content
+    assert names(tmp_path) == ["a", "there"]
+    assert names(tmp_path / "there") == ["b"]
+
+
+def test_links_in_a_circle(tmp_path: Path) -> None:
+    (tmp_path / "a").symlink_to("b")
+    (tmp_path / "b").symlink_to("a")
+    with pytest.raises(OutputError, match=r"/a: cannot be written \(too many levels of symbolic links\)$"):
+        replace_file(tmp_path / "a", "x")
+    assert names(tmp_path) == ["a", "b"]
+
+
+def test_a_pipe_is_written_through(tmp_path: Path) -> None:
+    """Fails with ``os.replace`` alone, which puts a file in the place of the pipe (and nobody reads anything)."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = subprocess.Popen([sys.executable, "-c", f"print(open({str(pipe)!r}).read())"], stdout=subprocess.PIPE)
+    replace_file(pipe, "content")
+    assert reader.communicate(timeout=60)[0] == b"content\n"
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
+    assert special_kind(pipe) == "pipe"
+
+
+def test_a_device_is_written_through(tmp_path: Path, device: tuple[Path, int]) -> None:
+    path, reading = device
+    (tmp_path / "link").symlink_to(path)
+    assert special_kind(path) == special_kind(tmp_path / "link") == "character device"
+    replace_file(tmp_path / "link", "one")
+    with written_beside(path) as whole:
+        whole.write_text("two")
+        assert whole.parent != path.parent
+    assert os.read(reading, 100) == b"onetwo"
+    assert stat.S_ISCHR(path.stat().st_mode)
+    assert (tmp_path / "link").is_symlink()
+
+
+def test_nothing_reaches_a_pipe_if_something_goes_wrong(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+
+    def fail() -> None:
+        with written_beside(tmp_path / "pipe"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fail()
+
+
+def test_what_the_shell_has_open_is_not_taken_from_it(tmp_path: Path) -> None:
+    """Fails if /dev/stdout is resolved and replaced, and if it is opened anew and written from the beginning."""
+    script = "from pathlib import Path; from caloforge.atomic import replace_file as r; print('before', flush=True); "
+    script += "r(Path('/dev/stdout'), 'content\\n'); print('after')"
+    out = tmp_path / "out"
+    with out.open("w") as file:
+        subprocess.run([sys.executable, "-c", script], stdout=file, timeout=60, check=True)
+    assert out.read_text() == "before\ncontent\nafter\n"
+    piped = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
+    assert piped.stdout == "before\ncontent\nafter\n"
+
+
+def test_long_names(tmp_path: Path) -> None:
+    """Fails if the name of the file beside it is always made longer."""
+    path = tmp_path / ("ü" * 127)  # 254 bytes, of 255
+    replace_file(path, "x")
+    assert names(tmp_path) == [path.name]
+
+
+def test_pictures_have_the_format_of_their_ending(tmp_path: Path) -> None:
+    figure = Figure()
+    starts = {"a.png": b"\x89PNG", "b": b"\x89PNG", "c.PDF": b"%PDF", "d.svg": b"<?xml"}
+    for name, start in starts.items():
+        save_figure(tmp_path / name, figure, dpi=20)
+        assert (tmp_path / name).read_bytes().startswith(start)
+    assert names(tmp_path) == sorted(starts)
+    with pytest.raises(OutputError, match=r"pictures are not written as 'foo', expected one of .*png"):
+        save_figure(tmp_path / "a.foo", figure, dpi=20)
+    assert names(tmp_path) == sorted(starts)

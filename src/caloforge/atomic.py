@@ -1,20 +1,93 @@
 """Files that are replaced in one step: a kill or a full disk leaves the old one or the new one, never a part.
 
 The new content is written beside its place, brought to the disk, and renamed; then the folder is brought to the disk, so
-that the name survives a power cut too.
+that the name survives a power cut too. A link stays a link, and the file that it points to is replaced. Pipes and devices are
+written through, as nobody wants them replaced by a file.
 """
 
 from __future__ import annotations
 
+import io
 import os
+import re
 import secrets
+import shutil
+import stat
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, BinaryIO
 
 from caloforge.errors import OutputError
 
-__all__ = ["move_into_place", "output_error", "reason", "replace_file", "written_beside"]
+__all__ = [
+    "link_target",
+    "move_into_place",
+    "output_error",
+    "reason",
+    "replace_file",
+    "save_figure",
+    "special_kind",
+    "written_beside",
+]
+
+#: Bytes of a name that can be made longer; file systems end at 255.
+_LONG_NAME = 230
+#: Open files of a process, which is what /dev/stdout leads to.
+_DESCRIPTOR = re.compile(r"/proc/(\d+)/fd/(\d+)")
+_KINDS = (
+    (stat.S_ISFIFO, "pipe"),
+    (stat.S_ISCHR, "character device"),
+    (stat.S_ISBLK, "block device"),
+    (stat.S_ISSOCK, "socket"),
+)
+
+
+def special_kind(path: Path) -> str:
+    """What a path leads to, if that is neither a file nor a folder nor nothing at all: "pipe", "character device" ...
+
+    Raises:
+        OSError: if the system does not tell, for instance because links go round in a circle.
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        return ""
+    kind = next((kind for is_kind, kind in _KINDS if is_kind(mode)), "")
+    # /dev/stdout may lead to a file that the shell has open: replaced, it would no longer be the shell's.
+    return kind or ("" if _descriptor(path) is None else "descriptor")
+
+
+def _descriptor(path: Path) -> int | None:
+    """The open file of this process that a path such as /dev/stdout means."""
+    while path.is_symlink():
+        found = _DESCRIPTOR.fullmatch(f"{path.parent.resolve()}/{path.name}")
+        if found and int(found[1]) == os.getpid():
+            return int(found[2])
+        path = path.parent / os.readlink(path)
+    return None
+
+
+def _through(path: Path) -> BinaryIO:
+    """A pipe, device or descriptor, open for writing."""
+    number = _descriptor(path)
+    # Opened anew, a file would be written from its beginning, over what the shell has put there.
+    return path.open("wb") if number is None else os.fdopen(os.dup(number), "wb")
+
+
+def link_target(path: Path) -> Path:
+    """Where a link leads to in the end, whether there is a file or not; anything else stays what it is.
+
+    Raises:
+        OSError: if links go round in a circle.
+    """
+    if not path.is_symlink():
+        return path
+    target = Path(os.path.realpath(path))
+    if target.is_symlink():
+        os.stat(path)  # says what is wrong
+    return target
 
 
 @contextmanager
@@ -28,13 +101,23 @@ def written_beside(path: Path, *, alone: bool = False, durable: bool = True) -> 
         durable: see :func:`move_into_place`.
 
     Yields:
-        The path to write to. Whatever goes wrong, it is gone afterwards and ``path`` is as it was.
+        The path to write to. Whatever goes wrong, it is gone afterwards and ``path`` is as it was. It may lie elsewhere,
+        if ``path`` is a link or a pipe.
 
     Raises:
-        OSError: if the file cannot be moved into its place.
+        OSError: if the file cannot be moved into its place, or not be written through.
     """
+    if special_kind(path):
+        with tempfile.TemporaryDirectory(prefix="caloforge-") as folder:
+            whole = Path(folder) / path.name
+            yield whole
+            with whole.open("rb") as content, _through(path) as target:
+                shutil.copyfileobj(content, target)
+        return
+    path = link_target(path)
     # Process numbers repeat on other machines that write to the same file system; random names do not.
-    name = f".{path.name}.partial" if alone else f".{path.name}.{secrets.token_hex(6)}.partial"
+    stem = "" if len(os.fsencode(path.name)) > _LONG_NAME else f"{path.name}."
+    name = f".{stem}partial" if alone else f".{stem}{secrets.token_hex(6)}.partial"
     beside = path.with_name(name)
     try:
         yield beside
@@ -81,6 +164,21 @@ def replace_file(path: Path, content: str | bytes) -> None:
             beside.write_bytes(content.encode() if isinstance(content, str) else content)
     except OSError as error:
         raise output_error(path, error) from None
+
+
+def save_figure(path: Path, figure: Any, dpi: int) -> None:
+    """Write a figure of matplotlib, in the format that the ending of the name says; PNG if there is none.
+
+    Raises:
+        OutputError: if there is no such format, or it cannot be written; what was there before is still there.
+    """
+    kind = path.suffix.removeprefix(".").lower() or "png"
+    known = figure.canvas.get_supported_filetypes()
+    if kind not in known:
+        raise OutputError(f"{path}: pictures are not written as '{kind}', expected one of {', '.join(known)}")
+    content = io.BytesIO()
+    figure.savefig(content, format=kind, dpi=dpi)
+    replace_file(path, content.getvalue())
 
 
 def output_error(path: Path, error: Exception, kept: str = "") -> OutputError:

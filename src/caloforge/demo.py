@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from caloforge import datasets
+from caloforge.atomic import save_figure
 from caloforge.detectors import EnergySpectrum, load_detector, particle_id
 from caloforge.errors import OutputError
 from caloforge.evaluation.files import FileEvaluation, prepare_evaluation
@@ -97,7 +98,7 @@ class Demo:
         assert isinstance(showers, Showers)  # made as voxels a moment ago
         pictures = {"average.png": draw_average(showers), "event.png": draw_event(showers, _typical(showers))}
         for name, figure in pictures.items():
-            figure.savefig(self.out / name, dpi=140)
+            save_figure(self.out / name, figure, dpi=140)
         columns, rows = layer_table(showers, detector.analysis_threshold)
         return SimulationDemo(summary, columns, rows, [path, *(self.out / name for name in pictures)])
 

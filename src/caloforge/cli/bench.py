@@ -8,8 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
+from caloforge.atomic import replace_file
 from caloforge.cli.common import App, console, print_table
-from caloforge.errors import OutputError, UsageError
+from caloforge.errors import UsageError
 
 __all__ = ["register"]
 
@@ -34,10 +35,7 @@ def _numbers(text: str, option: str) -> list[int]:
 def _save(path: Path | None, data: Any) -> None:
     if path is None:
         return
-    try:
-        path.write_text(json.dumps(data, indent=2) + "\n")
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written ({error.strerror})") from None
+    replace_file(path, json.dumps(data, indent=2) + "\n")
     console.print(f"written: {path}")
 
 

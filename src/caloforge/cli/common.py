@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from typer.core import TyperCommand, TyperGroup
 
+from caloforge import atomic
 from caloforge.errors import UsageError
 
 __all__ = [
@@ -165,7 +166,7 @@ def print_json(data: Mapping[str, Any]) -> None:
 
 
 def save_figure(figure: Any, path: Path) -> None:
-    """Write a figure as PNG and say where it is."""
+    """Write a figure and say where it is."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=140)
+    atomic.save_figure(path, figure, dpi=140)
     console.print(f"drawing: {path}")

@@ -22,7 +22,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from caloforge.atomic import move_into_place, output_error
+from caloforge.atomic import link_target, move_into_place, output_error, special_kind
 from caloforge.errors import CaloForgeWarning, OutputError
 from caloforge.showers.hdf5 import Array, Chunking, Column, Fill, open_hdf5, write_atomically
 from caloforge.showers.parts import Part, Run, fill_block, fill_master, fill_merged, joined_runs
@@ -85,13 +85,12 @@ class BlockWriter:
         overwrite: bool = False,
         finish: Finish | None = None,
     ) -> None:
-        self.path = path.resolve() if path.is_symlink() else path  # a link is to stay one
+        self.path = path
         self.expected = expected
         self._columns: dict[Column, Chunking] = {}
         self._attributes = dict(attributes)
         self._request: dict[str, Any] = json.loads(json.dumps(dict(request)))
         self._finish = finish
-        self._folder = parts_directory(self.path)
         self._parts: list[Part] = []
         self._runs: tuple[Run, ...] = ()
         self._superseded: list[str] = []
@@ -100,6 +99,11 @@ class BlockWriter:
         self._fresh = True
         self._lock: int | None = None
         with self._reporting():
+            kind = special_kind(path)
+            if kind:
+                raise OutputError(f"{path}: is a {kind}, expected a file, since showers are written in any order")
+            self.path = link_target(path)  # a link is to stay one
+            self._folder = parts_directory(self.path)
             self._open(resume=resume, overwrite=overwrite)
 
     # ---- opening

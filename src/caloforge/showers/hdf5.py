@@ -28,7 +28,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from caloforge.atomic import move_into_place
+from caloforge.atomic import move_into_place, reason, special_kind
 from caloforge.errors import ShowerFileError
 
 __all__ = [
@@ -374,10 +374,16 @@ def open_hdf5(path: Path) -> h5py.File:
     Raises:
         ShowerFileError: if it does not exist, is a directory, is not HDF5, or is truncated.
     """
-    if not path.exists():
-        raise ShowerFileError(f"{path}: there is no such file")
+    try:
+        kind = special_kind(path)
+        if not kind and not path.exists():
+            raise ShowerFileError(f"{path}: there is no such file")
+    except OSError as error:
+        raise ShowerFileError(f"{path}: cannot be read ({reason(error)})") from None
     if path.is_dir():
         raise ShowerFileError(f"{path}: is a directory, expected an HDF5 file")
+    if kind not in ("", "descriptor"):
+        raise ShowerFileError(f"{path}: is a {kind}, expected an HDF5 file, which is read in any order")
     try:
         return h5py.File(path, "r")
     except _DAMAGE as error:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from caloforge.atomic import output_error, replace_file
+from caloforge.atomic import replace_file, save_figure
 from caloforge.errors import UsageError
 from caloforge.models import load_model, load_preset, model_class
 from caloforge.models.pointclouds import PointCloudModel
@@ -150,18 +150,15 @@ def study_clouds(
     observables = {name: report.generated.clouds for name, report in reports.items()}
     second = next(iter(reports.values())).floor
     files = [out / "flows.png", out / "flows.md"]
-    try:
-        with figure_style():
-            _draw_losses(losses, files[0])
-            for title, group in cloud_groups(next(iter(observables.values()))):
-                figure = draw_cloud_models(
-                    observables, second.clouds if second else (), keys=[result.key for result in group]
-                )
-                FigureCanvasAgg(figure)
-                files.append(out / f"{title.replace(' ', '-')}.png")
-                figure.savefig(files[-1], dpi=130)
-    except OSError as error:
-        raise output_error(out, error) from None
+    with figure_style():
+        _draw_losses(losses, files[0])
+        for title, group in cloud_groups(next(iter(observables.values()))):
+            figure = draw_cloud_models(
+                observables, second.clouds if second else (), keys=[result.key for result in group]
+            )
+            FigureCanvasAgg(figure)
+            files.append(out / f"{title.replace(' ', '-')}.png")
+            save_figure(files[-1], figure, dpi=130)
     replace_file(files[1], _table(losses))
     return CloudStudy(table, losses, [*files, out / "table.md", out / "table.html"])
 
@@ -196,4 +193,4 @@ def _draw_losses(losses: Sequence[FlowLosses], path: Path) -> None:
         axes.plot(loss.epochs, loss.validation, "-", color=colour, label=f"{loss.name}, validation")
     axes.set(xlabel="epoch", ylabel="loss of the flow [nats per output]")
     axes.legend()
-    figure.savefig(path, dpi=130)
+    save_figure(path, figure, dpi=130)

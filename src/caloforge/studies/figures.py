@@ -11,6 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
+from caloforge.atomic import save_figure
 from caloforge.detectors import detector_from_toml
 from caloforge.evaluation import EvaluationResult
 from caloforge.report.style import FLOOR, GENERATED, REFERENCE, figure_style
@@ -52,7 +53,7 @@ def draw_variants(runs: Sequence[tuple[str, Sequence[Mapping[str, Any]], Evaluat
             axes = figure.add_subplot(images[0, place])
             draw_layer(axes, layer, mean, norm)
             axes.set_title(f"{title}, layer 0")
-        figure.savefig(path, dpi=150)  # here, since text is laid out while saving and needs the style
+        save_figure(path, figure, dpi=150)  # here, since text is laid out while saving and needs the style
 
 
 def _draw_losses(axes: Axes, runs: Sequence[tuple[str, Sequence[Mapping[str, Any]], EvaluationResult]]) -> None:
@@ -124,4 +125,4 @@ def draw_ratios(
         right.set(xlabel=f"{second} taken for {first}", ylabel=f"{first} found", xlim=(0, 1), ylim=(0, 1))
         right.legend(loc="lower right")
         figure.suptitle(title, x=0.125, ha="left", y=0.99)
-        figure.savefig(path, dpi=150)
+        save_figure(path, figure, dpi=150)

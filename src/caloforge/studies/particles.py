@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from caloforge.atomic import output_error, replace_file
+from caloforge.atomic import replace_file
 from caloforge.detectors import particle_name
 from caloforge.errors import UsageError
 from caloforge.evaluation.classifiers.scores import area_under_roc, area_under_roc_error, roc_curve
@@ -110,10 +110,7 @@ def study_particles(
     }
     replace_file(files[0], json.dumps(found, indent=2) + "\n")
     cut = np.split(ranked, [len(ratios[names[0]])])
-    try:
-        draw_ratios(dict(zip(names, cut, strict=True)), (true, false), auc, title, files[1])
-    except OSError as problem:
-        raise output_error(files[1], problem) from None
+    draw_ratios(dict(zip(names, cut, strict=True)), (true, false), auc, title, files[1])
     return ParticleStudy(
         particles=(names[0], names[1]),
         showers=(len(ratios[names[0]]), len(ratios[names[1]])),

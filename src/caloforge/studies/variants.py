@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from caloforge.atomic import output_error, replace_file
+from caloforge.atomic import replace_file
 from caloforge.detectors import detector_from_toml
 from caloforge.errors import UsageError
 from caloforge.evaluation import EvaluationResult
@@ -227,10 +227,7 @@ def run_study(
         scores.append(_scores(variant, losses, seconds, results))
     files = [out / "result.json", out / f"{study.name}.png"]
     replace_file(files[0], json.dumps({"study": study.name, "scores": [asdict(s) for s in scores]}, indent=2) + "\n")
-    try:
-        draw_variants(drawn, files[1])
-    except OSError as error:
-        raise output_error(files[1], error) from None
+    draw_variants(drawn, files[1])
     return StudyResult(study.name, scores, files)
 
 

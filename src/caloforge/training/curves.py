@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from caloforge.errors import OutputError
+from caloforge.atomic import save_figure
 
 __all__ = ["draw_curves"]
 
@@ -61,10 +61,7 @@ def draw_curves(
         axis.grid(alpha=0.25)
         if axis.get_legend_handles_labels()[0]:
             axis.legend(frameon=False)
-    try:
-        figure.savefig(path, dpi=130)
-    except OSError as error:
-        raise OutputError(f"the loss curves '{path}' cannot be written ({error.strerror})") from None
+    save_figure(path, figure, dpi=130)
 
 
 def _draw_losses(
