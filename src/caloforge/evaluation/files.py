@@ -104,7 +104,8 @@ def _sampler(model: ShowerModel, seed: int) -> Sampler:
     def sample(energy: float, count: int) -> Showers:
         assert model.record is not None  # loaded from a directory
         conditions = Conditions.first(np.full(count, energy), model.record.valid.particle)
-        showers = sample_showers(model, conditions, streams.child(f"{energy:g}")).showers
+        # The reference's energies, whatever the model was trained for; what was generated says whether it was.
+        showers = sample_showers(model, conditions, streams.child(f"{energy:g}"), extrapolate=True).showers
         assert isinstance(showers, Showers)  # neighbours are a measure of voxels, so this model makes them
         return showers
 

@@ -12,7 +12,7 @@ import torch
 from caloforge.errors import UsageError
 from caloforge.evaluation.checks import AnyShowers
 from caloforge.evaluation.results import TimingResult, TimingRow
-from caloforge.generation import generation_streams, sample_showers
+from caloforge.generation import borrowed, generation_streams, sample_showers
 from caloforge.models import Conditions, ShowerModel
 from caloforge.random import Streams
 
@@ -78,7 +78,7 @@ def measure_timing(
     call at each batch size warms up and does not count. Every call generates other showers.
 
     Args:
-        model: a trained model in eval mode; it is moved between devices and left where it was.
+        model: a trained model; it is moved between devices and left in its mode and where it was.
         reference: showers whose energies and directions are asked for again and again.
         seed: of the generated showers.
         batches: numbers of showers that are generated at a time; None for ``BATCHES``.
@@ -93,8 +93,7 @@ def measure_timing(
         raise UsageError("batch sizes of a timing are 1 or more")
     streams = generation_streams(seed)
     rows, left_out = [], []
-    before = model.device
-    try:
+    with borrowed(model):
         for device in devices or timing_devices():
             model.to(device)
             per_shower = 0.0
@@ -115,8 +114,6 @@ def measure_timing(
                         )
                     )
                 advance(1, f"speed, batch {batch:,} on {device}")
-    finally:
-        model.to(before)
     record = model.record
     seconds = {} if record is None else record.training.get("seconds", {})
     return TimingResult(
@@ -147,7 +144,7 @@ def _calls(model: ShowerModel, reference: AnyShowers, streams: Streams, batch: i
             direction=None if direction is None else direction[chosen],
             start=first,
         )
-        sample_showers(model, conditions, streams, batch_size=batch)
+        sample_showers(model, conditions, streams, batch_size=batch, extrapolate=True)
         first += batch
 
     once = _timed(work, device)

@@ -8,7 +8,7 @@ from caloforge.generation.conditions import (
 )
 from caloforge.generation.generate import GenerationResult, generate
 from caloforge.generation.likelihood import LikelihoodResult, likelihood
-from caloforge.generation.sampling import Sample, Timing, generation_streams, sample_showers
+from caloforge.generation.sampling import Sample, Timing, borrowed, generation_streams, sample_showers
 
 __all__ = [
     "ConditionSource",
@@ -18,6 +18,7 @@ __all__ = [
     "Sample",
     "SpectrumConditions",
     "Timing",
+    "borrowed",
     "conditions_of_file",
     "generate",
     "generation_streams",

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from caloforge import __version__
 from caloforge.detectors import Detector, particle_name
 from caloforge.errors import Interrupted, UsageError
 from caloforge.generation.conditions import ConditionSource
-from caloforge.generation.sampling import MAX_ATTEMPTS, Sample, Timing, generation_streams, sample_showers
+from caloforge.generation.sampling import MAX_ATTEMPTS, Sample, Timing, borrowed, generation_streams, sample_showers
 from caloforge.generation.workers import Task, Workers, WorkerSettings
 from caloforge.models import ShowerModel, load_model
 from caloforge.progress import progress
@@ -77,7 +77,7 @@ def generate(
     batch_size: int = 1000,
     workers: int = 1,
     threads: int | None = None,
-    device: str = "cpu",
+    device: str | None = None,
     extrapolate: bool = False,
     max_attempts: int = MAX_ATTEMPTS,
     options: Mapping[str, Any] | None = None,
@@ -93,14 +93,15 @@ def generate(
     rounding.
 
     Args:
-        model: model directory, name of a model that ships with the package, or a model in eval mode.
+        model: model directory, name of a model that ships with the package, or a model, which is left in its mode and on its
+            device.
         conditions: what is asked for.
         out: shower file.
         seed: of the showers' random numbers.
         batch_size: showers in a batch.
         workers: processes; with more than one, a script needs the usual ``if __name__ == "__main__"``.
         threads: CPU threads of each worker; None gives each its share of the cores.
-        device: ``cpu``, ``cuda`` or ``cuda:N``.
+        device: ``cpu``, ``cuda`` or ``cuda:N``; None means where the model is, the CPU for one that is loaded here.
         extrapolate: allow conditions outside the range that the model was trained for; the file says so.
         max_attempts: how often a shower may be drawn.
         options: changes of how the model samples, see ``ShowerModel.adjust``; for a model that is loaded here.
@@ -121,7 +122,12 @@ def generate(
         raise UsageError(f"{workers} workers and batches of {batch_size} were asked for, expected 1 or more of each")
     began = time.perf_counter()
     out = Path(out)
-    Processes.local_device(device)  # a wrong name is noticed here rather than in a worker
+    if device is not None:
+        Processes.local_device(device)  # a wrong name is noticed here rather than in a worker
+    if options and isinstance(model, ShowerModel):
+        raise UsageError(
+            "options are for a model that is loaded here; those of a model at hand are changed by its 'adjust'"
+        )
     loaded = model if isinstance(model, ShowerModel) else load_model(model, options=options)
     valid = None if loaded.record is None else loaded.record.valid
     if valid is not None and not extrapolate:
@@ -132,7 +138,7 @@ def generate(
         streams=generation_streams(seed),
         batch_size=batch_size,
         max_attempts=max_attempts,
-        device=device,
+        device=str(loaded.device) if device is None else device,
         threads=threads or max(1, _cores() // workers),
         options=loaded.options,
     )
@@ -207,8 +213,10 @@ class _Job:
             return
         began = time.perf_counter()
         shown = progress("generating", len(self._conditions), "showers", done=len(self._writer))
-        with shown if show else nullcontext() as display:
-            for task, sample in self._samples(tasks, model, settings, min(workers, len(tasks))):
+        samples = self._samples(tasks, model, settings, min(workers, len(tasks)))
+        # Closed at once if writing fails, so that the model goes home before the error does.
+        with shown if show else nullcontext() as display, closing(samples):
+            for task, sample in samples:
                 if not self.loading:
                     self.loading = time.perf_counter() - began - sample.timing.latents - sample.timing.decode
                 self._write(task, sample)
@@ -230,7 +238,7 @@ class _Job:
 
     def _samples(
         self, tasks: Sequence[Task], model: ShowerModel, settings: WorkerSettings, workers: int
-    ) -> Iterator[tuple[Task, Sample]]:
+    ) -> Generator[tuple[Task, Sample]]:
         if workers > 1:
             with Workers(workers, settings, model.detector.readout) as pool:
                 yield from pool.run(tasks)
@@ -238,19 +246,17 @@ class _Job:
         former = torch.get_num_threads()
         torch.set_num_threads(settings.threads)
         try:
-            ready = model.to(settings.device).eval()
-            for task in tasks:
-                wanted = self._conditions.block(task.start, task.stop)
-                yield (
-                    task,
-                    sample_showers(
+            with borrowed(model, settings.device) as ready:
+                for task in tasks:
+                    sample = sample_showers(
                         ready,
-                        wanted,
+                        self._conditions.block(task.start, task.stop),
                         settings.streams,
                         batch_size=settings.batch_size,
                         max_attempts=settings.max_attempts,
-                    ),
-                )
+                        extrapolate=True,  # looked at before the file was begun
+                    )
+                    yield task, sample
         finally:
             torch.set_num_threads(former)
 

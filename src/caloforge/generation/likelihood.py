@@ -12,6 +12,7 @@ import torch
 
 from caloforge.atomic import output_error, written_beside
 from caloforge.errors import OutputError, UsageError
+from caloforge.generation.sampling import borrowed
 from caloforge.models import ShowerModel, load_model
 from caloforge.progress import progress
 from caloforge.random import Streams
@@ -51,7 +52,7 @@ def likelihood(
     seed: int = 0,
     batch_size: int = 500,
     threads: int | None = None,
-    device: str = "cpu",
+    device: str | None = None,
     overwrite: bool = False,
     show: bool = True,
 ) -> LikelihoodResult:
@@ -61,14 +62,15 @@ def likelihood(
     variables the density is, the model's page in the documentation says. It appears when it is complete.
 
     Args:
-        model: model directory, name of a model that ships with the package, or a model in eval mode.
+        model: model directory, name of a model that ships with the package, or a model, which is left in its mode and on its
+            device.
         data: shower file, or an open one.
         out: table to write.
         noise_draws: draws of the training noise to average the density over.
         seed: of the noise; a shower's noise depends on it and on the row alone.
         batch_size: showers in a batch.
         threads: CPU threads; None leaves torch's choice.
-        device: ``cpu``, ``cuda`` or ``cuda:N``.
+        device: ``cpu``, ``cuda`` or ``cuda:N``; None means where the model is, the CPU for one that is loaded here.
         overwrite: replace the table if it exists.
         show: whether to show progress.
 
@@ -86,16 +88,16 @@ def likelihood(
     if out.exists() and not overwrite:
         raise OutputError(f"{out}: exists already; overwrite it, or choose another name")
     began, former = time.perf_counter(), torch.get_num_threads()
+    where = None if device is None else Processes.local_device(device)
     loaded = model if isinstance(model, ShowerModel) else load_model(model)
-    loaded = loaded.to(Processes.local_device(device)).eval()
     if not loaded.has_likelihood:
         raise UsageError(f"the model '{loaded.kind}' has no likelihood")
     opened = nullcontext(data) if isinstance(data, Reader) else open_showers(data, loaded.detector)
     try:
         if threads is not None:
             torch.set_num_threads(threads)
-        with opened as reader:
-            values = _write_table(loaded, reader, out, Streams(seed, "likelihood"), noise_draws, batch_size, show=show)
+        with opened as reader, borrowed(loaded, where) as ready:
+            values = _write_table(ready, reader, out, Streams(seed, "likelihood"), noise_draws, batch_size, show=show)
     finally:
         torch.set_num_threads(former)
     finite = values[values.isfinite()]

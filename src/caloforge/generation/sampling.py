@@ -6,10 +6,12 @@ What a shower looks like depends on the seed, its number and how often it was re
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from caloforge.errors import GenerationError, UsageError
@@ -18,7 +20,7 @@ from caloforge.random import Streams
 from caloforge.showers import ShowerPoints, Showers
 from caloforge.units import format_energy
 
-__all__ = ["Sample", "Timing", "generation_streams", "sample_showers"]
+__all__ = ["Sample", "Timing", "borrowed", "generation_streams", "sample_showers"]
 
 #: How often a shower may be rejected before the model is given up.
 MAX_ATTEMPTS = 100
@@ -69,6 +71,23 @@ class Sample:
     timing: Timing = field(default_factory=Timing)
 
 
+@contextmanager
+def borrowed(model: ShowerModel, device: torch.device | str | None = None) -> Iterator[ShowerModel]:
+    """Someone's model, within in eval mode and on a device, afterwards where and as it was, whatever happened.
+
+    Args:
+        model: the model.
+        device: where to put it; None leaves it where it is.
+    """
+    place, training = model.device, [module for module in model.modules() if module.training]
+    try:
+        yield (model if device is None else model.to(device)).eval()
+    finally:
+        model.to(place)
+        for module in training:
+            module.training = True
+
+
 def sample_showers(
     model: ShowerModel,
     conditions: Conditions,
@@ -76,24 +95,34 @@ def sample_showers(
     *,
     batch_size: int = 1000,
     max_attempts: int = MAX_ATTEMPTS,
+    extrapolate: bool = False,
 ) -> Sample:
     """Generate showers in memory.
 
     Args:
-        model: a trained model in eval mode.
+        model: a trained model; it is left in its mode and on its device.
         conditions: what is asked for, first attempts.
         streams: random streams, see ``generation_streams``.
         batch_size: showers in a batch; changes speed and memory, not the showers.
         max_attempts: how often a shower may be drawn.
+        extrapolate: allow conditions outside the range that the model was trained for.
 
     Raises:
         GenerationError: if the model rejects a shower ``max_attempts`` times.
-        UsageError: if the batch size is below 1 or no showers are asked for.
+        UsageError: if the batch size is below 1, no showers are asked for, or conditions lie outside the model's range.
     """
     if batch_size < 1:
         raise UsageError(f"the batch size is {batch_size}, expected 1 or more")
     if not len(conditions):
         raise UsageError("no showers were asked for")
+    if model.record is not None and not extrapolate:
+        model.record.valid.check(conditions)
+    # Looking at every part of a model would take long beside a single shower.
+    with borrowed(model) if model.training else nullcontext():
+        return _sample(model, conditions, streams, batch_size, max_attempts)
+
+
+def _sample(model: ShowerModel, conditions: Conditions, streams: Streams, batch_size: int, max_attempts: int) -> Sample:
     timing = Timing()
     places: list[NDArray[np.int64]] = []
     parts: list[Showers | ShowerPoints] = []

@@ -103,6 +103,7 @@ def _serve(connection: Connection, settings: WorkerSettings) -> None:
                 settings.streams,
                 batch_size=settings.batch_size,
                 max_attempts=settings.max_attempts,
+                extrapolate=True,  # looked at before the workers were called
             )
             made = sample.showers
             bulk, offsets = (made.deposits, None) if isinstance(made, Showers) else (made.points, made.offsets)
