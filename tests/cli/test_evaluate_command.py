@@ -97,6 +97,45 @@ def test_time_comes_first_and_an_honest_summary_last(capsys, folder, tmp_path):
     assert sorted(p.name for p in (tmp_path / "r").iterdir()) == ["report.json", "retrainings"]
 
 
+@pytest.mark.parametrize("seed", [0, 1])
+def test_few_geant4_showers_against_geant4_get_no_verdict_from_one_retraining(capsys, tmp_path, seed):
+    """Seeds with which it was "can be told, AUC 0.562 ± 0.000" and "AUC 0.558 ± 0.000".
+
+    Mutation: 0.02 or the standard deviation over retrainings in place of the statistical error.
+    """
+    code, out, _ = run(
+        capsys, "evaluate", FLOOR, TEST, "--max-showers", "300", "--retrainings", "1", "--only", "high-level",
+        "--seed", seed, "--format", "json", "--out", tmp_path / "r",
+    )  # fmt: skip
+    assert code == 0
+    assert "Classifiers: the showers cannot be told from the reference" in " ".join(out.split())
+    auc = load_report(tmp_path / "r").generated.classifiers["high-level"].auc
+    assert auc.mean > 0.55
+    assert auc.error == pytest.approx(0.053, abs=0.004)  # 60 + 60 test showers
+    assert "± 0.053" in out
+
+
+def test_the_same_file_twice_is_named_before_anything_else(capsys, tmp_path):
+    """Mutation: looking for shared showers between generated and reference alone."""
+    write(tmp_path / "g.h5", photons(150))
+    for arguments, pair in (
+        ((tmp_path / "g.h5", tmp_path / "g.h5"), "generated and reference are the same 150 showers, of one file"),
+        ((tmp_path / "g.h5", TEST, "--floor", TEST), "reference showers are also among the 150 floor showers"),
+    ):
+        code, out, _ = run(
+            capsys, "evaluate", *arguments, *FEW, "--only", "voxels,high-level", "--format", "html",
+            "--out", tmp_path / "r", "--overwrite",
+        )  # fmt: skip
+        assert code == 0
+        said = " ".join(out.split())
+        assert said.startswith("Samples: NOT INDEPENDENT: ")
+        assert pair in said
+        assert "Classifiers: no verdict" in said
+        page = " ".join((tmp_path / "r" / "index.html").read_text().split())
+        assert page.index("NOT INDEPENDENT") < page.index("Classifiers: no verdict")
+        assert load_report(tmp_path / "r").spoiled
+
+
 def test_a_finished_report_is_not_replaced_unless_asked(capsys, folder, tmp_path):
     report = folder / "report" / "report.json"
     before = report.read_bytes()

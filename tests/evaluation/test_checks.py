@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from caloforge.detectors import load_detector
 from caloforge.errors import UsageError
-from caloforge.evaluation.checks import check_samples, identical_showers, refuse_trained_on
+from caloforge.evaluation.checks import check_samples, refuse_trained_on, repeated_rows, shared_rows
 from caloforge.showers import ShowerPoints, Showers, row_hashes
 
 DETECTOR = load_detector("calogan")
@@ -75,6 +76,38 @@ def test_a_reference_that_was_trained_on_is_refused() -> None:
     assert refuse_trained_on(reference[3:], trained_on).passed
 
 
-def test_showers_in_both_samples_are_counted() -> None:
+def test_samples_that_share_showers_are_named() -> None:
+    """Mutations: looking at generated against reference alone; hashing the rows of the files alone."""
     mixed = Showers.concatenate([showers()[:7], showers(seed=2)])
-    assert identical_showers(mixed, showers()) == 7
+    samples = {"generated": showers(seed=3), "reference": mixed, "floor": showers()}
+    (found,) = shared_rows(samples, 0.01)
+    assert (found.samples, found.showers, found.of) == (("reference", "floor"), 7, (407, 400))
+    assert found.spoils
+    assert found.text == "7 of the 407 reference showers are also among the 400 floor showers, bit for bit"
+    assert shared_rows({"generated": showers(), "reference": showers(seed=2)}, 0.01) == ()
+    # A file and its thresholded copy hold other rows, but the same showers.
+    faint = replace(showers(), deposits=np.where(showers().deposits < 1, np.float32(0.5), showers().deposits))
+    (found,) = shared_rows({"generated": faint, "reference": showers()}, 1.0)
+    assert found.text == "generated and reference are the same 400 showers"
+    # One shower of many is named, but changes no score.
+    (found,) = shared_rows(
+        {"generated": Showers.concatenate([showers(), showers(seed=4)[:1]]), "reference": showers(seed=4)}, 0
+    )
+    assert not found.spoils
+
+
+def test_one_file_is_named_whatever_rows_were_drawn_from_it(tmp_path: Path) -> None:
+    paths = {"generated": tmp_path / "a.h5", "floor": tmp_path / "b" / ".." / "a.h5"}
+    (found,) = shared_rows({"generated": showers()[:200], "floor": showers()[200:]}, 0.01, paths)
+    assert found.same_file
+    assert found.spoils
+    assert found.text.endswith("of one file")
+
+
+def test_dark_showers_are_no_copies() -> None:
+    dark = replace(showers(), deposits=np.zeros((400, 504), np.float32), incident_energy=np.full(400, 256.0))
+    assert shared_rows({"generated": dark, "reference": dark}, 0.01) == ()
+    assert repeated_rows(dark) == 0
+    points = ShowerPoints(np.zeros(401, np.int64), np.zeros((0, 4), np.float32), np.full(400, 256.0), 22)
+    assert shared_rows({"generated": points, "reference": points}, 0.01) == ()
+    assert repeated_rows(Showers.concatenate([showers(), showers()[:5], showers()[:5]])) == 10

@@ -219,9 +219,13 @@ def test_what_cannot_be_evaluated(test_split: Showers, floor_split: Showers) -> 
         evaluate(broken, test_split, detector=DETECTOR, only=["voxels"])
 
 
-def test_a_file_compared_with_itself_is_pointed_out(test_split: Showers) -> None:
-    result = evaluate(test_split[:200], test_split[:200], detector=DETECTOR, only=["voxels"])
-    assert any("200 of the 200 generated showers are also in the reference" in note for note in result.notes)
+def test_a_sample_compared_with_itself_is_named(test_split: Showers) -> None:
+    copies = Showers.concatenate([test_split[:200], test_split[:5]])
+    result = evaluate(test_split[:200], copies, detector=DETECTOR, only=["voxels"])
+    (shared,) = result.shared
+    assert shared.showers == 200
+    assert result.spoiled
+    assert any("5 of the 205 reference showers are copies" in note for note in result.notes)
 
 
 @pytest.mark.slow

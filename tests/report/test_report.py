@@ -21,6 +21,7 @@ from caloforge.evaluation.results import (
     CrossParticleScore,
     FarShowers,
     Scores,
+    SharedRows,
     Spread,
     TimingResult,
     TimingRow,
@@ -37,7 +38,7 @@ from caloforge.report import (
 )
 from caloforge.report.page import render_page
 from caloforge.report.style import figure_style
-from caloforge.report.tables import number, summary_rows, verdict, worst_observables
+from caloforge.report.tables import Row, auc_pair, number, summary_rows, verdict, worst_observables
 from caloforge.showers import Showers
 
 DETECTOR = load_detector("calogan")
@@ -178,6 +179,59 @@ def test_three_honest_sentences(result: EvaluationResult) -> None:
     assert "without 1 generated shower far outside" in summary_lines(odd)[1]
 
 
+@pytest.mark.parametrize(
+    ("ours", "floor", "expected"),
+    [
+        ((0.559, 0.053), None, "good"),  # 300 + 300 Geant4 showers, one retraining
+        ((0.559, 0.053), (0.5, 0.053), "good"),
+        ((0.55, 0.02), None, "open"),
+        ((0.55, 0.01), None, "near"),
+        ((0.55, 0.01), (0.54, 0.01), "good"),  # Geant4 itself is told apart, as by two productions
+        ((0.7, 0.01), (0.5, 0.01), "far"),
+        ((0.42, 0.01), None, "good"),  # nobody told anything apart
+        ((0.515, 0.002), None, "near"),
+        ((1.0, 0.0), (0.5, 0.0), "far"),
+        ((0.5, 0.0), None, "good"),
+    ],
+)
+def test_no_verdict_beyond_the_statistical_error(
+    ours: tuple[float, float], floor: tuple[float, float] | None, expected: str
+) -> None:
+    """Mutations: the standard deviation over retrainings as scatter; the floor's error left out."""
+    assert verdict(Row("high-level", "AUC", "0.5", ours, floor)) == expected
+    assert verdict(Row("high-level", "AUC", "0.5", ours, floor, spoiled=True)) == ""
+
+
+def test_samples_that_are_not_independent_are_named_first_and_get_no_verdict(result: EvaluationResult) -> None:
+    shared = SharedRows(samples=("generated", "reference"), showers=300, of=(300, 300), same_file=True)
+    spoiled = result.model_copy(update={"shared": (shared,)})
+    first, classifiers, *_ = summary_lines(spoiled)
+    assert first.startswith("Samples: NOT INDEPENDENT: generated and reference are the same 300 showers, of one file.")
+    assert "no verdict, as the samples are not independent" in classifiers
+    assert {verdict(row) for row in summary_rows(spoiled, ())} == {""}
+    page = render_page(spoiled, [], [])
+    assert page.index("NOT INDEPENDENT") < page.index("Classifiers: ")
+    assert 'class="lead alarm"' in page
+    assert any("not independent: generated and reference" in note for note in compare_reports([spoiled]).notes)
+    few = result.model_copy(update={"shared": (shared.model_copy(update={"showers": 2, "same_file": False}),)})
+    assert "too few to change a score" in summary_lines(few)[0]
+    assert "the showers can" in summary_lines(few)[1]
+
+
+def test_what_stands_far_below_a_half_is_said(result: EvaluationResult) -> None:
+    """The same showers in another form have no common rows; a classifier that knows them by heart gives them away."""
+    name, found = next(iter(result.generated.classifiers.items()))
+    low = found.model_copy(update={"auc": Spread(mean=0.4, std=0.0, values=(0.4,), error=0.02)})
+    other = result.model_copy(update={"generated": Scores(classifiers={name: low}), "floor": None})
+    assert "is a sign of showers that are in both samples in another form" in summary_lines(other)[0]
+
+
+def test_reports_of_earlier_versions_keep_an_error(result: EvaluationResult) -> None:
+    found = next(iter(result.generated.classifiers.values()))
+    old = found.model_copy(update={"auc": Spread(mean=0.6, std=0.0, values=(0.6,)), "statistical_error": 0.05})
+    assert auc_pair(old) == (0.6, 0.05)
+
+
 def test_a_folder_is_claimed_once(result: EvaluationResult, tmp_path: Path) -> None:
     out = tmp_path / "r"
     kept = claim_folder(out)
@@ -219,12 +273,13 @@ def test_a_folder_that_cannot_be_made_is_reported(result: EvaluationResult, tmp_
 def test_the_summary_puts_floor_and_published_numbers_beside_ours(result: EvaluationResult) -> None:
     rows = {r.key: r for r in summary_rows(result, tables_for("calogan", 22))}
     row = rows["caloflow-dnn-unnormalised"]
-    assert row.ours == (result.generated.classifiers[row.key].auc.mean, result.generated.classifiers[row.key].auc.std)
+    assert row.ours == (result.generated.classifiers[row.key].auc.mean, result.generated.classifiers[row.key].auc.error)
     assert result.floor is not None
     assert row.floor is not None
     assert row.floor[0] == result.floor.classifiers[row.key].auc.mean
     assert [(name, n.value, n.std) for name, n in row.published] == [("CaloFlow", 0.66, 0.006), ("CaloGAN", 1.0, 0.0)]
     assert "480 + 480 showers" in row.remark
+    assert "± is the statistical error, the trainings scatter by" in row.remark
     assert rows["voxels never_lit"].ours == (1.0, None)
     assert rows["voxels never_lit"].floor == (0.0, None)
     worst, _, factor = worst_observables(result.generated, result.floor)[0]

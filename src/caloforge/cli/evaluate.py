@@ -129,10 +129,13 @@ def evaluate(
 
 
 def _announce(job: FileEvaluation) -> None:
-    """Say what is compared, what differs, and how long it will take."""
+    """Say what is compared, what is not independent, what differs, and how long it will take."""
     from caloforge.detectors import particle_name
+    from caloforge.report import shared_line
     from caloforge.units import format_energy
 
+    if job.shared:
+        console.print(shared_line(job.shared))
     rows = [
         [
             word, source.label, f"{len(source.showers)}", particle_name(source.showers.particle),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,11 +13,11 @@ from scipy.stats import ks_2samp
 
 from caloforge.detectors import Detector, particle_name
 from caloforge.errors import UsageError
-from caloforge.evaluation.results import Check
+from caloforge.evaluation.results import Check, SharedRows
 from caloforge.showers import ShowerPoints, Showers, row_hashes
 from caloforge.units import format_energy
 
-__all__ = ["AnyShowers", "check_samples", "identical_showers", "refuse_trained_on"]
+__all__ = ["AnyShowers", "check_samples", "refuse_trained_on", "repeated_rows", "shared_rows"]
 
 AnyShowers = Showers | ShowerPoints
 
@@ -23,6 +25,8 @@ AnyShowers = Showers | ShowerPoints
 SMALLEST_P = 1e-3
 #: A wrong unit changes energies by 1000; no two detectors' or models' responses differ by this factor.
 _UNIT_FACTOR = 30.0
+#: Showers that are hashed at a time.
+_BLOCK = 4096
 
 
 @dataclass(frozen=True)
@@ -145,9 +149,54 @@ def _refuse(findings: Sequence[_Finding], allow_mismatch: bool) -> None:
         raise UsageError("; ".join(f.text for f in failed) + advice)
 
 
-def identical_showers(one: AnyShowers, two: AnyShowers) -> int:
-    """Number of showers of the first sample that are also in the second, to the last bit."""
-    return int(np.isin(row_hashes(one), row_hashes(two)).sum())
+def shared_rows(
+    samples: Mapping[str, AnyShowers], threshold: float, paths: Mapping[str, Path] | None = None
+) -> tuple[SharedRows, ...]:
+    """Which samples hold the same showers, to the last bit, and are therefore not independent.
+
+    Voxels are compared as they are and above the analysis threshold, so a file and its thresholded copy are recognised.
+    Showers without any deposit are alike by nature and do not count.
+
+    Args:
+        samples: by name, before any threshold.
+        threshold: of the analysis, MeV.
+        paths: files that they were read from, as far as known.
+
+    Returns:
+        One entry for each two samples that share showers or a file; empty if all are independent.
+    """
+    forms = {word: _hashes(showers, threshold) for word, showers in samples.items()}
+    found = []
+    for one, two in itertools.combinations(samples, 2):
+        # As they are in the files, and above the threshold.
+        count = max(int(np.isin(a, b).sum()) for a, b in zip(forms[one], forms[two], strict=False))
+        file = paths is not None and one in paths and two in paths and paths[one].resolve() == paths[two].resolve()
+        if count or file:
+            sizes = (len(samples[one]), len(samples[two]))
+            found.append(SharedRows(samples=(one, two), showers=count, of=sizes, same_file=file))
+    return tuple(found)
+
+
+def _hashes(showers: AnyShowers, threshold: float) -> list[NDArray[np.uint64]]:
+    """Hashes of the showers with deposits, as they are and (voxels only) above the threshold."""
+    if not isinstance(showers, Showers):
+        return [_of_lit(showers)]
+    blocks = [showers[start : start + _BLOCK] for start in range(0, len(showers), _BLOCK)]
+    return [
+        np.concatenate([_of_lit(block) for block in blocks]),
+        np.concatenate([_of_lit(block.above(threshold)) for block in blocks]),
+    ]
+
+
+def _of_lit(showers: AnyShowers) -> NDArray[np.uint64]:
+    lit = showers.deposits.any(axis=1) if isinstance(showers, Showers) else np.diff(showers.offsets) > 0
+    return row_hashes(showers)[lit]
+
+
+def repeated_rows(showers: AnyShowers) -> int:
+    """Number of showers with deposits that are copies of an earlier one of the same sample."""
+    hashes = _of_lit(showers)
+    return len(hashes) - len(np.unique(hashes))
 
 
 def refuse_trained_on(reference: AnyShowers, trained_on: NDArray[np.uint64], *, word: str = "reference") -> Check:

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from caloforge.detectors import Detector
 from caloforge.errors import Interrupted, UsageError
+from caloforge.evaluation.checks import shared_rows
 from caloforge.evaluation.collapse import Sampler
-from caloforge.evaluation.results import EvaluationResult
+from caloforge.evaluation.results import EvaluationResult, SharedRows
 from caloforge.evaluation.run import check_evaluation, evaluate
 from caloforge.evaluation.sources import Source, differences, find_model, open_source
 from caloforge.evaluation.suites import Plan, plan_evaluation
@@ -34,6 +35,7 @@ class FileEvaluation:
     Attributes:
         samples: ``generated``, ``reference`` and, if given, ``floor``.
         plan: what will be done and how long it will take.
+        shared: which of the samples share showers, so that they are not independent.
         model: directory or name of the model, if it is known.
         remarks: what a reader must know of the files, one sentence each.
         timing: whether the model's speed will be measured.
@@ -41,6 +43,7 @@ class FileEvaluation:
 
     samples: Mapping[str, Source]
     plan: Plan
+    shared: tuple[SharedRows, ...]
     model: str | None
     remarks: tuple[str, ...]
     timing: bool
@@ -87,6 +90,7 @@ class FileEvaluation:
             keep=keep,
             sampler=None if model is None else _sampler(model, self._seed),
             trained_on=self._trained_on,
+            shared=self.shared,
             labels={word: source.label for word, source in self.samples.items()},
             remarks=self.remarks,
             advance=advance,
@@ -207,6 +211,11 @@ def prepare_evaluation(
     return FileEvaluation(
         samples=samples,
         plan=plan,
+        shared=shared_rows(
+            {word: source.showers for word, source in samples.items()},
+            known.analysis_threshold,
+            {word: source.path for word, source in samples.items()},
+        ),
         model=found,
         remarks=tuple(remarks),
         timing=timed,

@@ -9,7 +9,28 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from caloforge.evaluation.results_base import ObservableResult, Result, Value
+from caloforge.evaluation.results_classifiers import (
+    ClassifierResult,
+    CrossParticleResult,
+    CrossParticleScore,
+    LogPosteriorResult,
+    Roc,
+    Slice,
+    Spread,
+)
+from caloforge.evaluation.results_clouds import (
+    AngleBias,
+    AngleResult,
+    AngleScanPoint,
+    CloudObservable,
+    CloudSlice,
+    DiphotonResult,
+    JensenShannon,
+    SeparationCurve,
+)
 
 __all__ = [
     "SCHEMA_VERSION",
@@ -38,6 +59,7 @@ __all__ = [
     "SampleInfo",
     "Scores",
     "SeparationCurve",
+    "SharedRows",
     "Slice",
     "Spread",
     "TimingResult",
@@ -51,26 +73,7 @@ __all__ = [
 SCHEMA_VERSION = 1
 
 
-class _Result(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class Value(_Result):
-    """A number and its statistical error (one standard deviation)."""
-
-    value: float
-    error: float
-
-
-class Spread(_Result):
-    """A score over several retrainings: mean, standard deviation, and every single one."""
-
-    mean: float
-    std: float
-    values: tuple[float, ...]
-
-
-class Check(_Result):
+class Check(Result):
     """One thing that was looked at before anything was measured."""
 
     name: str
@@ -78,7 +81,41 @@ class Check(_Result):
     text: str
 
 
-class SampleInfo(_Result):
+class SharedRows(Result):
+    """Two samples that hold the same showers to the last bit, so that they are not independent.
+
+    Attributes:
+        samples: which two of ``generated``, ``reference`` and ``floor``.
+        showers: showers of the first one that are in the second, too; as they are in the files or above the threshold.
+        of: number of showers of the two samples.
+        same_file: whether both were read from one file.
+    """
+
+    samples: tuple[str, str]
+    showers: int
+    of: tuple[int, int]
+    same_file: bool = False
+
+    @property
+    def spoils(self) -> bool:
+        """Whether so much is shared (more than 1 % of a sample) that no score of the two has a meaning."""
+        return self.same_file or self.showers > 0.01 * min(self.of)
+
+    @property
+    def text(self) -> str:
+        """The same in words."""
+        first, second = self.samples
+        if self.showers == self.of[0] == self.of[1]:
+            text = f"{first} and {second} are the same {self.showers:,} showers"
+        else:
+            text = (
+                f"{self.showers:,} of the {self.of[0]:,} {first} showers are also among the {self.of[1]:,} {second} showers, "
+                "bit for bit"
+            )
+        return f"{text}, of one file" if self.same_file else text
+
+
+class SampleInfo(Result):
     """Which showers were used."""
 
     label: str
@@ -90,50 +127,12 @@ class SampleInfo(_Result):
     fingerprint: str
 
 
-class ObservableResult(_Result):
-    """One observable in both samples.
-
-    Attributes:
-        key: unique name, ``set/family/layer``.
-        edges: bin edges; ``counts`` and ``reference_counts`` have one more entry on either side, for what lies outside.
-        separation: separation power with under- and overflow counted, 0 (equal) to 1 (disjoint).
-        separation_in_range: the same as published, inside the plotted range only.
-        separation_expected: what two equal samples of this size give on average.
-        chi2_ndf: chi-squared of the two histograms over the number of degrees of freedom; None for spectra of voxels,
-            whose entries are not independent.
-        ks: largest difference of the cumulative distributions.
-        wasserstein: earth mover's distance in the observable's unit.
-        js_divergence: Jensen-Shannon divergence in bits, 0 to 1; js_distance is its square root.
-        empty: showers with the convention's value for an empty layer, generated and reference.
-    """
-
-    key: str
-    family: str
-    layer: int | None
-    label: str
-    unit: str
-    binning: str
-    log: bool
-    edges: tuple[float, ...]
-    counts: tuple[int, ...]
-    reference_counts: tuple[int, ...]
-    separation: Value
-    separation_in_range: float
-    separation_expected: float
-    chi2_ndf: float | None
-    ks: Value
-    wasserstein: Value
-    js_divergence: Value
-    js_distance: Value
-    empty: tuple[int, int]
-
-
 def observable_name(key: str) -> str:
     """An observable's key for people: ``caloflow/energy-ratio/0`` is "energy ratio 0"."""
     return key.split("/", 1)[1].replace("-", " ").replace("/", " ")
 
 
-class CorrelationResult(_Result):
+class CorrelationResult(Result):
     """Pearson correlations of the layer energies."""
 
     layers: tuple[str, ...]
@@ -143,7 +142,7 @@ class CorrelationResult(_Result):
     rms_difference: Value
 
 
-class LayerMeans(_Result):
+class LayerMeans(Result):
     """Mean share of the incident energy and mean number of lit cells in every layer, generated over reference.
 
     Attributes:
@@ -158,65 +157,7 @@ class LayerMeans(_Result):
     lit: tuple[Value | None, ...]
 
 
-class Roc(_Result):
-    """ROC curve of the first retraining: efficiency for Geant4 against that for generated showers."""
-
-    generated: tuple[float, ...]
-    reference: tuple[float, ...]
-
-
-class Slice(_Result):
-    """Scores of the same classifiers in a part of the energy range (MeV)."""
-
-    energy_min: float
-    energy_max: float
-    showers: int
-    auc: Spread
-
-
-class ClassifierResult(_Result):
-    """One classifier between generated showers (label 0) and reference showers (label 1)."""
-
-    name: str
-    title: str
-    source: str
-    settings: dict[str, float | int | str]
-    parameters: int
-    auc: Spread
-    calibrated_auc: Spread
-    jsd: Spread
-    statistical_error: float = Field(description="error of one retraining's AUC from the size of its test set")
-    best_epochs: tuple[int, ...]
-    slices: tuple[Slice, ...]
-    roc: Roc
-
-
-class LogPosteriorResult(_Result):
-    """Mean log-posterior of each generated sample from one classifier among all of them; higher is better."""
-
-    on_reference: dict[str, Spread]
-    on_generated: dict[str, Spread]
-    settings: dict[str, float | int | str]
-
-
-class CrossParticleScore(_Result):
-    """AUC between two particles of a classifier trained on one source of showers and scored on another."""
-
-    trained_on: str
-    scored_on: str
-    auc: Spread
-
-
-class CrossParticleResult(_Result):
-    """Particle identification on Geant4 and on generated showers (``geant4`` and ``generated``)."""
-
-    particles: tuple[str, str]
-    recipe: str
-    showers: int
-    scores: tuple[CrossParticleScore, ...]
-
-
-class PrdcResult(_Result):
+class PrdcResult(Result):
     """Precision, recall, density and coverage (k nearest neighbours)."""
 
     k: int
@@ -227,14 +168,14 @@ class PrdcResult(_Result):
     coverage: float
 
 
-class Images(_Result):
+class Images(Result):
     """Mean energy of every voxel, MeV."""
 
     generated: tuple[float, ...]
     reference: tuple[float, ...]
 
 
-class Neighbour(_Result):
+class Neighbour(Result):
     """One reference shower and the generated shower nearest to it (MeV; distance over the former's deposited energy)."""
 
     energy: float
@@ -244,7 +185,7 @@ class Neighbour(_Result):
     neighbour_deposits: tuple[float, ...]
 
 
-class NeighbourGroup(_Result):
+class NeighbourGroup(Result):
     """Nearest neighbours at one incident energy.
 
     Attributes:
@@ -270,7 +211,7 @@ class NeighbourGroup(_Result):
     example: Neighbour
 
 
-class VoxelResult(_Result):
+class VoxelResult(Result):
     """Voxels that are lit too rarely or too often.
 
     Attributes:
@@ -286,128 +227,7 @@ class VoxelResult(_Result):
     significance: float
 
 
-class JensenShannon(_Result):
-    """Jensen-Shannon divergence (bits, 0 to 1) and distance (its square root) of two histograms.
-
-    Attributes:
-        expected_divergence: mean divergence if the showers of both samples are shuffled: what statistics alone give.
-        expected_distance: likewise the distance.
-    """
-
-    divergence: Value
-    distance: Value
-    expected_divergence: float
-    expected_distance: float
-
-
-class CloudSlice(_Result):
-    """The same observable at one incident energy, or in a window around it (MeV); ``showers`` generated and reference."""
-
-    energy: float
-    energy_min: float
-    energy_max: float
-    showers: tuple[int, int]
-    js: JensenShannon
-
-
-class CloudObservable(_Result):
-    """One of the ten observables of CaloClouds.
-
-    Attributes:
-        key: unique name.
-        content: what the bins hold, a mean per shower: showers, cells, or energy.
-        edges: bin edges; the contents have one more entry on either side, for what lies outside.
-        generated: content of the bins in the generated sample, per shower.
-        generated_error: its bootstrap error.
-        reference: likewise in the reference.
-        reference_error: likewise.
-        js: of the whole sample; profiles are compared as shapes.
-        slices: at single incident energies; for numbers of a whole shower with bins of their own.
-    """
-
-    key: str
-    label: str
-    unit: str
-    content: str
-    binning: str
-    log: bool
-    edges: tuple[float, ...]
-    generated: tuple[float, ...]
-    generated_error: tuple[float, ...]
-    reference: tuple[float, ...]
-    reference_error: tuple[float, ...]
-    js: JensenShannon
-    slices: tuple[CloudSlice, ...]
-
-
-class AngleScanPoint(_Result):
-    """Error of the internal angle (radians, mean and standard deviation) with a share of the hits."""
-
-    fraction: float
-    generated: Value
-    generated_spread: Value
-    reference: Value
-    reference_spread: Value
-
-
-class AngleBias(_Result):
-    """Mean error of an angle in bins of its true value (radians); None where there are too few showers."""
-
-    angle: Literal["theta", "phi"]
-    fraction: float
-    edges: tuple[float, ...]
-    generated: tuple[float | None, ...]
-    generated_error: tuple[float | None, ...]
-    reference: tuple[float | None, ...]
-    reference_error: tuple[float | None, ...]
-
-
-class AngleResult(_Result):
-    """The internal angle against the true direction.
-
-    Attributes:
-        undefined: showers without an axis, generated and reference.
-        errors: of total angle, theta and phi, with all hits (``/100``) and the 4 % of highest energy (``/4``).
-        scan: over the share of hits.
-        bias: against theta and phi; empty if all showers have one direction.
-    """
-
-    undefined: tuple[int, int]
-    errors: tuple[ObservableResult, ...]
-    scan: tuple[AngleScanPoint, ...]
-    bias: tuple[AngleBias, ...]
-
-
-class SeparationCurve(_Result):
-    """Mean number of photons found of two, in bins of their distance (edges, mm).
-
-    Attributes:
-        energy: of each photon, MeV; they lie between ``energy_min`` and ``energy_max``.
-        pairs: generated and reference.
-        largest_difference: largest absolute difference of the two curves, with the error of that point.
-        mean_difference: mean absolute difference.
-    """
-
-    energy: float
-    energy_min: float
-    energy_max: float
-    pairs: tuple[int, int]
-    edges: tuple[float, ...]
-    generated: tuple[Value, ...]
-    reference: tuple[Value, ...]
-    largest_difference: Value
-    mean_difference: Value
-
-
-class DiphotonResult(_Result):
-    """Di-photon separation from overlaid single-photon showers."""
-
-    algorithm: str
-    settings: dict[str, float]
-    curves: tuple[SeparationCurve, ...]
-
-
-class FarShowers(_Result):
+class FarShowers(Result):
     """A few generated showers far outside the reference, which may dominate the FPD by themselves.
 
     Attributes:
@@ -419,7 +239,7 @@ class FarShowers(_Result):
     fpd: Value
 
 
-class Scores(_Result):
+class Scores(Result):
     """Everything measured between one sample and the reference.
 
     Attributes:
@@ -443,7 +263,7 @@ class Scores(_Result):
     diphotons: DiphotonResult | None = None
 
 
-class TimingRow(_Result):
+class TimingRow(Result):
     """Time to generate one shower.
 
     Attributes:
@@ -461,7 +281,7 @@ class TimingRow(_Result):
     std: float | None = None
 
 
-class TimingResult(_Result):
+class TimingResult(Result):
     """How fast a model is and how large.
 
     Attributes:
@@ -479,7 +299,7 @@ class TimingResult(_Result):
     left_out: tuple[str, ...] = ()
 
 
-class EvaluationResult(_Result):
+class EvaluationResult(Result):
     """The result of one ``evaluate``.
 
     Attributes:
@@ -489,6 +309,7 @@ class EvaluationResult(_Result):
         detector: name, description (TOML) and fingerprint of the detector.
         samples: ``generated``, ``reference`` and, if given, ``floor``.
         checks: what was looked at first.
+        shared: which of the samples share showers.
         generated: scores of the generated showers.
         floor: scores of a second reference: what a perfect generator would get at this sample size.
         notes: what a reader must know to read the numbers.
@@ -505,9 +326,15 @@ class EvaluationResult(_Result):
     detector: dict[str, str]
     samples: dict[str, SampleInfo]
     checks: tuple[Check, ...]
+    shared: tuple[SharedRows, ...] = ()
     generated: Scores
     floor: Scores | None
     notes: tuple[str, ...]
     seconds: dict[str, float]
     timing: TimingResult | None = None
     cross_particle: tuple[CrossParticleResult, ...] = ()
+
+    @property
+    def spoiled(self) -> bool:
+        """Whether two of the samples share so much that no verdict can be given."""
+        return any(shared.spoils for shared in self.shared)

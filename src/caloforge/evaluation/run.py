@@ -14,13 +14,20 @@ from numpy.typing import NDArray
 import caloforge
 from caloforge.detectors import Detector
 from caloforge.errors import UsageError
-from caloforge.evaluation.checks import AnyShowers, check_samples, identical_showers, refuse_trained_on
+from caloforge.evaluation.checks import AnyShowers, check_samples, refuse_trained_on, repeated_rows, shared_rows
 from caloforge.evaluation.classifiers import ParticlePair, cross_particle_test, recipe
 from caloforge.evaluation.classifiers.retraining import class_rows
 from caloforge.evaluation.clouds import cells_of, in_cells
 from caloforge.evaluation.collapse import Sampler
 from caloforge.evaluation.measures import MEASURES, Comparison, cut, run_measures
-from caloforge.evaluation.results import Check, CrossParticleResult, EvaluationResult, SampleInfo, Scores
+from caloforge.evaluation.results import (
+    Check,
+    CrossParticleResult,
+    EvaluationResult,
+    SampleInfo,
+    Scores,
+    SharedRows,
+)
 from caloforge.evaluation.suites import CROSS_PARTICLE, UNITS, Plan, plan_evaluation
 from caloforge.random import Streams
 from caloforge.showers import ShowerPoints, Showers, row_hashes
@@ -84,6 +91,7 @@ def evaluate(
     generated_detector: Detector | None = None,
     allow_mismatch: bool = False,
     labels: Mapping[str, str] | None = None,
+    shared: tuple[SharedRows, ...] | None = None,
     remarks: Sequence[str] = (),
     advance: Callable[[int, str], None] = lambda amount, note: None,
 ) -> EvaluationResult:
@@ -114,6 +122,7 @@ def evaluate(
         generated_detector: detector that the generated file names, if any.
         allow_mismatch: compare samples of different spectra, particles, directions or detectors all the same.
         labels: what to call ``generated``, ``reference`` and ``floor``, for example file names.
+        shared: which samples share showers, if that was looked at already; see ``checks.shared_rows``.
         remarks: what else a reader must know; they join the notes.
         advance: told of the progress, in the units of ``plan_evaluation``.
 
@@ -139,6 +148,8 @@ def evaluate(
         max_showers=max_showers, device=device, with_floor=floor is not None, others=others,
         cross_particle=len(cross_particle), measure_time=False,
     )  # fmt: skip
+    if shared is None:
+        shared = shared_rows(samples, detector.analysis_threshold)
     names = dict(labels or {})
     prepared: dict[str, AnyShowers] = {}
     raw: dict[str, AnyShowers] = {}
@@ -192,6 +203,7 @@ def evaluate(
         detector={"name": detector.name, "hash": detector.hash, "toml": detector.to_toml()},
         samples=infos,
         checks=tuple(checks),
+        shared=shared,
         generated=scores,
         floor=floor_scores,
         notes=tuple(notes),
@@ -288,10 +300,9 @@ def _notes(
             "size is not known."
         )
     for word, showers in samples.items():
-        if word != "reference":
-            shared = identical_showers(showers, samples["reference"])
-            if shared:
-                notes.append(f"{shared} of the {len(showers)} {word} showers are also in the reference, bit for bit.")
+        repeats = repeated_rows(showers)
+        if repeats:
+            notes.append(f"{repeats:,} of the {len(showers):,} {word} showers are copies of others in the same sample.")
     count = min(i.showers for i in infos.values())
     if any(m in plan.measures for m in ("fpd", "kpd")) and count < 50_000:
         notes.append(

@@ -2,7 +2,7 @@
 
 from caloforge.report.compare import Comparison, compare_reports
 from caloforge.report.published import PublishedTable, published_tables, tables_for
-from caloforge.report.tables import summary_lines
+from caloforge.report.summary import shared_line, summary_lines
 from caloforge.report.write import ReportFiles, claim_folder, load_report, write_report
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "compare_reports",
     "load_report",
     "published_tables",
+    "shared_line",
     "summary_lines",
     "tables_for",
     "write_report",

@@ -119,6 +119,9 @@ def _notes(reports: Sequence[EvaluationResult], labels: Sequence[str]) -> list[s
     if len(set(sizes.values())) > 1:
         text = ", ".join(f"{label} {size:,}" for label, size in sizes.items())
         notes.append(f"The sample sizes differ, and with them what classifiers and FPD can see: {text}.")
+    notes += [
+        f"{label}: not independent: {s.text}." for label, r in zip(labels, reports, strict=True) for s in r.shared
+    ]
     if len({r.suite for r in reports}) > 1:
         notes.append("The reports are of different suites.")
     settings = {

@@ -11,7 +11,8 @@ from importlib import resources
 from caloforge.detectors import particle_name
 from caloforge.evaluation.results import EvaluationResult, observable_name
 from caloforge.report.published import PublishedNumber, PublishedTable
-from caloforge.report.tables import Row, number, summary_lines, summary_rows, verdict, worst_observables
+from caloforge.report.summary import summary_lines
+from caloforge.report.tables import Row, number, summary_rows, verdict, worst_observables
 from caloforge.units import format_energy
 
 __all__ = ["Picture", "render_page", "style_sheet"]
@@ -152,7 +153,12 @@ def _cross_particle(result: EvaluationResult) -> str:
     if not result.cross_particle:
         return ""
     rows = [
-        (" / ".join(test.particles), s.trained_on, s.scored_on, number(s.auc.mean, s.auc.std))
+        (
+            " / ".join(test.particles),
+            s.trained_on,
+            s.scored_on,
+            number(s.auc.mean, s.auc.std if s.auc.error is None else s.auc.error),
+        )
         for test in result.cross_particle
         for s in test.scores
     ]
@@ -208,6 +214,7 @@ def render_page(
     )
     seconds = sum(result.seconds.values())
     lead = "".join(f"<p>{escape(line)}</p>" for line in summary_lines(result))
+    alarm = " alarm" if result.shared else ""
     links = "".join(
         f'<a href="#{escape(s.lower())}">{escape(s)}</a>' for s in dict.fromkeys(p.section for p in pictures)
     )
@@ -228,9 +235,10 @@ def render_page(
 </header>
 <main>
 <h2 id="summary">Summary</h2>
-<div class="lead">{lead}</div>
+<div class="lead{alarm}">{lead}</div>
 <p class="legend"><span class="good">as good as its floor</span> <span class="near">near</span>
-<span class="far">far</span> — the floor is Geant4 against Geant4: the score of a perfect generator at this sample size.</p>
+<span class="far">far</span> <span class="open">not decided</span> (two to three statistical errors) — the floor
+is Geant4 against Geant4: the score of a perfect generator at this sample size.</p>
 {_summary(summary_rows(result, tables))}
 {setup}
 {_figures(pictures)}

@@ -10,6 +10,7 @@ import numpy as np
 from caloforge.evaluation.layers import SIGNIFICANT_SHARE
 from caloforge.evaluation.results import ClassifierResult, CorrelationResult, LayerMeans
 from caloforge.report.style import FLOOR, GENERATED, REFERENCE
+from caloforge.report.tables import auc_pair, number
 from caloforge.units import GeV
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ def draw_roc(classifiers: Mapping[str, ClassifierResult]) -> Figure:
     axes = figure.add_axes((0.14, 0.12, 0.83, 0.83))
     axes.plot([0, 1], [0, 1], color=REFERENCE, linewidth=0.8, linestyle=":")
     for colour, result in zip(np.resize(_COLOURS, len(classifiers)), classifiers.values(), strict=True):
-        text = f"{result.title.split(' (')[0]}: {result.auc.mean:.3f} ± {result.auc.std:.3f}"
+        text = f"{result.title.split(' (')[0]}: {number(*auc_pair(result))}"
         axes.plot(result.roc.generated, result.roc.reference, color=colour, label=text)
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 1)
@@ -42,7 +43,7 @@ def draw_roc(classifiers: Mapping[str, ClassifierResult]) -> Figure:
 
 
 def draw_slices(classifiers: Mapping[str, ClassifierResult], floor: Mapping[str, ClassifierResult]) -> Figure:
-    """AUC in parts of the energy range; bars are standard deviations over retrainings, open points the floor."""
+    """AUC in parts of the energy range; bars are statistical errors, open points the floor."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import ScalarFormatter
 
@@ -50,9 +51,9 @@ def draw_slices(classifiers: Mapping[str, ClassifierResult], floor: Mapping[str,
     axes = figure.add_axes((0.14, 0.12, 0.83, 0.83))
     axes.axhline(0.5, color=REFERENCE, linewidth=0.8, linestyle=":")
     every = [s for r in classifiers.values() for s in r.slices]
-    for number, (name, result) in enumerate(classifiers.items()):
-        colour = _COLOURS[number % len(_COLOURS)]
-        shift = 1 + 0.015 * (number - (len(classifiers) - 1) / 2)
+    for place, (name, result) in enumerate(classifiers.items()):
+        colour = _COLOURS[place % len(_COLOURS)]
+        shift = 1 + 0.015 * (place - (len(classifiers) - 1) / 2)
         for source, filled in ((result, True), (floor.get(name), False)):
             if source is None or not source.slices:
                 continue
@@ -61,7 +62,7 @@ def draw_slices(classifiers: Mapping[str, ClassifierResult], floor: Mapping[str,
             axes.errorbar(
                 np.sqrt(low * high) * shift,
                 [s.auc.mean for s in source.slices],
-                yerr=[s.auc.std for s in source.slices],
+                yerr=[s.auc.std if s.auc.error is None else s.auc.error for s in source.slices],
                 fmt="o" if filled else "s",
                 markersize=4.5,
                 color=colour,
@@ -141,11 +142,11 @@ def draw_layers(result: LayerMeans, floor: LayerMeans | None, *, reference: str 
         for source, colour, face, shift in ((floor, FLOOR, "white", 0.2), (result, GENERATED, GENERATED, 0.0)):
             if source is None:
                 continue
-            for number, ratio in enumerate(getattr(source, name)):
+            for layer, ratio in enumerate(getattr(source, name)):
                 if ratio is not None:
-                    pale = 1.0 if share[number] > SIGNIFICANT_SHARE else 0.3
+                    pale = 1.0 if share[layer] > SIGNIFICANT_SHARE else 0.3
                     axes.errorbar(
-                        number + shift, np.clip(ratio.value, *_LAYER_RANGE), yerr=ratio.error, fmt="o", markersize=3.2,
+                        layer + shift, np.clip(ratio.value, *_LAYER_RANGE), yerr=ratio.error, fmt="o", markersize=3.2,
                         color=colour, markerfacecolor=face, linewidth=0.9, alpha=pale,
                     )  # fmt: skip
         axes.set_ylim(*_LAYER_RANGE)

@@ -2,27 +2,38 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from caloforge.evaluation.layers import largest_deviation
-from caloforge.evaluation.results import EvaluationResult, ObservableResult, Scores, Spread, Value, observable_name
+from caloforge.evaluation.results import ClassifierResult, EvaluationResult, ObservableResult, Scores, Spread, Value
 from caloforge.report.cloud_tables import cloud_rows
 from caloforge.report.histogram_figures import excess
 from caloforge.report.published import PublishedNumber, PublishedTable
 
 __all__ = [
+    "FAINTEST",
+    "Pair",
     "Row",
+    "auc_pair",
+    "far_showers",
     "number",
     "score_rows",
     "separation_means",
-    "summary_lines",
+    "significance",
     "summary_rows",
     "verdict",
     "worst_observables",
 ]
+
+
+#: A value and its error, if that is known.
+Pair = tuple[float, float | None]
+#: An AUC that lies fewer statistical errors than this above what is possible is not called told apart.
+FAINTEST = 3.0
 
 
 @dataclass(frozen=True)
@@ -37,17 +48,19 @@ class Row:
         floor: likewise for the second reference.
         published: published models and their numbers, the best first.
         remark: difference in set-up, or another thing to know.
+        spoiled: whether samples share showers, so that the value has no meaning.
         typical: value that a verdict is made from, if a few showers alone would decide otherwise.
     """
 
     key: str
     title: str
     best: str
-    ours: tuple[float, float | None] | None
-    floor: tuple[float, float | None] | None
+    ours: Pair | None
+    floor: Pair | None
     published: tuple[tuple[str, PublishedNumber], ...] = ()
     remark: str = ""
     typical: float | None = None
+    spoiled: bool = False
 
 
 def number(value: float, std: float | None = None) -> str:
@@ -67,14 +80,20 @@ def number(value: float, std: float | None = None) -> str:
     return f"{value:.{digits}f} ± {std:.{digits}f}"
 
 
-def _pair(item: Spread | Value | float | None) -> tuple[float, float | None] | None:
+def _pair(item: Spread | Value | float | None) -> Pair | None:
     if item is None:
         return None
     if isinstance(item, Spread):
-        return item.mean, item.std if len(item.values) > 1 else None
+        return item.mean, item.error if item.error is not None else item.std if len(item.values) > 1 else None
     if isinstance(item, Value):
         return item.value, item.error
     return float(item), None
+
+
+def auc_pair(result: ClassifierResult) -> tuple[float, float]:
+    """A classifier's AUC and its statistical error, also from reports of versions that knew it of one retraining only."""
+    error = result.auc.error
+    return result.auc.mean, math.hypot(result.auc.std, result.statistical_error) if error is None else error
 
 
 def separation_means(scores: Scores) -> dict[str, float]:
@@ -86,11 +105,11 @@ def separation_means(scores: Scores) -> dict[str, float]:
     return {family: float(np.mean(values)) for family, values in families.items() if family != "response-at"}
 
 
-def score_rows(scores: Scores) -> dict[str, tuple[str, str, tuple[float, float | None] | None]]:
+def score_rows(scores: Scores) -> dict[str, tuple[str, str, Pair | None]]:
     """Every single number of one set of scores: key -> title, best value, value with spread."""
-    rows: dict[str, tuple[str, str, tuple[float, float | None] | None]] = {}
+    rows: dict[str, tuple[str, str, Pair | None]] = {}
     for name, result in scores.classifiers.items():
-        rows[name] = (f"AUC, {result.title}", "0.5", _pair(result.auc))
+        rows[name] = (f"AUC, {result.title}", "0.5", auc_pair(result))
         rows[f"{name} jsd"] = (f"JSD, {result.title}", "0", _pair(result.jsd))
     if scores.log_posterior is not None:
         rows["log-posterior"] = ("log-posterior", "0", _pair(scores.log_posterior.on_reference["generated"]))
@@ -160,6 +179,7 @@ def summary_rows(result: EvaluationResult, tables: Sequence[PublishedTable]) -> 
                 floor=None if other is None else other[2],
                 published=_published(tables, key),
                 remark=_remark(result, key),
+                spoiled=result.spoiled,
                 typical=None if key != "fpd" else _typical_fpd(result.generated),
             )
         )
@@ -179,24 +199,57 @@ def _remark(result: EvaluationResult, key: str) -> str:
         return (
             f"{settings['retrainings']} trainings with {settings['training showers of each class']} + "
             f"{settings['training showers of each class']} showers, batch {settings['batch size']}, at most "
-            f"{settings['epochs']} epochs{stop}"
+            f"{settings['epochs']} epochs{stop}; {_scatter(classifier, key)}"
         )
     if key in ("fpd", "kpd"):
         text = f"of {min(s.showers for s in result.samples.values())} showers"
         far = result.generated.far_showers
         if key == "kpd" or far is None:
             return text
-        return f"{text}; {number(far.fpd.value, far.fpd.error)} without {_far(far.showers)}"
+        return f"{text}; {number(far.fpd.value, far.fpd.error)} without {far_showers(far.showers)}"
     if key in ("precision", "recall", "density", "coverage"):
         return "compare with the floor; more density is not better"
     return ""
 
 
+def _scatter(classifier: ClassifierResult, key: str) -> str:
+    score = classifier.jsd if key.endswith(" jsd") else classifier.auc
+    if len(score.values) < 2:
+        return "± is the statistical error"
+    return f"± is the statistical error, the trainings scatter by {number(score.std)}"
+
+
+def far_showers(showers: int) -> str:
+    """A number of generated showers far outside the reference's range, in words."""
+    return f"{showers} generated shower{'' if showers == 1 else 's'} far outside the reference's range"
+
+
+def significance(value: Pair, floor: Pair | None) -> float:
+    """How many statistical errors an AUC lies above what a perfect generator gets; the smaller of two numbers.
+
+    They are the distances from 0.5 and, where there is one, from the floor. Below 0.5 nothing was told apart.
+    """
+    mean, error = value[0], value[1] or 0.0
+    found = _in_errors(mean - 0.5, error)
+    if floor is not None:
+        found = min(found, _in_errors(mean - floor[0], math.hypot(error, floor[1] or 0.0)))
+    return found
+
+
+def _in_errors(distance: float, error: float) -> float:
+    if distance <= 0:
+        return min(0.0, distance / error) if error else 0.0
+    return distance / error if error else math.inf
+
+
 def verdict(row: Row) -> str:
-    """How far a score is from what is possible: ``good``, ``near`` or ``far``; empty if nobody can say."""
-    if row.ours is None:
+    """How far a score is from what is possible: ``good``, ``open``, ``near`` or ``far``; empty if nobody can say.
+
+    ``good`` is within the statistical error, ``open`` between two and three of them, where chance is a likely explanation.
+    """
+    if row.ours is None or row.spoiled:
         return ""
-    value, spread = row.ours
+    value, error = row.ours
     if row.typical is not None:
         value = row.typical
     if row.best == "floor":
@@ -204,26 +257,25 @@ def verdict(row: Row) -> str:
             return ""
         away = abs(value - row.floor[0])
         return "good" if away < 0.05 else "near" if away < 0.2 else "far"
-    target = {"0": 0.0, "0.5": 0.5, "1": 1.0}[row.best]
+    if row.best == "0.5":
+        errors = significance(row.ours, row.floor)
+        if errors < FAINTEST:
+            return "good" if errors < 2 else "open"
+        return "near" if value - max(0.5, 0.0 if row.floor is None else row.floor[0]) < 0.15 else "far"
+    target = {"0": 0.0, "1": 1.0}[row.best]
     unknown = ("fpd", "mean sep", "separation", "corr", "layers", "js-", "di-photon")
     if row.key == "log-posterior" or (row.key.startswith(unknown) and not row.floor):
         # Without a floor nobody knows what value of these is good.
         return ""
     reach = row.floor[0] if row.floor is not None else target
-    scatter = max(spread or 0.0, (row.floor[1] or 0.0) if row.floor is not None else 0.0)
+    scatter = math.hypot(error or 0.0, (row.floor[1] or 0.0) if row.floor is not None else 0.0)
     distance = abs(value - target) - abs(reach - target)
-    if row.best == "0.5":
-        return "good" if distance < max(2 * scatter, 0.02) else "near" if distance < 0.15 else "far"
     if row.key.startswith("voxels"):
         # A dead voxel is no matter of degree.
         dead = row.key.endswith("never_lit")
         return "good" if distance <= 0 else "near" if distance <= 3 and not dead else "far"
     unit = max(abs(reach - target), 3 * scatter, 1e-9)
     return "good" if distance < unit else "near" if distance < 4 * unit else "far"
-
-
-def _far(showers: int) -> str:
-    return f"{showers} generated shower{'' if showers == 1 else 's'} far outside the reference's range"
 
 
 def worst_observables(
@@ -235,77 +287,3 @@ def worst_observables(
         (r, by_key.get(r.key), excess(r, by_key.get(r.key))) for r in scores.observables if r.chi2_ndf is not None
     ]
     return sorted(ranked, key=lambda item: -item[2])[:most]
-
-
-def summary_lines(result: EvaluationResult) -> list[str]:
-    """Three sentences that say honestly how good the showers are: classifiers, distributions, and what was not seen."""
-    return [_classifier_line(result), _distribution_line(result), _limits_line(result)]
-
-
-def _classifier_line(result: EvaluationResult) -> str:
-    rows = {r.key: r for r in summary_rows(result, ())}
-    found = [(rows[name], c) for name, c in result.generated.classifiers.items()]
-    if not found:
-        return "Classifiers: none was trained, so nothing is known of differences that no single distribution shows."
-    row, worst = max(found, key=lambda item: item[1].auc.mean)
-    floor = "no floor" if row.floor is None else f"floor {number(*row.floor)}"
-    score = f"AUC {number(worst.auc.mean, worst.auc.std)} ({floor}; {worst.title.split(' (')[0]})"
-    told = {
-        "good": "cannot be told from the reference",
-        "near": "can be told from the reference, though not well",
-        "far": "can be told from the reference",
-    }[verdict(row)]
-    best = "the only one" if len(found) == 1 else f"the best of {len(found)}"
-    return f"Classifiers: the showers {told}; {best} reaches {score}."
-
-
-def _distribution_line(result: EvaluationResult) -> str:
-    ranked = worst_observables(result.generated, result.floor, most=len(result.generated.observables))
-    parts = []
-    if ranked:
-        worst, other, factor = ranked[0]
-        far = sum(f > 3 for _, _, f in ranked)
-        name = observable_name(worst.key)
-        floor = worst.separation_expected if other is None else other.separation.value
-        word = "statistics alone" if other is None else "floor"
-        parts.append(
-            f"{far} of {len(ranked)} observables {'differs' if far == 1 else 'differ'} by more than three times what "
-            f"statistics give; the farthest is "
-            f"{name} (separation {number(worst.separation.value)}, {word} {number(floor)}, factor {factor:.3g})"
-        )
-    clouds = result.generated.clouds
-    if clouds:
-        farthest = max(clouds, key=lambda c: c.js.divergence.value / max(c.js.expected_divergence, 1e-12))
-        parts.append(
-            f"of {len(clouds)} point-cloud observables the farthest is {farthest.key.split('/')[-1].replace('-', ' ')} "
-            f"(JS divergence {number(farthest.js.divergence.value, farthest.js.divergence.error)} bits, statistics alone "
-            f"{number(farthest.js.expected_divergence)})"
-        )
-    ours = result.generated.fpd
-    if ours is not None:
-        second = None if result.floor is None else result.floor.fpd
-        text = "no floor" if second is None else f"floor {number(second.value, second.error)}"
-        few = result.generated.far_showers
-        if few is not None:
-            text += f"; {number(few.fpd.value, few.fpd.error)} without {_far(few.showers)}"
-        parts.append(f"FPD {number(ours.value, ours.error)} ({text})")
-    voxels = result.generated.voxels
-    if voxels is not None and (voxels.never_lit or voxels.under_lit or voxels.over_lit):
-        parts.append(
-            f"voxels never lit {len(voxels.never_lit)}, too rarely {len(voxels.under_lit)}, too often {len(voxels.over_lit)}"
-        )
-    return "Distributions: " + ("; ".join(parts) if parts else "none was compared") + "."
-
-
-def _limits_line(result: EvaluationResult) -> str:
-    showers = min(s.showers for s in result.samples.values())
-    parts = [f"seen with {showers:,} showers of each kind"]
-    errors = [c.statistical_error for c in result.generated.classifiers.values()]
-    if errors:
-        parts.append(f"an AUC within {2 * max(errors):.2g} of 0.5 could not be seen")
-    if result.floor is None:
-        parts.append("without a second reference (--floor) nobody knows what a perfect generator would score here")
-    failed = [c.name for c in result.checks if not c.passed]
-    if failed:
-        parts.append(f"compared in spite of a mismatch of {' and '.join(failed)}")
-    return "Limits: " + "; ".join(parts) + "."

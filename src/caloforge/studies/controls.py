@@ -14,6 +14,7 @@ from caloforge.evaluation.layers import SIGNIFICANT_SHARE, largest_deviation
 from caloforge.evaluation.results import ObservableResult, Scores, Value, observable_name
 from caloforge.models import build_model, load_model, read_record, save_model
 from caloforge.random import Streams
+from caloforge.report.tables import Pair, auc_pair, number
 from caloforge.showers import Showers, create_showers
 from caloforge.showers.files import open_showers
 from caloforge.stage import FitStage, TrainingConfig
@@ -95,7 +96,7 @@ class Contest:
         clearly: those of them in which it is better by more than two standard errors of the difference.
         equal: how many are equal, as where a student and its untrained copy have the layer energies of the same teacher.
         faint: those of layers with less than 1 % of the energy. What is nearly always empty has little to shuffle.
-        auc: mean AUC of the model and of the control for each classifier that judged both.
+        auc: mean AUC of the model and of the control, each with its error, for each classifier that judged both.
     """
 
     compared: tuple[str, ...]
@@ -103,7 +104,7 @@ class Contest:
     clearly: frozenset[str]
     equal: int
     faint: frozenset[str]
-    auc: dict[str, tuple[float, float]]
+    auc: dict[str, tuple[Pair, Pair]]
 
     def sentence(self) -> str:
         """The same in words."""
@@ -123,7 +124,7 @@ class Contest:
             named = [observable_name(key) for key in lost[:_NAMED]]
             more = len(lost) - len(named)
             text += f" (not {', '.join(named)}{f' and {more} more' if more else ''})"
-        scores = [f"AUC {ours:.3f} for {other:.3f} ({name})" for name, (ours, other) in self.auc.items()]
+        scores = [f"AUC {number(*ours)} for {number(*other)} ({name})" for name, (ours, other) in self.auc.items()]
         return "; ".join([text, *scores])
 
 
@@ -136,8 +137,8 @@ def contest(ours: EvaluationResult, control: EvaluationResult) -> Contest:
     keys = tuple(key for key in mine if key in other)
     means = ours.generated.layers
     dim = {k for k, share in enumerate(means.share) if share <= SIGNIFICANT_SHARE} if means is not None else set()
-    auc = {
-        name: (score.auc.mean, control.generated.classifiers[name].auc.mean)
+    auc: dict[str, tuple[Pair, Pair]] = {
+        name: (auc_pair(score), auc_pair(control.generated.classifiers[name]))
         for name, score in ours.generated.classifiers.items()
         if name in control.generated.classifiers
     }

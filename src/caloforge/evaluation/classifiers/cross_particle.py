@@ -20,11 +20,11 @@ from caloforge.evaluation.classifiers.retraining import (
     ClassifierSettings,
     class_rows,
     retrained,
-    spread,
     train_classifier,
 )
 from caloforge.evaluation.classifiers.scores import area_under_roc
-from caloforge.evaluation.results import CrossParticleResult, CrossParticleScore
+from caloforge.evaluation.classifiers.uncertainty import auc_contributions, pack, shower_groups, spread, unpack
+from caloforge.evaluation.results import CrossParticleResult, CrossParticleScore, Spread
 from caloforge.random import Streams
 from caloforge.showers import Showers
 
@@ -79,7 +79,8 @@ def cross_particle_test(
     per_class = min(*(len(s) for s in everything), settings.max_showers or len(geant4.first))
     sizes = split_sizes(recipe, per_class)
     generator = streams.child("rows").generator(0)
-    rows = np.concatenate([INPUTS[recipe.inputs](s[class_rows(len(s), per_class, generator)]) for s in everything])
+    some = [s[class_rows(len(s), per_class, generator)] for s in everything]
+    rows, groups = np.concatenate([INPUTS[recipe.inputs](s) for s in some]), shower_groups(some)
     labels = np.tile(np.repeat([0, 1], per_class), 2)
     tensor, classes = settings.tensor(rows), torch.from_numpy(labels).to(settings.device)
     ends = np.cumsum((0, *sizes))
@@ -98,7 +99,9 @@ def cross_particle_test(
                 readout=geant4.first.readout, generator=generator, after_epoch=after_epoch,
             )  # fmt: skip
             for other, part in zip(sources, np.split(np.arange(len(tests)), 2), strict=True):
-                found[f"{source} {other}"] = area_under_roc(outputs.test[part, 0], labels[tests[part]])
+                scored, known = outputs.test[part, 0], labels[tests[part]]
+                found[f"{source} {other}"] = area_under_roc(scored, known)
+                found[f"test {source} {other}"] = pack(groups[tests[part]], {"auc": auc_contributions(scored, known)})
         return found
 
     results = retrained(
@@ -113,12 +116,17 @@ def cross_particle_test(
         note=lambda result: "particle identification",
         networks=len(sources),
     )
+
+    def over_retrainings(key: str) -> Spread:
+        tests = [unpack(r[f"test {key}"], "auc") for r in results]
+        return spread([r[key] for r in results], [c for c, _ in tests], [g for _, g in tests])
+
     return CrossParticleResult(
         particles=(particle_name(geant4.first.particle), particle_name(geant4.second.particle)),
         recipe=recipe.name,
         showers=per_class,
         scores=tuple(
-            CrossParticleScore(trained_on=a, scored_on=b, auc=spread([r[f"{a} {b}"] for r in results]))
+            CrossParticleScore(trained_on=a, scored_on=b, auc=over_retrainings(f"{a} {b}"))
             for a in sources
             for b in sources
         ),

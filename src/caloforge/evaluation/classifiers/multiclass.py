@@ -19,10 +19,10 @@ from caloforge.evaluation.classifiers.retraining import (
     ClassifierSettings,
     class_rows,
     retrained,
-    spread,
     train_classifier,
 )
-from caloforge.evaluation.results import LogPosteriorResult
+from caloforge.evaluation.classifiers.uncertainty import mean_contributions, pack, shower_groups, spread, unpack
+from caloforge.evaluation.results import LogPosteriorResult, Spread
 from caloforge.random import Streams
 from caloforge.showers import Showers
 
@@ -68,6 +68,7 @@ def log_posterior_test(
     sizes = split_sizes(recipe, per_class)
     shown = reference[class_rows(len(reference), sizes[2] * len(names), generator)]
     rows = np.concatenate([INPUTS[recipe.inputs](s) for s in (*samples, shown)])
+    groups = shower_groups([*samples, shown])
     labels = np.concatenate([np.repeat(np.arange(len(names)), per_class), np.zeros(len(shown), dtype=np.int64)])
     tensor, classes = settings.tensor(rows), torch.from_numpy(labels).to(settings.device)
 
@@ -83,11 +84,14 @@ def log_posterior_test(
             generator=generator, after_epoch=after_epoch, outputs=len(names),
         )  # fmt: skip
         posterior: NDArray[np.float64] = log_softmax(outputs.test, axis=1)
-        known, shown_to = posterior[: len(test)], posterior[len(test) :]
-        return {
-            "generated": [float(known[labels[test] == k][:, k].mean()) for k in range(len(names))],
-            "reference": [float(shown_to[:, k].mean()) for k in range(len(names))],
-        }
+        found: dict[str, Any] = {}
+        for k in range(len(names)):
+            own = np.flatnonzero(labels[test] == k)
+            for word, asked in (("generated", own), ("reference", len(test) + np.arange(len(shown)))):
+                logs = posterior[asked, k]
+                found[f"{word} {k}"] = float(logs.mean())
+                found[f"test {word} {k}"] = pack(groups[parts[2][asked]], {"mean": mean_contributions(logs)})
+        return found
 
     results = retrained(
         retrain,
@@ -100,9 +104,14 @@ def log_posterior_test(
         advance=advance,
         note=lambda result: "log-posterior",
     )
+
+    def over_retrainings(key: str) -> Spread:
+        tests = [unpack(r[f"test {key}"], "mean") for r in results]
+        return spread([r[key] for r in results], [c for c, _ in tests], [g for _, g in tests])
+
     return LogPosteriorResult(
-        on_reference={name: spread([r["reference"][k] for r in results]) for k, name in enumerate(names)},
-        on_generated={name: spread([r["generated"][k] for r in results]) for k, name in enumerate(names)},
+        on_reference={name: over_retrainings(f"reference {k}") for k, name in enumerate(names)},
+        on_generated={name: over_retrainings(f"generated {k}") for k, name in enumerate(names)},
         settings={
             "recipe": recipe.name,
             "epochs": settings.epochs or recipe.epochs,

@@ -18,10 +18,12 @@ from caloforge.evaluation.classifiers.kept import KeptResults
 from caloforge.evaluation.classifiers.networks import build_network
 from caloforge.evaluation.classifiers.recipes import ClassifierRecipe, batch_size, split_sizes
 from caloforge.evaluation.classifiers.training import Indices, Outputs, fit, seeded
-from caloforge.evaluation.results import Spread
 from caloforge.random import Streams
 
-__all__ = ["ClassifierSettings", "class_rows", "retrained", "spread", "train_classifier"]
+__all__ = ["ClassifierSettings", "class_rows", "retrained", "train_classifier"]
+
+#: Raised whenever kept results hold something else than before.
+_FORM = 2
 
 
 @dataclass(frozen=True)
@@ -142,8 +144,11 @@ def retrained(
     kept = KeptResults(
         keep,
         name,
-        {"recipe": asdict(recipe), "seed": streams.seed, "purpose": streams.purpose, "settings": lasting, **identity},
-    )
+        {
+            "recipe": asdict(recipe), "seed": streams.seed, "purpose": streams.purpose, "settings": lasting,
+            "form": _FORM, **identity,
+        },
+    )  # fmt: skip
     epochs = networks * (settings.epochs or recipe.epochs)
     results = []
     for number in range(settings.retrainings):
@@ -164,9 +169,3 @@ def retrained(
             advance(epochs, f"{note(result)} (kept)")
         results.append(result)
     return results
-
-
-def spread(values: list[float]) -> Spread:
-    """Mean, standard deviation (0 for a single value) and the values themselves."""
-    deviation = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
-    return Spread(mean=float(np.mean(values)), std=deviation, values=tuple(values))

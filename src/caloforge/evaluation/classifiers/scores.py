@@ -11,7 +11,14 @@ from numpy.typing import NDArray
 
 from caloforge.errors import UsageError
 
-__all__ = ["IsotonicCalibration", "area_under_roc", "area_under_roc_error", "divergence_of_classifier", "roc_curve"]
+__all__ = [
+    "IsotonicCalibration",
+    "area_under_roc",
+    "area_under_roc_error",
+    "area_under_roc_parts",
+    "divergence_of_classifier",
+    "roc_curve",
+]
 
 Float64 = NDArray[np.float64]
 Labels = NDArray[np.int64]
@@ -39,17 +46,28 @@ def area_under_roc(outputs: Float64, labels: Labels) -> float:
     return float((ranks[:n].sum() - n * (n + 1) / 2) / (n * len(negative)))
 
 
-def area_under_roc_error(outputs: Float64, labels: Labels) -> float:
-    """Standard error of the AUC from the finite test sample (E. DeLong et al., Biometrics 44 (1988) 837)."""
+def area_under_roc_parts(outputs: Float64, labels: Labels) -> tuple[Float64, Float64]:
+    """For each shower the share of the other class on its right side, ties counting one half; either mean is the AUC.
+
+    These are the structural components of the AUC (E. DeLong et al., Biometrics 44 (1988) 837).
+
+    Returns:
+        Of class 1 and of class 0, in the order in which they stand in ``outputs``.
+    """
     positive, negative = _split(outputs, labels)
     n, m = len(positive), len(negative)
-    if n < 2 or m < 2:
-        return 0.5
     every = scipy.stats.rankdata(np.concatenate([positive, negative]))
-    # For each shower, the share of the other class on its wrong side.
-    v10 = (every[:n] - scipy.stats.rankdata(positive)) / m
-    v01 = 1 - (every[n:] - scipy.stats.rankdata(negative)) / n
-    return math.sqrt(float(v10.var(ddof=1)) / n + float(v01.var(ddof=1)) / m)
+    above = (every[:n] - scipy.stats.rankdata(positive)) / m
+    below = 1 - (every[n:] - scipy.stats.rankdata(negative)) / n
+    return above, below
+
+
+def area_under_roc_error(outputs: Float64, labels: Labels) -> float:
+    """Standard error of the AUC from the finite test sample (E. DeLong et al., Biometrics 44 (1988) 837)."""
+    above, below = area_under_roc_parts(outputs, labels)
+    if len(above) < 2 or len(below) < 2:
+        return 0.5
+    return math.sqrt(float(above.var(ddof=1)) / len(above) + float(below.var(ddof=1)) / len(below))
 
 
 class IsotonicCalibration:

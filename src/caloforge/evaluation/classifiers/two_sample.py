@@ -23,7 +23,6 @@ from caloforge.evaluation.classifiers.retraining import (
     ClassifierSettings,
     class_rows,
     retrained,
-    spread,
     train_classifier,
 )
 from caloforge.evaluation.classifiers.scores import (
@@ -34,7 +33,15 @@ from caloforge.evaluation.classifiers.scores import (
     roc_curve,
 )
 from caloforge.evaluation.classifiers.training import fit, seeded
-from caloforge.evaluation.results import ClassifierResult, Roc, Slice
+from caloforge.evaluation.classifiers.uncertainty import (
+    auc_contributions,
+    divergence_contributions,
+    pack,
+    shower_groups,
+    spread,
+    unpack,
+)
+from caloforge.evaluation.results import ClassifierResult, Roc, Slice, Spread
 from caloforge.random import Streams
 from caloforge.showers import ShowerPoints, Showers
 
@@ -49,10 +56,11 @@ _FEWEST_IN_SLICE = 20
 
 @dataclass(frozen=True)
 class _Sample:
-    """Rows of both classes, in equal numbers."""
+    """Rows of both classes, in equal numbers; ``groups`` has one number for each shower, see ``shower_groups``."""
 
     rows: torch.Tensor
     labels: NDArray[np.int64]
+    groups: Indices
     energy: Float64
     per_class: int
     fingerprint: str
@@ -79,7 +87,10 @@ def _sample(
     fingerprint = hashlib.blake2b(digest_size=16)
     fingerprint.update(rows.data)
     fingerprint.update(energy.data)
-    return _Sample(settings.tensor(rows), np.repeat([0, 1], per_class), energy, per_class, fingerprint.hexdigest())
+    return _Sample(
+        rows=settings.tensor(rows), labels=np.repeat([0, 1], per_class), groups=shower_groups(parts), energy=energy,
+        per_class=per_class, fingerprint=fingerprint.hexdigest(),
+    )  # fmt: skip
 
 
 def energy_slices(energy: Float64, slices: int) -> Float64:
@@ -133,10 +144,20 @@ def _retrain(
     false, true = roc_curve(logits, labels)
     numbers = _slice_numbers(edges, sample.energy[test])
     sliced: list[float | None] = []
+    within = np.zeros(len(test))
     for part in range(len(edges) - 1):
         inside = numbers == part
         enough = all((labels[inside] == c).sum() >= _FEWEST_IN_SLICE for c in (0, 1))
         sliced.append(area_under_roc(logits[inside], labels[inside]) if enough else None)
+        if enough:
+            within[inside] = auc_contributions(logits[inside], labels[inside])
+    of_showers: dict[str, NDArray[Any]] = {
+        "auc": auc_contributions(logits, labels),
+        "calibrated_auc": auc_contributions(calibrated, labels),
+        "jsd": divergence_contributions(smoothed, labels),
+        "slices": within,
+        "part": numbers,
+    }
     return {
         "auc": area_under_roc(logits, labels),
         "calibrated_auc": area_under_roc(calibrated, labels),
@@ -147,6 +168,7 @@ def _retrain(
         "slice_showers": [int((numbers == part).sum()) for part in range(len(edges) - 1)],
         "roc": [false.tolist(), true.tolist()],
         "parameters": sum(p.numel() for p in network.parameters()),
+        "test": pack(sample.groups[test], of_showers),
     }
 
 
@@ -162,9 +184,9 @@ def two_sample_test(
 ) -> ClassifierResult:
     """Train classifiers between generated (label 0) and reference showers (label 1), and score them.
 
-    Each retraining draws its own split, so the spread holds the scatter of the test sample as well as that of the
-    training. The epoch with the best accuracy on the second part of the split counts; AUC, calibrated AUC (isotonic, as
-    published) and JSD are those of the third part.
+    Each retraining draws its own split, so their standard deviation holds the scatter of the test sample as well as that of
+    the training; the error of the mean counts every shower once (see ``uncertainty``). The epoch with the best accuracy on
+    the second part of the split counts; AUC, calibrated AUC (isotonic, as published) and JSD are those of the third part.
 
     Args:
         recipe: what is trained.
@@ -205,18 +227,30 @@ def _gather(
     results: list[dict[str, Any]],
     edges: Float64,
 ) -> ClassifierResult:
+    parts = [unpack(r["test"], "part")[0] for r in results]
+    within = [unpack(r["test"], "slices") for r in results]
     slices = []
     for part in range(len(edges) - 1):
-        values = [r["slices"][part] for r in results if r["slices"][part] is not None]
-        if values:
+        there = [k for k, r in enumerate(results) if r["slices"][part] is not None]
+        if there:
+            inside = [parts[k] == part for k in there]
             slices.append(
                 Slice(
                     energy_min=edges[part],
                     energy_max=edges[part + 1],
                     showers=round(np.mean([r["slice_showers"][part] for r in results])),
-                    auc=spread(values),
+                    auc=spread(
+                        [results[k]["slices"][part] for k in there],
+                        [within[k][0][chosen] for k, chosen in zip(there, inside, strict=True)],
+                        [within[k][1][chosen] for k, chosen in zip(there, inside, strict=True)],
+                    ),
                 )
             )
+
+    def over_retrainings(score: str) -> Spread:
+        found = [unpack(r["test"], score) for r in results]
+        return spread([r[score] for r in results], [c for c, _ in found], [g for _, g in found])
+
     return ClassifierResult(
         name=recipe.name,
         title=recipe.title,
@@ -233,9 +267,9 @@ def _gather(
             "retrainings": settings.retrainings,
         },
         parameters=results[0]["parameters"],
-        auc=spread([r["auc"] for r in results]),
-        calibrated_auc=spread([r["calibrated_auc"] for r in results]),
-        jsd=spread([r["jsd"] for r in results]),
+        auc=over_retrainings("auc"),
+        calibrated_auc=over_retrainings("calibrated_auc"),
+        jsd=over_retrainings("jsd"),
         statistical_error=float(np.mean([r["error"] for r in results])),
         best_epochs=tuple(r["best_epoch"] for r in results),
         slices=tuple(slices),
