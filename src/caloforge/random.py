@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from caloforge.errors import UsageError
 
-__all__ = ["Streams"]
+__all__ = ["Streams", "ragged_normal_of"]
 
 
 @dataclass(frozen=True)
@@ -57,27 +57,12 @@ class Streams:
         counter = np.array([0, 0, attempt, index], dtype=np.uint64)
         return np.random.Generator(np.random.Philox(key=self.key(), counter=counter))
 
-    def _rows(
-        self, indices: NDArray[np.int64], attempts: NDArray[np.int64] | int
-    ) -> Iterator[tuple[int, np.random.Generator]]:
-        # Re-aiming one generator is several times cheaper than building one for each shower.
-        bits = np.random.Philox(key=self.key())
-        generator = np.random.Generator(bits)
-        state: Any = bits.state
-        tries = np.broadcast_to(np.asarray(attempts), np.shape(indices))
-        for row, (index, attempt) in enumerate(zip(indices, tries, strict=True)):
-            state["state"]["counter"] = np.array([0, 0, attempt, index], dtype=np.uint64)
-            state["buffer_pos"] = 4  # nothing left of the previous shower's numbers
-            state["has_uint32"] = 0
-            bits.state = state
-            yield row, generator
-
     def normal(
         self, indices: NDArray[np.int64], size: int, attempts: NDArray[np.int64] | int = 0
     ) -> NDArray[np.float32]:
         """Standard normal numbers, shape ``(len(indices), size)``, row k belonging to shower ``indices[k]``."""
         out = np.empty((len(indices), size), dtype=np.float32)
-        for row, generator in self._rows(indices, attempts):
+        for row, generator in _rows(self.key(), indices, attempts):
             generator.standard_normal(dtype=np.float32, out=out[row])
         return out
 
@@ -88,21 +73,45 @@ class Streams:
         attempts: NDArray[np.int64] | int = 0,
     ) -> NDArray[np.float32]:
         """Standard normal numbers, ``sizes[k]`` of them for shower ``indices[k]``, one shower behind the other."""
-        ends = np.cumsum(sizes)
-        out = np.empty(int(ends[-1]) if len(ends) else 0, dtype=np.float32)
-        for row, generator in self._rows(indices, attempts):
-            generator.standard_normal(dtype=np.float32, out=out[ends[row] - sizes[row] : ends[row]])
-        return out
+        ends = np.cumsum(sizes, dtype=np.int64)
+        return ragged_normal_of(self.key(), indices, np.broadcast_to(np.asarray(attempts), np.shape(indices)), ends)
 
     def uniform(
         self, indices: NDArray[np.int64], size: int, attempts: NDArray[np.int64] | int = 0
     ) -> NDArray[np.float64]:
         """Uniform numbers in [0, 1), shape ``(len(indices), size)``, row k belonging to shower ``indices[k]``."""
         out = np.empty((len(indices), size), dtype=np.float64)
-        for row, generator in self._rows(indices, attempts):
+        for row, generator in _rows(self.key(), indices, attempts):
             generator.random(out=out[row])
         return out
 
     def integer(self, index: int, attempt: int = 0) -> int:
         """A 64-bit seed for a foreign generator (Geant4's, torch's)."""
         return int(self.generator(index, attempt).integers(0, 2**64, dtype=np.uint64))
+
+
+def _rows(
+    key: NDArray[np.uint64], indices: NDArray[np.int64], attempts: NDArray[np.int64] | int
+) -> Iterator[tuple[int, np.random.Generator]]:
+    """A generator aimed at one stream after the other, with the number of its row."""
+    # Re-aiming one generator is several times cheaper than building one for each shower.
+    bits = np.random.Philox(key=key)
+    generator = np.random.Generator(bits)
+    state: Any = bits.state
+    tries = np.broadcast_to(np.asarray(attempts), np.shape(indices))
+    for row, (index, attempt) in enumerate(zip(indices, tries, strict=True)):
+        state["state"]["counter"] = np.array([0, 0, attempt, index], dtype=np.uint64)
+        state["buffer_pos"] = 4  # nothing left of the previous shower's numbers
+        state["has_uint32"] = 0
+        bits.state = state
+        yield row, generator
+
+
+def ragged_normal_of(
+    key: NDArray[np.uint64], indices: NDArray[np.int64], attempts: NDArray[np.int64], ends: NDArray[np.int64]
+) -> NDArray[np.float32]:
+    """As :meth:`Streams.ragged_normal`, of the streams with a key; ``ends[k]`` is where the numbers of row k end."""
+    out = np.empty(int(ends[-1]) if len(ends) else 0, dtype=np.float32)
+    for row, generator in _rows(key, indices, attempts):
+        generator.standard_normal(dtype=np.float32, out=out[ends[row - 1] if row else 0 : ends[row]])
+    return out

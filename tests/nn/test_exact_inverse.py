@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import gc
 import weakref
@@ -12,13 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from caloforge.errors import UsageError
+from caloforge.kernels.ops.autoregressive import solve_autoregressive
+from caloforge.kernels.ops.registry import plain_only
 from caloforge.nn import MaskedAutoregressiveFlow
-from caloforge.nn.inverse import invert_incrementally
-from caloforge.nn.inverse.compiled import CompiledInverse, Layout, compiled_inverse
-from caloforge.nn.native import native_library
 from caloforge.nn.permutations import random_all
 
-ROUTES = ["incremental", "tile", "single"]
+ROUTES = ["modules", "plain", "tile", "single"]
+
+pytestmark = pytest.mark.usefixtures("kernels")
 
 
 def random_flow(seed, *, features, hidden, layers, bins=8, context=2, masks="even", blocks=2, dtype=torch.float64):
@@ -40,12 +42,17 @@ def random_points(flow, count, seed, dtype=torch.float64):
 
 
 def invert(route, flow, z, context, threads=1):
-    if route == "incremental":
-        return invert_incrementally(flow, z, context)
-    library = native_library()
-    if library is None:
-        pytest.skip("no C++ compiler here")
-    return CompiledInverse(flow, library, Layout[route.upper()])(z, context, threads)
+    """The slow direction: from the modules, from packed weights by the plain twin, or by one of two kernels."""
+    if route == "modules":
+        return flow.solve_plainly(z, context)
+    shape, before = flow.blocks[0].spline_shape, torch.get_num_threads()
+    with plain_only() if route == "plain" else contextlib.nullcontext():
+        packed, plan = flow.packed(single=route == "single")
+        torch.set_num_threads(threads)
+        try:
+            return solve_autoregressive(packed, plan, z, context, shape, single=route == "single")
+        finally:
+            torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("route", ROUTES)
@@ -93,7 +100,7 @@ def test_rough_networks_come_back_as_well_as_by_full_passes(route, scale):
             block.conditioner.output_layer.bias += scale * torch.randn(24 * 23)
     z, context = random_points(flow, 300, 2, torch.float32)
     exact = copy.deepcopy(flow).double()
-    with torch.no_grad():
+    with torch.no_grad(), plain_only() if route == "plain" else contextlib.nullcontext():
         z *= 3
         x, logdet = invert(route, flow, z, context)
         reference, _ = flow.inverse_reference(z, context)
@@ -130,7 +137,7 @@ def test_batches_and_threads_change_nothing(route):
 def test_routes_agree():
     flow = random_flow(4, features=50, hidden=64, layers=1, dtype=torch.float32)
     z, context = random_points(flow, 20, 4, torch.float32)
-    expected, _ = invert("incremental", flow, z, context)
+    expected, _ = invert("plain", flow, z, context)
     for route in ("tile", "single"):
         x, _ = invert(route, flow, z, context)
         assert ((x - expected).abs() <= 1e-4 * expected.abs() + 1e-5).all()
@@ -174,6 +181,10 @@ def test_packed_weights_follow_every_change():
     check(flow)
     flow.blocks[1] = copy.deepcopy(flow.blocks[0])
     check(flow)
+    flow.blocks[1].conditioner.input_layer = copy.deepcopy(flow.blocks[0].conditioner.input_layer)
+    with torch.no_grad():
+        flow.blocks[1].conditioner.input_layer.bias += 1
+    check(flow)
     optimiser = torch.optim.Adam(flow.parameters(), lr=0.1)
     (-flow.log_prob(z, context).mean()).backward()
     optimiser.step()
@@ -183,11 +194,9 @@ def test_packed_weights_follow_every_change():
 
 def test_weights_are_packed_once_and_released_with_the_flow():
     flow = random_flow(8, features=10, hidden=12, layers=1)
-    if native_library() is None:
-        pytest.skip("no C++ compiler here")
-    first = compiled_inverse(flow, 100)
-    assert compiled_inverse(flow, 50) is first
-    assert compiled_inverse(flow, 1) is not first
+    first, _ = flow.packed(single=False)
+    assert flow.packed(single=False)[0] is first
+    assert flow.packed(single=True)[0] is not first
     gone = weakref.ref(first), weakref.ref(flow)
     del first, flow
     gc.collect()
@@ -201,6 +210,23 @@ def test_inverse_of_an_empty_batch_and_of_other_dtypes():
     assert x.shape == (0, 5)
     assert logdet.shape == (0,)
     assert not flow.inverse(empty, torch.zeros(0, 2, dtype=torch.float64))[0].requires_grad
+
+
+def test_weights_of_another_kernel_are_refused():
+    """Fails if a kernel reads packed numbers without looking how many there are."""
+    flow = random_flow(9, features=5, hidden=6, layers=1)
+    z, context = random_points(flow, 3, 1)
+    packed, plan = flow.packed(single=True)
+    with pytest.raises(ValueError, match="packed by another kernel"):
+        solve_autoregressive(packed, plan, z, context, flow.blocks[0].spline_shape, single=False)
+    with plain_only(), pytest.raises(ValueError, match="packed by another kernel"):
+        solve_autoregressive(packed, plan, z, context, flow.blocks[0].spline_shape, single=True)
+
+
+def test_more_bins_than_the_kernels_know():
+    flow = random_flow(10, features=5, hidden=6, layers=1, bins=70)
+    z, context = random_points(flow, 3, 1)
+    torch.testing.assert_close(flow.inverse(z, context)[0], flow.eval().inverse_reference(z, context)[0].detach())
 
 
 def test_shapes_that_do_not_fit_are_refused():

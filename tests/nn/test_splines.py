@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 
 import numpy as np
@@ -11,9 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from caloforge.errors import ConfigError
-from caloforge.nn.compiled_splines import compiled_rqs
-from caloforge.nn.native import native_library
-from caloforge.nn.splines import plain_rqs, raw_parameter_count, rqs
+from caloforge.kernels.ops.registry import plain_only
+from caloforge.kernels.ops.splines import raw_parameter_count, rqs
 
 BOUND, MINIMUM = 14.0, 1e-6
 
@@ -184,17 +184,17 @@ def test_impossible_settings_are_refused(count, settings_):
 @pytest.mark.parametrize("inverse", [False, True])
 @pytest.mark.parametrize("bins", [1, 2, 8, 11])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_compiled_kernels_equal_plain_pytorch(inverse, bins, dtype):
-    if native_library() is None:
-        pytest.skip("no C++ compiler here")
+def test_compiled_kernels_equal_plain_pytorch(kernels, inverse, bins, dtype):
     x, raw = random_case(1037, bins, 0.7, seed=bins, dtype=dtype)
     x[:3] = torch.tensor([-BOUND, BOUND, 0.0])
     results = []
-    for evaluate in (compiled_rqs, plain_rqs):
+    for way in (contextlib.nullcontext, plain_only):
         a, b = x.clone().requires_grad_(), raw.clone().requires_grad_()
-        y, logs = evaluate(
-            a, b, bound=BOUND, min_bin_width=1e-5, min_bin_height=2e-5, min_derivative=3e-6, inverse=inverse
-        )
+        with way():
+            y, logs = rqs(
+                a, b, bound=BOUND, min_bin_width=1e-5, min_bin_height=2e-5, min_derivative=3e-6, inverse=inverse
+            )
+            assert (y.grad_fn.name() == "_SplineBackward") == (way is not plain_only)
         weights = torch.linspace(-1, 1, len(x), dtype=dtype)
         grads = torch.autograd.grad((weights * y + weights.flip(0) * logs).sum(), (a, b))
         results.append((y, logs, *grads))
@@ -203,9 +203,7 @@ def test_compiled_kernels_equal_plain_pytorch(inverse, bins, dtype):
         torch.testing.assert_close(found, expected, rtol=relative, atol=absolute)
 
 
-def test_compiled_kernels_for_any_thread_count_and_layout():
-    if native_library() is None:
-        pytest.skip("no C++ compiler here")
+def test_compiled_kernels_for_any_thread_count_and_layout(kernels):
     x, raw = random_case(6000, 8, 1.0, seed=1, dtype=torch.float32)
     expected = rqs(x, raw, bound=BOUND)
     threads = torch.get_num_threads()
@@ -222,7 +220,7 @@ def test_compiled_kernels_for_any_thread_count_and_layout():
     assert empty.shape == (0,)
 
 
-def test_tracing_and_function_transforms_use_plain_pytorch():
+def test_tracing_sees_plain_operations_and_function_transforms_work():
     x, raw = random_case(5, 8, 1.0, seed=2)
 
     class Spline(torch.nn.Module):
@@ -234,6 +232,17 @@ def test_tracing_and_function_transforms_use_plain_pytorch():
         torch.testing.assert_close(found, expected)
     jacobian = torch.func.jacrev(lambda a: rqs(a, raw, bound=BOUND)[0])(x)
     torch.testing.assert_close(jacobian.diagonal().log(), rqs(x, raw, bound=BOUND)[1])
+
+
+@pytest.mark.parametrize("inverse", [False, True])
+def test_gradients_of_gradients_and_mapped_splines(kernels, inverse):
+    """Fails if the backward pass hands out gradients that nothing can be differentiated through."""
+    x, raw = random_case(4, 5, 1.0, seed=4)
+    case = x.clamp(-13, 13).requires_grad_(), raw.requires_grad_()
+    assert torch.autograd.gradgradcheck(lambda a, b: rqs(a, b, bound=BOUND, inverse=inverse), case)
+    with torch.no_grad():
+        mapped = torch.func.vmap(lambda a, b: rqs(a, b, bound=BOUND, inverse=inverse)[0], in_dims=(None, 0))(x[0], raw)
+        torch.testing.assert_close(mapped, rqs(x[0].expand(4), raw, bound=BOUND, inverse=inverse)[0])
 
 
 @pytest.mark.parametrize("inverse", [False, True])

@@ -297,7 +297,7 @@ def _flow_megabytes(flow: ShowerFlow, z: torch.Tensor, context: torch.Tensor) ->
 
     hooks = [module.register_forward_hook(count) for module in flow.modules() if isinstance(module, nn.Linear)]
     try:
-        flow.sample_reference(z, context)
+        flow.log_prob(flow.sample(z, context), context)  # the same networks with the same inputs
     finally:
         for hook in hooks:
             hook.remove()

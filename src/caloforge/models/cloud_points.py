@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from caloforge.kernels.ops.pointwise import packed_index
 from caloforge.models.pointclouds import PointCloudModel, conditions_of
 from caloforge.nn.edm import heun_step
-from caloforge.nn.pointwise import PointWiseNet, packed_index
+from caloforge.nn.pointwise import PointWiseNet
 from caloforge.random import Streams
 from caloforge.stage import GradientStage, StageTraining, TrainingBatch, TrainingData
 

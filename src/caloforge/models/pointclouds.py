@@ -19,6 +19,12 @@ from torch import Tensor, nn
 
 from caloforge.detectors import Detector
 from caloforge.errors import ConfigError, UsageError
+from caloforge.kernels.ops.allocation import allocate
+from caloforge.kernels.ops.clouds import CloudSettings, cloud_constants, decode_clouds
+from caloforge.kernels.ops.normals import ragged_normal
+from caloforge.kernels.ops.packing import packed_copies
+from caloforge.kernels.ops.pointwise import packed_index
+from caloforge.kernels.ops.registry import eager
 from caloforge.models.base import Latents, ShowerModel
 from caloforge.models.cloud_parts import (
     CORRECTIONS,
@@ -38,11 +44,8 @@ from caloforge.models.cloud_parts import (
     layer_totals,
 )
 from caloforge.models.conditions import Conditions
-from caloforge.nn.allocation import allocate
-from caloforge.nn.compiled_decoding import CloudConstants, CloudSettings, compiled_decoding
 from caloforge.nn.edm import Edm, heun_sample
-from caloforge.nn.normals import ragged_normal
-from caloforge.nn.pointwise import PointWiseNet, packed_index
+from caloforge.nn.pointwise import PointWiseNet
 from caloforge.nn.showerflow import BlockOrder, ShowerFlow
 from caloforge.random import Streams
 from caloforge.showers.projection import cell_pitch
@@ -115,11 +118,6 @@ class PointCloudModel(ShowerModel):
         self.target = self._network(point_context).requires_grad_(False)
         self.layer_factors = LayerFactors(self.layers, features)
         self.calibration = CalibrationFactors(self.layers, polynomial=config.occupancy == "polynomial")
-        self._constants: tuple[PointCloudConfig, CloudConstants] | None = None  # of the kernel, for a configuration
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Without the kernel's view of the constants, which points at this model's memory."""
-        return self.__dict__ | {"_constants": None}
 
     def _network(self, context: int) -> PointWiseNet:
         config = self.config
@@ -216,8 +214,14 @@ class PointCloudModel(ShowerModel):
     ) -> tuple[dict[str, Tensor], Tensor]:
         """Points (M, 4) and offsets (N + 1,); a shower whose counts or energies are unphysical is not valid, and empty."""
         raw = self.flow_outputs(conditions, latents["profile"])
-        made = self._decode_compiled(conditions, raw, latents)
-        return self.decode_reference(conditions, raw, latents) if made is None else made
+        if not self._in_one_kernel(raw):
+            return self.decode_reference(conditions, raw, latents)
+        packed, plan = self.target.packed()
+        points, offsets, valid = decode_clouds(
+            packed, plan, self._kernel_constants(), raw, conditions["incident_energy"], conditions["direction"],
+            latents["points"].to(raw.dtype), latents["starts"],
+        )  # fmt: skip
+        return {"offsets": offsets, "points": points}, valid
 
     def decode_reference(
         self, conditions: Mapping[str, Tensor], raw: Tensor, latents: Mapping[str, Tensor]
@@ -238,45 +242,44 @@ class PointCloudModel(ShowerModel):
         )
         return {"offsets": offsets, "points": points}, profiles.valid
 
-    def _decode_compiled(
-        self, conditions: Mapping[str, Tensor], raw: Tensor, latents: Mapping[str, Tensor]
-    ) -> tuple[dict[str, Tensor], Tensor] | None:
-        """As :meth:`decode_reference`, in one kernel; None where it cannot serve."""
-        if self.config.sampler != "consistency" or "compiled_totals" not in vars(type(self)):
-            return None
-        if self._constants is None or self._constants[0] is not self.config:
-            self._constants = self.config, self._kernel_constants()
-        made = compiled_decoding(
-            self.target, self._constants[1], raw, conditions["incident_energy"], conditions["direction"],
-            latents["points"].to(raw.dtype), latents["starts"],
-        )  # fmt: skip
-        return None if made is None else ({"offsets": made[1], "points": made[0]}, made[2])
+    def _in_one_kernel(self, raw: Tensor) -> bool:
+        """Whether one operator does all that follows the flow's outputs ``raw``; else it goes step by step."""
+        known = self.config.sampler == "consistency" and "compiled_totals" in vars(type(self))
+        return known and not torch.is_grad_enabled() and eager(raw) and raw.dtype == self.target.frequencies.dtype
 
-    def _kernel_constants(self) -> CloudConstants:
-        config = self.config
-        level, (scale, skip, out) = self.edm.one_step
-        settings = CloudSettings(
-            room=ROOM, least_factor=LEAST_FACTOR, least_variance=LEAST_VARIANCE,
-            least_total_variance=LEAST_TOTAL_VARIANCE, most_total=MOST_TOTAL, half_box=config.box / 2, level=level,
-            scale=scale, skip=skip, out=out,
-            layers=self.layers, totals=self.compiled_totals, roots=config.profiles == "sqrt",
-            asinh=config.positions == "asinh", linear_energy=config.point_energy == "linear",
-            max_negative=config.max_negative,
-        )  # fmt: skip
-        number = SAMPLERS.index(config.sampler)
+    def _kernel_constants(self) -> Tensor:
+        """Settings and fitted constants as the operator takes them; from memory if nothing has changed since."""
+        config, number = self.config, SAMPLERS.index(self.config.sampler)
         scales, factors, found, points = self.scales, self.layer_factors, self.calibration, self.points
-        constants: dict[str, tuple[nn.Module, str, int | None]] = {
-            **{name: (scales, name, None) for name in ("incident", "mean", "std", "variance", "most_points")},
-            **{name: (factors, name, None) for name in CORRECTIONS},
-            "layer_points": (factors, "points", None),
-            "layer_energy": (factors, "energy", None), "occupancy": (found, "occupancy", number),
-            "energy": (found, "energy", number), "point_mean": (points, "mean", None),
-            "point_scale": (points, "scale", None), "core": (points, "core", None),
-            "least_energy": (points, "least_energy", None), "depths": (self.shift, "depths", None),
+        arrays = {
+            "trend": scales.mean, "std": scales.std, "variance": scales.variance, "most_points": scales.most_points,
+            "point_mean": points.mean, "point_scale": points.scale, "depths": self.shift.depths,
+            "layer_points": factors.points, "layer_energy": factors.energy,
+            "energy": found.energy, "occupancy": found.occupancy,
         }  # fmt: skip
+        for name in CORRECTIONS:
+            arrays[name] = getattr(factors, name)
         if found.polynomial:
-            constants["polynomials"] = (found, "polynomials", number)
-        return CloudConstants(settings, constants)
+            arrays["polynomials"] = found.polynomials
+
+        def make() -> Tensor:
+            level, (scale, skip, out) = self.edm.one_step
+            settings = CloudSettings(
+                incident=float(scales.incident), points_unit=float(scales.point_limit(scales.incident)), room=ROOM,
+                least_factor=LEAST_FACTOR, least_variance=LEAST_VARIANCE, least_total_variance=LEAST_TOTAL_VARIANCE,
+                most_total=MOST_TOTAL, half_box=config.box / 2, level=level, scale=scale, skip=skip, out=out,
+                core=float(points.core), least_energy=float(points.least_energy), layers=self.layers,
+                totals=self.compiled_totals or 0, roots=config.profiles == "sqrt", asinh=config.positions == "asinh",
+                linear_energy=config.point_energy == "linear", max_negative=config.max_negative,
+            )  # fmt: skip
+            for name in {"energy", "occupancy", "polynomials"} & arrays.keys():
+                arrays[name] = arrays[name][number]
+            return cloud_constants(settings, arrays)
+
+        tensors = [*arrays.values(), scales.incident, points.core, points.least_energy]
+        key = (config.sampler, config.max_negative)  # all else is settled for good
+        constants: Tensor = packed_copies(self).get(tensors, key, make)
+        return constants
 
     def flow_outputs(self, conditions: Mapping[str, Tensor], normal: Tensor) -> Tensor:
         """What the flow makes of standard normal numbers, (N, F) both, before anything is corrected or scaled."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from caloforge.kernels.ops.splines import rqs
 from caloforge.nn.autoregressive import MaskedAutoregressiveFlow
 from caloforge.nn.made import MADE
 from caloforge.nn.permutations import FixedPermutation
-from caloforge.nn.splines import rqs
 
 __all__ = ["MADE", "FixedPermutation", "MaskedAutoregressiveFlow", "rqs"]

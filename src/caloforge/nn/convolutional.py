@@ -15,10 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from caloforge.errors import ConfigError
+from caloforge.kernels.ops.splines import raw_parameter_count
 from caloforge.nn.coupling import ActNorm
 from caloforge.nn.flow import log_density
 from caloforge.nn.small_images import SameConvolution, StepConvolution, StepTransposedConvolution
-from caloforge.nn.splines import SplineBlock, raw_parameter_count
+from caloforge.nn.splines import SplineBlock
 
 __all__ = [
     "ContextNet",

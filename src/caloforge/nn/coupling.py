@@ -14,10 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from caloforge.errors import ConfigError
+from caloforge.kernels.ops.splines import raw_parameter_count
 from caloforge.nn.cubic_splines import cubic_parameter_count, cubic_spline
 from caloforge.nn.flow import ConditionalFlow, fixed_permutations
 from caloforge.nn.permutations import FixedPermutation, IndexArray
-from caloforge.nn.splines import SplineBlock, raw_parameter_count
+from caloforge.nn.splines import SplineBlock
 
 __all__ = ["ActNorm", "CouplingFlow", "SplineCoupling", "SplineKind", "conditioner", "spline_size"]
 

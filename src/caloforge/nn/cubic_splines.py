@@ -4,7 +4,7 @@ The spline maps [-bound, bound] onto itself through K bins, each a cubic, and is
 are K widths, K heights and the derivatives at both ends; those at interior knots follow from Steffen's rule, which
 keeps every bin monotonic. Unlike the rational-quadratic spline the derivative jumps at the ends of the interval.
 
-As with ``caloforge.nn.splines`` nothing indexes with a boolean mask or synchronises with the host.
+As with ``caloforge.kernels.ops.splines`` nothing indexes with a boolean mask or synchronises with the host.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from caloforge.errors import ConfigError
-from caloforge.nn.splines import check_spline_minima, spline_knots
+from caloforge.kernels.ops.splines import check_spline_minima, spline_knots
 
 __all__ = ["cubic_parameter_count", "cubic_spline", "raw_end_derivative"]
 

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from caloforge.nn.autoregressive import AutoregressiveFlow
-from caloforge.nn.inverse import invert_flow
 
 __all__ = ["InverseAutoregressiveFlow"]
 
@@ -45,7 +44,7 @@ class InverseAutoregressiveFlow(AutoregressiveFlow):
         It is exact, at about the arithmetic of one pass, and without gradients and dropout.
         """
         self._check(x, context)
-        return invert_flow(self, x, context)
+        return self.solve(x, context)
 
     @torch.no_grad()
     def forward_reference(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:

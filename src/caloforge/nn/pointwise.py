@@ -15,17 +15,20 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from caloforge.errors import ConfigError
-from caloforge.nn.compiled_clouds import compiled_generation, compiled_points
+from caloforge.kernels.ops.packing import packed_copies
+from caloforge.kernels.ops.pointwise import (
+    SLOPE,
+    PointWeights,
+    generate_points,
+    move_points,
+    move_points_plainly,
+    pack_pointwise,
+    packed_index,
+    pointwise_plan,
+)
+from caloforge.kernels.ops.registry import eager
 
 __all__ = ["PointWiseNet", "packed_index"]
-
-_SLOPE = 0.01
-
-
-def packed_index(offsets: Tensor) -> Tensor:
-    """Number of the shower of each packed point, int64 (M,), from where the showers start, int64 (N + 1,)."""
-    counts = offsets.diff()
-    return torch.repeat_interleave(torch.arange(len(counts), device=offsets.device), counts)
 
 
 def _equal_size(offsets: Tensor) -> int | None:
@@ -90,7 +93,7 @@ class PointWiseNet(nn.Module):
         """The whole condition (N, time features + C) from noise levels (N,) and conditions (N, C)."""
         angles = (2 * math.pi) * noise[:, None] * self.frequencies
         waves = torch.cat([torch.sin(angles), torch.cos(angles)], dim=-1)
-        return torch.cat([functional.leaky_relu(self.time(waves), _SLOPE), context], dim=-1)
+        return torch.cat([functional.leaky_relu(self.time(waves), SLOPE), context], dim=-1)
 
     def forward(self, points: Tensor, noise: Tensor, context: Tensor, offsets: Tensor) -> Tensor:
         """Move points.
@@ -104,15 +107,41 @@ class PointWiseNet(nn.Module):
         Returns:
             (M, features).
         """
-        if torch.is_grad_enabled() or points.is_cuda or torch.compiler.is_compiling():
+        if torch.is_grad_enabled() or not self._served(points, noise, context):
             condition = self.embed(noise, context)
             return self._gathered(points, [layer.modulation(condition) for layer in self.gated_layers()], offsets)
-        compiled = compiled_points(self, points, noise, context, offsets)
-        return self.forward_reference(points, noise, context, offsets) if compiled is None else compiled
+        return move_points(*self.packed(), points, noise, context, offsets)
 
     def forward_reference(self, points: Tensor, noise: Tensor, context: Tensor, offsets: Tensor) -> Tensor:
         """As :meth:`forward`, shower by shower in plain PyTorch, without gradients."""
-        return self._shower_by_shower(points, self._modulations_one_by_one(noise, context), offsets)
+        return move_points_plainly(self._weights(), points, noise, context, offsets)
+
+    def packed(self) -> tuple[Tensor, Tensor]:
+        """The weights, in CPU memory, as one tensor, and what it looks like; from memory if nothing has changed since."""
+
+        def pack() -> tuple[Tensor, Tensor]:
+            weights = self._weights()
+            plan = pointwise_plan(weights)
+            return pack_pointwise(weights, plan), plan
+
+        tensors = [self.frequencies, self.time.weight, self.time.bias]
+        for layer in self.gated_layers():
+            gate, linear = layer.gate, layer.linear
+            tensors += [gate.weight, gate.bias, layer.shift.weight, linear.weight, linear.bias]
+        pair: tuple[Tensor, Tensor] = packed_copies(self).get(tensors, None, pack)
+        return pair
+
+    def _served(self, *tensors: Tensor) -> bool:
+        """Whether an operator takes tensors like these."""
+        own = self.frequencies
+        return eager(own, *tensors) and all(tensor.dtype == own.dtype for tensor in tensors)
+
+    def _weights(self) -> PointWeights:
+        layers = self.gated_layers()
+        weight = torch.cat([w for layer in layers for w in (layer.gate.weight, layer.shift.weight)])
+        bias = torch.cat([b for layer in layers for b in (layer.gate.bias, torch.zeros_like(layer.gate.bias))])
+        linear = [(layer.linear.weight, layer.linear.bias) for layer in layers]
+        return PointWeights(self.frequencies, (self.time.weight, self.time.bias), (weight, bias), linear)
 
     @torch.no_grad()
     def generate(
@@ -137,8 +166,9 @@ class PointWiseNet(nn.Module):
         Returns:
             float64 (M, features), packed.
         """
-        compiled = compiled_generation(self, z, starts, offsets, noise, context, scales)
-        return self.generate_reference(z, starts, offsets, noise, context, scales) if compiled is None else compiled
+        if not self._served(z, context):
+            return self.generate_reference(z, starts, offsets, noise, context, scales)
+        return generate_points(*self.packed(), z, starts, offsets, noise, context, scales)
 
     @torch.no_grad()
     def generate_reference(
@@ -159,21 +189,6 @@ class PointWiseNet(nn.Module):
         sample: Tensor = skip * own.double() + out * made.double()
         return sample
 
-    def _modulations_one_by_one(self, noise: Tensor, context: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """Gates and shifts from products of the same shape for every shower: equal bits whatever else is in the batch."""
-        layers = self.gated_layers()
-        weight = torch.cat([w for layer in layers for w in (layer.gate.weight, layer.shift.weight)])
-        both = []
-        for shower in range(len(noise)):
-            condition = self.embed(noise[shower : shower + 1].clone(), context[shower : shower + 1].clone())
-            both.append(functional.linear(condition, weight))
-        widths = [width for layer in layers for width in (layer.linear.out_features,) * 2]
-        pieces = torch.split(torch.cat(both), widths, dim=1)
-        return [
-            (torch.sigmoid(gate + layer.gate.bias), shift)
-            for layer, gate, shift in zip(layers, pieces[::2], pieces[1::2], strict=True)
-        ]
-
     def gated_layers(self) -> list[_GatedLinear]:
         """The layers, from the first to the last."""
         return [layer for layer in self.layers if isinstance(layer, _GatedLinear)]
@@ -192,27 +207,5 @@ class PointWiseNet(nn.Module):
             gate, shift = (m[:, None] if index is None else m.index_select(0, index) for m in pair)
             points = torch.addcmul(shift, layer.linear(points), gate)
             if number + 1 < len(layers):
-                points = functional.leaky_relu(points, _SLOPE)
+                points = functional.leaky_relu(points, SLOPE)
         return points.reshape(-1, self.features)
-
-    def _shower_by_shower(
-        self, points: Tensor, modulations: Sequence[tuple[Tensor, Tensor]], offsets: Tensor
-    ) -> Tensor:
-        """One shower after the other, gates and shifts folded into the weights: the least work where calls are cheap."""
-        layers = self.gated_layers()
-        moved = torch.empty_like(points)
-        starts = offsets.tolist()
-        folded = []
-        for layer, (gate, shift) in zip(layers, modulations, strict=True):
-            folded.append((layer.linear.weight, gate, shift + gate * layer.linear.bias))
-        for shower, (start, stop) in enumerate(itertools.pairwise(starts)):
-            if start == stop:
-                continue
-            # A fresh copy has the same alignment wherever the shower stands, so products are rounded in the same way.
-            x = points[start:stop].clone()
-            for number, (weight, gate, bias) in enumerate(folded):
-                x = torch.addmm(bias[shower].clone(), x, (weight * gate[shower][:, None]).t())
-                if number + 1 < len(folded):
-                    functional.leaky_relu_(x, _SLOPE)
-            moved[start:stop] = x
-        return moved

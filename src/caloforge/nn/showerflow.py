@@ -7,21 +7,25 @@ in the direction of sampling, from the normal numbers to the data.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
 
 from caloforge.errors import ConfigError
-from caloforge.nn.compiled_clouds import compiled_flow
+from caloforge.kernels.ops.linear_rational import linear_rational_spline, raw_linear_rational_count
+from caloforge.kernels.ops.packing import packed_copies
+from caloforge.kernels.ops.registry import eager
+from caloforge.kernels.ops.showerflow import FlowStep, pack_showerflow, run_steps, sample_showerflow, showerflow_plan
 from caloforge.nn.flow import log_density
-from caloforge.nn.linear_rational import linear_rational_spline, raw_linear_rational_count
 from caloforge.nn.permutations import FixedPermutation, random_all
 
-__all__ = ["BlockOrder", "FlowStep", "ShowerFlow"]
+__all__ = ["BlockOrder", "ShowerFlow"]
 
 BlockOrder = Literal["caloclouds2", "caloclouds3"]
+
+#: Up to this batch size a flow takes showers one by one: only then can weights of silent units be left unread.
+_MOST_SINGLE = 2
 
 #: a: affine coupling, p: permutation, s: spline.
 _ORDERS: dict[str, str] = {"caloclouds2": "apapap" + "ps" + "apapap", "caloclouds3": "apapap" + "sp" + "apapap"}
@@ -35,6 +39,11 @@ def _network(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(inputs, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU(), last)
 
 
+def _linear_weights(network: nn.Sequential) -> list[Tensor]:
+    """Weights and biases of its linear layers."""
+    return [tensor for layer in network if isinstance(layer, nn.Linear) for tensor in (layer.weight, layer.bias)]
+
+
 class _AffineCoupling(nn.Module):
     """The first half stays; it and the condition shift and stretch the second half."""
 
@@ -46,11 +55,6 @@ class _AffineCoupling(nn.Module):
     def _parameters_of(self, kept: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
         shift, raw = self.network(torch.cat([kept, context], dim=-1)).chunk(2, dim=-1)
         return shift, torch.tanh(raw)
-
-    def sample(self, z: Tensor, context: Tensor) -> Tensor:
-        kept, moved = z[..., : self.kept], z[..., self.kept :]
-        shift, log_scale = self._parameters_of(kept, context)
-        return torch.cat([kept, moved * torch.exp(log_scale) + shift], dim=-1)
 
     def normalise(self, x: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
         kept, moved = x[..., : self.kept], x[..., self.kept :]
@@ -71,36 +75,14 @@ class _ConditionalSpline(nn.Module):
         raw: Tensor = self.network(context)
         return raw.reshape(*raw.shape[:-1], self.features, -1)
 
-    def sample(self, z: Tensor, context: Tensor) -> Tensor:
-        return linear_rational_spline(z, self._raw(context), bound=self.bound)[0]
-
     def normalise(self, x: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
         z, logdet = linear_rational_spline(x, self._raw(context), bound=self.bound, inverse=True)
         return z, logdet.sum(dim=-1)
 
 
 class _Permutation(FixedPermutation):
-    def sample(self, z: Tensor, context: Tensor) -> Tensor:
-        out: Tensor = self(z)
-        return out
-
     def normalise(self, x: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
         return self.inverse(x), x.new_zeros(x.shape[:-1])
-
-
-@dataclass(frozen=True)
-class FlowStep:
-    """A coupling or a spline of the flow in the direction of sampling, with the permutations in front of it.
-
-    Attributes:
-        source: incoming value that becomes value i, int64 (D,).
-        spline: whether it is a spline rather than a coupling.
-        network: says the parameters.
-    """
-
-    source: Tensor
-    spline: bool
-    network: nn.Sequential
 
 
 class ShowerFlow(nn.Module):
@@ -154,16 +136,33 @@ class ShowerFlow(nn.Module):
     def sample(self, z: Tensor, context: Tensor) -> Tensor:
         """Standard normal numbers (N, D) and conditions (N, C) to features (N, D).
 
-        Without gradients, and on a CPU, compiled kernels do it if they can (``caloforge.nn.native``).
+        Without gradients, and on a CPU, an operator does it (``caloforge.kernels.ops.showerflow``).
         """
-        compiled = compiled_flow(self, z, context)
-        return self.sample_reference(z, context) if compiled is None else compiled
+        if torch.is_grad_enabled() or z.ndim != 2:
+            return self.sample_reference(z, context)
+        tensors = self._tensors()
+        if not eager(z, context, tensors[0]) or not z.dtype == context.dtype == tensors[0].dtype:
+            return self.sample_reference(z, context)
+        single = len(z) <= _MOST_SINGLE
+
+        def pack() -> tuple[Tensor, Tensor]:
+            steps, last = self.steps()
+            plan = showerflow_plan(steps, last, context=self.context_features, bins=self.bins)
+            return pack_showerflow(steps, plan, single=single), plan
+
+        packed, plan = packed_copies(self).get(tensors, single, pack)
+        return sample_showerflow(packed, plan, z, context, self.bound, single=single)
 
     def sample_reference(self, z: Tensor, context: Tensor) -> Tensor:
-        """As :meth:`sample`, layer by layer in plain PyTorch."""
+        """As :meth:`sample`, in plain PyTorch, with gradients."""
+        return run_steps(*self.steps(), z, context, self.bound)
+
+    def _tensors(self) -> list[Tensor]:
+        """Weights and indices, as they are now."""
+        tensors: list[Tensor] = []
         for layer in self.layers:
-            z = layer.sample(z, context)  # type: ignore[operator]
-        return z
+            tensors += [layer.index] if isinstance(layer, _Permutation) else _linear_weights(cast(Any, layer).network)
+        return tensors
 
     def steps(self) -> tuple[list[FlowStep], Tensor]:
         """Couplings and splines in the order of sampling, and the index (D,) that reorders what comes out of the last."""
@@ -173,7 +172,7 @@ class ShowerFlow(nn.Module):
                 source = source[layer.index.cpu()]
                 continue
             assert isinstance(layer, (_AffineCoupling, _ConditionalSpline))  # there are no other kinds
-            steps.append(FlowStep(source, isinstance(layer, _ConditionalSpline), layer.network))
+            steps.append(FlowStep(source, isinstance(layer, _ConditionalSpline), _linear_weights(layer.network)))
             source = torch.arange(self.features)
         return steps, source
 

@@ -1,115 +1,12 @@
-"""Monotonic rational-quadratic splines with linear tails (Durkan et al., arXiv:1906.04032).
-
-The spline maps [-bound, bound] onto itself through K bins, each a ratio of two quadratics, and is the identity outside.
-Raw parameters are laid out as in nflows, so that weights can be exchanged: K widths, K heights, K - 1 interior
-derivatives; the derivative at both ends is 1.
-
-Nothing here indexes with a boolean mask or synchronises with the host: inputs are clamped before the maths and the
-tails are selected afterwards. So the functions export, run under CUDA graphs, and give finite gradients everywhere.
-On a CPU, outside of tracing, the compiled kernels do the same arithmetic in one sweep over memory.
-"""
+"""Blocks of flows made of monotonic rational-quadratic splines (``caloforge.kernels.ops.splines``)."""
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
-from caloforge.errors import ConfigError
-from caloforge.nn.compiled_splines import can_compile, compiled_rqs
+from caloforge.kernels.ops.splines import check_spline_minima, rqs
 
-__all__ = ["SplineBlock", "check_spline_minima", "plain_rqs", "raw_parameter_count", "rqs", "spline_knots"]
-
-
-def raw_parameter_count(bins: int) -> int:
-    """Number of raw parameters of one spline with ``bins`` bins: ``3 * bins - 1``."""
-    return 3 * bins - 1
-
-
-def check_spline_minima(bins: int, bound: float, *minima: float) -> None:
-    """Refuse settings for which no monotonic spline exists.
-
-    Args:
-        bins: Number of bins K.
-        bound: Half-width of the interval on which the spline acts.
-        *minima: Smallest relative bin width and height (their K-fold must leave room), then the smallest derivative.
-
-    Raises:
-        ConfigError: If a value is out of range; the message names it.
-    """
-    min_bin_width, min_bin_height, min_derivative = minima
-    if bins < 1:
-        raise ConfigError(f"a spline needs at least one bin, not {bins}")
-    if not bound > 0:
-        raise ConfigError(f"the spline bound must be positive, not {bound}")
-    for name, value in (("width", min_bin_width), ("height", min_bin_height)):
-        if not 0 < value * bins < 1:
-            raise ConfigError(f"the minimal bin {name} must lie between 0 and 1/{bins}, not {value}")
-    if not 0 < min_derivative < 1:
-        raise ConfigError(f"the minimal spline derivative must lie between 0 and 1, not {min_derivative}")
-
-
-def spline_knots(raw: Tensor, bound: float, minima: tuple[float, float]) -> Tensor:
-    """Bin edges along x and y (..., 2, K + 1) from raw sizes (..., 2K), exact at both ends."""
-    bins = raw.shape[-1] // 2
-    shares = torch.softmax(raw.reshape(*raw.shape[:-1], 2, bins), dim=-1)
-    if minima[0] == minima[1]:
-        sizes = minima[0] + (1 - minima[0] * bins) * shares
-    else:
-        pieces = zip(minima, shares.unbind(dim=-2), strict=True)
-        sizes = torch.stack([minimum + (1 - minimum * bins) * share for minimum, share in pieces], dim=-2)
-    inner = 2 * bound * torch.cumsum(sizes[..., :-1], dim=-1) - bound
-    return nn.functional.pad(nn.functional.pad(inner, (1, 0), value=-bound), (0, 1), value=bound)
-
-
-def rqs(
-    inputs: Tensor,
-    raw_parameters: Tensor,
-    *,
-    bound: float,
-    min_bin_width: float = 1e-6,
-    min_bin_height: float = 1e-6,
-    min_derivative: float = 1e-6,
-    inverse: bool = False,
-) -> tuple[Tensor, Tensor]:
-    """Evaluate a rational-quadratic spline with linear tails, or its inverse, element by element.
-
-    The maths runs in at least float32 whatever the inputs (bfloat16 under autocast included). Sizes of bins are
-    differences of the rounded knots, so that neighbouring bins meet exactly and forward and inverse see one curve.
-
-    Args:
-        inputs: Values (...).
-        raw_parameters: Unconstrained parameters (..., 3K - 1): widths, heights, interior derivatives.
-        bound: Half-width of the interval on which the spline acts; outside it is the identity.
-        min_bin_width: Smallest bin width as a fraction of the interval.
-        min_bin_height: Smallest bin height as a fraction of the interval.
-        min_derivative: Smallest derivative at an interior knot.
-        inverse: Evaluate the inverse function instead.
-
-    Returns:
-        Outputs (...) and the logarithm of the derivative of the evaluated direction (...), in nats.
-
-    Raises:
-        ConfigError: If the last axis of the parameters is not 3K - 1 or the minima leave no room.
-
-    Source: arXiv:1906.04032, section 3.1 (equations 4 to 8).
-    """
-    bins, rest = divmod(raw_parameters.shape[-1] + 1, 3)
-    if rest:
-        raise ConfigError(f"spline parameters must number 3K - 1 per input, not {raw_parameters.shape[-1]}")
-    check_spline_minima(bins, bound, min_bin_width, min_bin_height, min_derivative)
-
-    dtype = torch.promote_types(torch.promote_types(inputs.dtype, raw_parameters.dtype), torch.float32)
-    x, raw = inputs.to(dtype), raw_parameters.to(dtype)
-    evaluate = compiled_rqs if can_compile(x, raw) else plain_rqs
-    return evaluate(
-        x,
-        raw,
-        bound=bound,
-        min_bin_width=min_bin_width,
-        min_bin_height=min_bin_height,
-        min_derivative=min_derivative,
-        inverse=inverse,
-    )
+__all__ = ["SplineBlock"]
 
 
 class SplineBlock(nn.Module):
@@ -137,6 +34,11 @@ class SplineBlock(nn.Module):
         self.min_bin_height = min_bin_height
         self.min_derivative = min_derivative
 
+    @property
+    def spline_shape(self) -> tuple[float, ...]:
+        """Bound, smallest relative bin width and height, smallest derivative."""
+        return self.bound, self.min_bin_width, self.min_bin_height, self.min_derivative
+
     def spline(self, values: Tensor, raw_parameters: Tensor, *, inverse: bool = False) -> tuple[Tensor, Tensor]:
         """Apply this block's splines for given raw parameters (..., P) to ``values`` (...), element by element.
 
@@ -152,70 +54,3 @@ class SplineBlock(nn.Module):
             min_derivative=self.min_derivative,
             inverse=inverse,
         )
-
-
-def plain_rqs(
-    x: Tensor,
-    raw: Tensor,
-    *,
-    bound: float,
-    min_bin_width: float,
-    min_bin_height: float,
-    min_derivative: float,
-    inverse: bool,
-) -> tuple[Tensor, Tensor]:
-    """As :func:`rqs`, in PyTorch operations only: any device, exportable, differentiable any number of times."""
-    bins = (raw.shape[-1] + 1) // 3
-    clamped = x.clamp(-bound, bound)
-    knots = spline_knots(raw[..., : 2 * bins], bound, (min_bin_width, min_bin_height))
-    slopes = nn.functional.pad(min_derivative + nn.functional.softplus(raw[..., 2 * bins :]), (1, 1), value=1.0)
-
-    searched = knots[..., 1 if inverse else 0, 1:-1]
-    bin_index = (clamped[..., None] >= searched).sum(dim=-1)[..., None, None].expand(*x.shape, 3, 1)
-    # One table of x, y and slope at every knot: two look-ups instead of six.
-    table = torch.cat([knots, slopes[..., None, :]], dim=-2)
-    left, bottom, slope_left = table.gather(-1, bin_index)[..., 0].unbind(dim=-1)
-    right, top, slope_right = table.gather(-1, bin_index + 1)[..., 0].unbind(dim=-1)
-    width, height = right - left, top - bottom
-
-    # Rounded knots of the flattest bins may coincide in float32 when the caller's minimum is below its resolution.
-    smallest = 2 * bound * torch.finfo(x.dtype).eps
-    width = width.clamp_min(smallest)
-    height = height.clamp_min(smallest)
-    delta = height / width
-    curvature = slope_left + slope_right - 2 * delta
-
-    if inverse:
-        theta = _solve_bin((clamped - bottom) / height, delta, slope_left, curvature)
-        inner = left + theta * width
-    else:
-        theta = (clamped - left) / width
-    spread = theta * (1 - theta)
-    denominator = delta + curvature * spread
-    if not inverse:
-        inner = bottom + height * (delta * theta.square() + slope_left * spread) / denominator
-    numerator = slope_right * theta.square() + 2 * delta * spread + slope_left * (1 - theta).square()
-    log_slope = torch.log(numerator) + 2 * (torch.log(delta) - torch.log(denominator))
-
-    inside = (x >= -bound) & (x <= bound)
-    outputs = torch.where(inside, inner, x)
-    logabsdet = torch.where(inside, -log_slope if inverse else log_slope, torch.zeros_like(x))
-    return outputs, logabsdet
-
-
-def _solve_bin(eta: Tensor, delta: Tensor, slope_left: Tensor, curvature: Tensor) -> Tensor:
-    """Relative position theta in the bin at relative height eta in [0, 1].
-
-    Solves a theta^2 + b theta + c = 0 (arXiv:1906.04032, equations 6 to 8, divided by the bin height). Of the two
-    algebraically equal roots the one that adds numbers of equal sign is taken, so that nothing cancels.
-    """
-    a = delta - slope_left + eta * curvature
-    b = slope_left - eta * curvature
-    c = -delta * eta
-    root = torch.sqrt((b.square() - 4 * a * c).clamp_min(torch.finfo(eta.dtype).tiny))
-    rising = b >= 0
-    # b < 0 happens only with a > 0 (the curve passes eta = 1 at theta = 1); the unused branch gets a harmless divisor.
-    ones = torch.ones_like(b)
-    stable = -2 * c / torch.where(rising, b + root, ones)
-    other = (root - b) / torch.where(rising, ones, 2 * a)
-    return torch.where(rising, stable, other)

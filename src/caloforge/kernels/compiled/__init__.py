@@ -1,0 +1,72 @@
+"""Compiled CPU kernels: C++ sources with a plain C interface, loaded through ctypes.
+
+The first call that can use a kernel looks for a C++ compiler and builds for the processor it runs on (some ten seconds,
+once per user and machine type); without a compiler the callers go on in plain PyTorch and one log message says so.
+
+Environment variables: ``CALOFORGE_NATIVE=0`` switches the kernels off; ``CXX`` names the compiler;
+``CALOFORGE_CACHE`` names the folder for built files instead of ``$XDG_CACHE_HOME/caloforge`` or ``~/.cache/caloforge``.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import logging
+import os
+
+from caloforge.errors import MissingDependencyError
+from caloforge.kernels.compiled.build import build_library
+
+__all__ = ["compiled_library"]
+
+_log = logging.getLogger(__name__)
+
+_pointer, _int, _long, _double = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64, ctypes.c_double
+
+#: Result and arguments of each function that exists for float32 and float64.
+_FUNCTIONS: dict[str, tuple[object, list[object]]] = {
+    "autoregressive_numbers": (_long, [_pointer, _int]),
+    "autoregressive_pack": (None, [_pointer, _int, *[_pointer] * 2]),
+    "autoregressive_solve": (_int, [_pointer, _int, *[_double] * 4, _long, _pointer, _long, *[_pointer] * 4, _int]),
+    "showerflow_numbers": (_long, [_pointer, _int]),
+    "showerflow_pack": (None, [_pointer, _int, *[_pointer] * 2]),
+    "showerflow_sample": (_int, [_pointer, _int, *[_double] * 5, _long, _pointer, _long, *[_pointer] * 3, _int]),
+    "pointwise_numbers": (_long, [_pointer]),
+    "pointwise_pack": (None, [_pointer] * 3),
+    "pointwise_move": (_int, [_pointer, _long, _pointer, _long, *[_pointer] * 5, _int]),
+    "pointwise_generate": (
+        _int,
+        [_pointer, _long, _pointer, _long, *[_pointer] * 3, _double, _pointer, *[_double] * 3, _pointer, _int],
+    ),
+    "clouds_decode": (_long, [_pointer, _long, *[_pointer] * 2, _long, *[_pointer] * 8, _int]),
+    "spline_forward": (None, [_long, _int, _int, *[_double] * 4, _int, *[_pointer] * 4]),
+    "spline_backward": (None, [_long, _int, _int, *[_double] * 4, _int, *[_pointer] * 6]),
+}
+#: The others.
+_PLAIN_FUNCTIONS: dict[str, tuple[object, list[object]]] = {
+    "allocate": (None, [_long, _int, *[_pointer] * 8, _int]),
+    "normals": (None, [_pointer, _long, *[_pointer] * 4]),
+    "huge_pages": (None, [_pointer, _long]),
+    "fingerprint": (ctypes.c_uint64, [_pointer, _pointer, _int]),
+}
+
+
+def _open(path: str) -> ctypes.CDLL:
+    library = ctypes.CDLL(path)
+    typed = {f"{name}_{suffix}": types for name, types in _FUNCTIONS.items() for suffix in ("f32", "f64")}
+    for name, (result, arguments) in {**typed, **_PLAIN_FUNCTIONS}.items():
+        function = getattr(library, f"caloforge_{name}")
+        function.restype, function.argtypes = result, arguments
+    return library
+
+
+@functools.cache
+def compiled_library() -> ctypes.CDLL | None:
+    """The loaded kernels, built if necessary; None if they are switched off or cannot be built (logged once)."""
+    if os.environ.get("CALOFORGE_NATIVE", "1") == "0":
+        return None
+    try:
+        return _open(str(build_library()))
+    except (MissingDependencyError, OSError) as error:
+        _log.warning("compiled kernels are not available, continuing in plain PyTorch (much slower): %s", error)
+        return None

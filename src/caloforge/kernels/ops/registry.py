@@ -1,0 +1,85 @@
+"""Operators of PyTorch with a plain default implementation and a compiled one for the CPU."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from caloforge.kernels.compiled import compiled_library
+
+__all__ = ["SUFFIXES", "check_status", "eager", "kernel_library", "operator", "plain_only"]
+
+#: Ends of the names of the kernels for each type of numbers.
+SUFFIXES = {torch.float32: "f32", torch.float64: "f64"}
+
+_LIBRARY: Any = torch.library.Library("caloforge", "DEF")  # type: ignore[no-untyped-call]
+_plain = False
+
+
+def kernel_library() -> ctypes.CDLL | None:
+    """The compiled kernels, or None if there are none or :func:`plain_only` is in force."""
+    return None if _plain else compiled_library()
+
+
+@contextlib.contextmanager
+def plain_only() -> Iterator[None]:
+    """Within this, operators are plain PyTorch, as if there were no compiled kernels: for tests and comparisons."""
+    global _plain
+    before, _plain = _plain, True
+    try:
+        yield
+    finally:
+        _plain = before
+
+
+def operator(schema: str, plain: Callable[..., Any], compiled: Callable[..., Any]) -> Any:
+    """Register an operator ``torch.ops.caloforge.<name>``.
+
+    Args:
+        schema: name, arguments and results, in PyTorch's notation.
+        plain: the default implementation, for all devices.
+        compiled: takes the loaded kernels and then the same arguments, all tensors in CPU memory; ``NotImplemented`` hands the
+            work to the plain one.
+
+    Returns:
+        What calls it.
+    """
+    name = schema.partition("(")[0]
+
+    def on_cpu(*arguments: Any) -> Any:
+        library = kernel_library()
+        result = NotImplemented if library is None else compiled(library, *arguments)
+        return plain(*arguments) if result is NotImplemented else result
+
+    _LIBRARY.define(schema)
+    _LIBRARY.impl(name, plain, "CompositeExplicitAutograd")
+    _LIBRARY.impl(name, on_cpu, "CPU")
+    return getattr(torch.ops.caloforge, name).default
+
+
+def eager(*tensors: Tensor) -> bool:
+    """Whether tensors are ordinary ones in CPU memory and nobody is tracing, so that operators serve best.
+
+    Elsewhere networks do the same in operations that PyTorch can see through.
+    """
+    return (
+        all(type(t) in (Tensor, nn.Parameter) and t.is_cpu for t in tensors)
+        and not torch.compiler.is_compiling()
+        and not torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+    )
+
+
+def check_status(status: int) -> bool:
+    """Whether a kernel did its work; False if it does not know such a case.
+
+    Raises:
+        ValueError: if the packed weights are not those of the plan.
+    """
+    if status in (2, -2):
+        raise ValueError("the packed weights do not fit their plan: they were packed by another kernel")
+    return status != 1
