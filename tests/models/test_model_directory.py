@@ -207,7 +207,7 @@ class TestFinished:
             ({"surprise": 1}, "the key 'surprise' is not known"),
             ({"detector": "name = 3"}, "detector"),
             ({"config": {"shapes": {"blocks": 0, "hidden_features": 6}}}, "shapes.blocks"),
-            ({"config": {"shapes": {"blocks": 2, "hidden_features": 6}}}, "does not fit model.json"),
+            ({"config": {"shapes": {"blocks": 2, "hidden_features": 6}}}, "does not fit the weights"),
         ],
     )
     def test_damaged_descriptions_say_what_is_wrong(

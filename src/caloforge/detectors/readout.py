@@ -24,10 +24,14 @@ Index = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
 
+#: More than any calorimeter that is planned (6.5 million channels), and less than fills the memory of a laptop.
+_MOST_LAYERS, _MOST_VOXELS = 100_000, 100_000_000
+
+
 class Axis(Description):
     """Equal bins over a range (mm): the short way to write edges."""
 
-    bins: Annotated[int, Field(ge=1)]
+    bins: Annotated[int, Field(ge=1, le=100_000)]
     range: tuple[float, float]
 
     def edges(self) -> tuple[float, ...]:
@@ -63,7 +67,7 @@ class LayerGroup(Description):
     following behind it with the same thickness, or ``depths`` of each.
     """
 
-    repeat: Annotated[int, Field(ge=1)] = 1
+    repeat: Annotated[int, Field(ge=1, le=100_000)] = 1
     labels: tuple[str, ...] | None = None
     depth: tuple[float, float] | None = None
     depths: tuple[tuple[float, float], ...] | None = None
@@ -73,7 +77,7 @@ class LayerGroup(Description):
     y_edges: tuple[float, ...] | None = None
     r: Axis | None = None
     r_edges: tuple[float, ...] | None = None
-    alpha: Annotated[int, Field(ge=1)] | None = None
+    alpha: Annotated[int, Field(ge=1, le=100_000)] | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -130,6 +134,8 @@ class Readout(Description):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
+        if sum(group.repeat for group in self.groups) > _MOST_LAYERS or self.n_voxels > _MOST_VOXELS:
+            raise ValueError(f"there are more than {_MOST_LAYERS:,} layers or {_MOST_VOXELS:,} voxels")
         grids = [layer.grid for layer in self.layers]
         if any(g is None for g in grids) and any(g is not None for g in grids):
             raise ValueError("either all layers have cells or none has")

@@ -46,7 +46,7 @@ class PlateGroup(Description):
     """Plates that follow each other, repeated as a whole."""
 
     plates: Annotated[tuple[Plate, ...], Field(min_length=1)]
-    repeat: Annotated[int, Field(ge=1)] = 1
+    repeat: Annotated[int, Field(ge=1, le=100_000)] = 1
 
 
 @dataclass(frozen=True)

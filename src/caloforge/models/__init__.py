@@ -5,6 +5,7 @@ from __future__ import annotations
 from caloforge.models.base import Latents, ModelConfig, ShowerModel
 from caloforge.models.conditions import ConditionRange, Conditions
 from caloforge.models.directory import (
+    CONTENT,
     ModelRecord,
     RunPlan,
     assemble_model,
@@ -24,6 +25,7 @@ from caloforge.models.preset import Preset, load_preset, preset_names
 from caloforge.models.registry import build_model, model_class, model_kinds, register
 
 __all__ = [
+    "CONTENT",
     "ConditionRange",
     "Conditions",
     "Latents",

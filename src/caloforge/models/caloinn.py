@@ -60,7 +60,9 @@ _START_ROWS = 4000
 #: Rows per evaluation of the likelihood; limits the memory, changes no result.
 _LIKELIHOOD_ROWS = 500
 
-Size = Annotated[int, Field(ge=1)]
+Size = Annotated[int, Field(ge=1, le=1_000_000)]
+#: Of things that are made one after the other.
+Count = Annotated[int, Field(ge=1, le=10_000)]
 
 
 class CaloINNConfig(ModelConfig):
@@ -111,9 +113,9 @@ class CaloINNConfig(ModelConfig):
         start: initial weights: ``marginals`` from the distribution of each variable, or ``identity`` as published.
     """
 
-    blocks: Size = 12
+    blocks: Count = 12
     hidden_features: Size = 256
-    layers: Size = 4
+    layers: Count = 4
     spline: Literal["rqs", "cubic"] = "rqs"
     bins: Annotated[int, Field(ge=2)] = 10
     bound: Annotated[float, Field(gt=0)] = 21.0

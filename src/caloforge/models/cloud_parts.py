@@ -37,7 +37,9 @@ __all__ = [
 Sampler = Literal["consistency", "edm"]
 SAMPLERS: tuple[Sampler, ...] = ("consistency", "edm")
 
-Size = Annotated[int, Field(ge=1)]
+Size = Annotated[int, Field(ge=1, le=1_000_000)]
+#: Of things that are made one after the other.
+Count = Annotated[int, Field(ge=1, le=10_000)]
 Positive = Annotated[float, Field(gt=0)]
 
 #: Number of functions in ``mean_basis``.
@@ -70,7 +72,7 @@ class ShowerFlowSize(ModelConfig):
         bound: the splines act on [-bound, bound].
     """
 
-    blocks: Size
+    blocks: Count
     affine_hidden: Size | None = None
     spline_hidden: Size | None = None
     bins: Annotated[int, Field(ge=2)] = 8

@@ -47,7 +47,9 @@ _FEW_LAYERS = 10
 #: takes recursive ones for up to ten layers.
 FractionsKind = Literal["recursive", "single", "auto"]
 
-Size = Annotated[int, Field(ge=1)]
+Size = Annotated[int, Field(ge=1, le=1_000_000)]
+#: Of things that are made one after the other.
+Count = Annotated[int, Field(ge=1, le=10_000)]
 
 
 class FlowSize(ModelConfig):
@@ -62,9 +64,9 @@ class FlowSize(ModelConfig):
         dropout: dropout probability while training.
     """
 
-    blocks: Size
+    blocks: Count
     hidden_features: Size
-    hidden_layers: Annotated[int, Field(ge=0)] = 1
+    hidden_layers: Annotated[int, Field(ge=0, le=10_000)] = 1
     bins: Annotated[int, Field(ge=2)] = 8
     bound: Annotated[float, Field(gt=0)] = 14.0
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0

@@ -23,9 +23,11 @@ from torch import Tensor
 
 from caloforge import __version__
 from caloforge.atomic import output_error, replace_file, written_beside
+from caloforge.containment import check_contained
 from caloforge.detectors import detector_from_toml
 from caloforge.errors import CaloForgeError, ConfigError, ModelFileError
 from caloforge.models.base import ShowerModel, validated
+from caloforge.models.budget import limited_to
 from caloforge.models.conditions import ConditionRange
 from caloforge.models.registry import build_model
 from caloforge.names import is_builtin
@@ -33,6 +35,7 @@ from caloforge.stage import Stage, TrainingConfig, take_lengths
 from caloforge.textfiles import read_text
 
 __all__ = [
+    "CONTENT",
     "ModelRecord",
     "RunPlan",
     "assemble_model",
@@ -51,6 +54,8 @@ __all__ = [
 
 #: Version of the layout of a model directory.
 FORMAT = 1
+#: What a model directory holds, while it is trained and afterwards.
+CONTENT = ("plan.json", "config.yaml", "metrics.jsonl", "model.json", "model.safetensors", "stages", "tensorboard")
 #: Tensor beside the weights that holds the hashes of the training rows; the model itself has none of this name.
 _ROWS = "training-row-hashes"
 _PRETRAINED = resources.files("caloforge.models") / "pretrained"
@@ -375,6 +380,7 @@ def _locate(where: str | Path) -> Path:
     if not directory.is_dir():
         also = f", and the package has no model of that name (it has {', '.join(known)})" if known else ""
         raise ModelFileError(f"there is no model directory '{where}'{also}")
+    check_contained(directory, CONTENT, ModelFileError)
     if (directory / "model.json").is_file() and (directory / "model.safetensors").is_file():
         return directory
     if (directory / "plan.json").is_file():
@@ -413,6 +419,11 @@ def training_row_hashes(where: str | Path) -> NDArray[np.uint64]:
     return hashes.view(np.uint64)
 
 
+def _alike(one: Tensor, two: Tensor) -> bool:
+    """Whether a tensor can stand for another: equal shapes, whole numbers or not; the precision may differ."""
+    return one.shape == two.shape and one.is_floating_point() == two.is_floating_point()
+
+
 def load_model(
     where: str | Path, *, device: torch.device | str = "cpu", options: Mapping[str, Any] | None = None
 ) -> ShowerModel:
@@ -437,7 +448,8 @@ def load_model(
     tensors.pop(_ROWS, None)
     try:
         detector = detector_from_toml(record.detector, where="detector")
-        model = build_model(record.kind, record.config, detector, where="config")
+        with limited_to(tensors):
+            model = build_model(record.kind, record.config, detector, where="config")
     except CaloForgeError as error:
         raise ModelFileError(f"'{directory / 'model.json'}': {error}") from None
     if any(tensors[name].dtype == torch.float64 for name, _ in model.named_parameters() if name in tensors):
@@ -445,9 +457,9 @@ def load_model(
     take_lengths(model, tensors)
     own = model.state_dict()
     for name in sorted(own.keys() | tensors.keys()):
-        if name not in own or name not in tensors or own[name].shape != tensors[name].shape:
+        if name not in own or name not in tensors or not _alike(own[name], tensors[name]):
             raise ModelFileError(
-                f"'{path}' does not fit model.json: the tensor '{name}' is missing, unknown or of another shape"
+                f"'{path}' does not fit model.json: the tensor '{name}' is missing, unknown or of another shape or kind"
             )
     model.load_state_dict(tensors)
     model.record = record

@@ -23,7 +23,7 @@ from caloforge.transforms import DroppedVoxelNormalisation, LayerNormalisation, 
 
 __all__ = ["EmbeddingSize", "L2LFlows", "L2LFlowsConfig"]
 
-Size = Annotated[int, Field(ge=1)]
+Size = Annotated[int, Field(ge=1, le=1_000_000)]
 
 
 class EmbeddingSize(ModelConfig):

@@ -23,7 +23,9 @@ from caloforge.transforms import LayerSums, clean_layer_energies, cut_layers
 
 __all__ = ["ConvL2LFlows", "ConvL2LFlowsConfig"]
 
-Size = Annotated[int, Field(ge=1)]
+Size = Annotated[int, Field(ge=1, le=1_000_000)]
+#: Of things that are made one after the other.
+Count = Annotated[int, Field(ge=1, le=10_000)]
 
 
 class ConvL2LFlowsConfig(LayerByLayerConfig):
@@ -45,10 +47,10 @@ class ConvL2LFlowsConfig(LayerByLayerConfig):
         cell_decades: decades of cell energy to a unit of its variable.
     """
 
-    steps: Size = 8
+    steps: Count = 8
     hidden_channels: Size = 32
     context_channels: Size = 8
-    levels: Annotated[int, Field(ge=0)] = 2
+    levels: Annotated[int, Field(ge=0, le=100)] = 2
     bins: Annotated[int, Field(ge=2)] = 10
     bound: Annotated[float, Field(gt=0)] = 15.0
     least: Annotated[float, Field(gt=0, lt=0.1)] = 1e-3

@@ -17,9 +17,11 @@ import numpy as np
 import torch
 
 from caloforge import __version__
+from caloforge.containment import check_contained
 from caloforge.detectors import Detector
-from caloforge.errors import UsageError
+from caloforge.errors import ModelFileError, OutputError, UsageError
 from caloforge.models import (
+    CONTENT,
     ConditionRange,
     ModelRecord,
     Preset,
@@ -139,6 +141,7 @@ def train(
         model, used = _new_model(chosen_preset, source, seed, inputs or {})
         all_stages = model.stages(chosen_preset.training)
         chosen = _chosen(all_stages, stages)
+        check_contained(directory, CONTENT, OutputError)
         if overwrite and processes.first:
             clear(directory, stages)
         processes.wait()
@@ -251,9 +254,12 @@ def _read(
     *,
     show: bool,
 ) -> TrainingSet:
-    order = RowOrder(**former.details["order"]) if former is not None else RowOrder.for_source(source, memory)
-    # Every process must shuffle alike, whatever memory it finds.
-    agreed = torch.tensor([order.block or 0, order.pool], device=device)
+    try:
+        order = RowOrder.for_source(source, memory) if former is None else RowOrder(**former.details["order"])
+        # Every process must shuffle alike, whatever memory it finds.
+        agreed = torch.tensor([order.block or 0, order.pool], dtype=torch.int64, device=device)
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise ModelFileError(f"plan.json is damaged: it does not say in which order rows are read ({error})") from None
     processes.share({"order": agreed})
     order = RowOrder(int(agreed[0]) or None, int(agreed[1]))
     shown = progress("reading", len(source), "showers") if show and processes.first else nullcontext()

@@ -14,14 +14,12 @@ import yaml
 
 from caloforge.atomic import replace_file
 from caloforge.errors import OutputError
-from caloforge.models import Preset, RunPlan, ShowerModel, write_plan
+from caloforge.models import CONTENT, Preset, RunPlan, ShowerModel, write_plan
 from caloforge.showers.blocks import first_difference
 from caloforge.stage import Stage
 from caloforge.training.state import last_state_file, result_file
 
 __all__ = ["begin", "check_free", "check_same", "clear", "locked"]
-
-_OURS = ("plan.json", "config.yaml", "metrics.jsonl", "model.json", "model.safetensors", "stages", "tensorboard")
 
 
 def begin(directory: Path, preset: Preset, plan: RunPlan, model: ShowerModel) -> None:
@@ -45,7 +43,10 @@ def check_same(directory: Path, former: RunPlan, now: RunPlan) -> None:
     Raises:
         OutputError: naming the first difference.
     """
-    difference = first_difference(_identity(former), _identity(now))
+    try:
+        difference = first_difference(_identity(former), _identity(now))
+    except (KeyError, TypeError) as error:
+        raise OutputError(f"'{directory}' holds a damaged plan.json, which does not say its {error}") from None
     if difference:
         raise OutputError(
             f"'{directory}' holds another training: it was begun with {difference}; choose another directory, or overwrite it"
@@ -94,7 +95,7 @@ def clear(directory: Path, stages: Sequence[str]) -> None:
     folder = directory / "stages"
     chosen = list(stages) or ([entry.name for entry in folder.iterdir()] if folder.is_dir() else [])
     doomed = [folder / name for name in chosen]
-    doomed += [directory / name for name in (("model.json", "model.safetensors") if stages else _OURS)]
+    doomed += [directory / name for name in (("model.json", "model.safetensors") if stages else CONTENT)]
     with ExitStack() as locks:
         for name in chosen:
             if (folder / name).is_dir():
