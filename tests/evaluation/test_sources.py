@@ -74,10 +74,10 @@ def test_differences_are_said() -> None:
 
 
 def test_a_model_is_only_found_by_its_hash(tmp_path: Path) -> None:
-    assert find_model(source("g.h5")) is None
+    assert find_model(source("g.h5").provenance) is None
     (tmp_path / "runs").mkdir()
     named = {"model": {"sha256": "0" * 64}, "command": f"caloforge generate {tmp_path / 'runs'} --out 'unfinished"}
-    assert find_model(source("g.h5", provenance=named)) is None
+    assert find_model(named) is None
 
 
 def test_ctrl_c_says_what_was_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ from caloforge.evaluation.checks import shared_rows
 from caloforge.evaluation.collapse import Sampler
 from caloforge.evaluation.results import EvaluationResult, SharedRows
 from caloforge.evaluation.run import check_evaluation, evaluate
-from caloforge.evaluation.sources import Source, differences, find_model, open_source
+from caloforge.evaluation.sources import UNKNOWN_MODEL, Source, differences, find_model, open_source
 from caloforge.evaluation.suites import Plan, plan_evaluation
 from caloforge.evaluation.timing import measure_timing, timing_units
 from caloforge.generation import generation_streams, sample_showers
@@ -204,10 +204,7 @@ def prepare_evaluation(
     plan = plan_evaluation(*main, with_floor=floor is not None, cross_particle=len(pairs), **choices)
     remarks = differences(samples["generated"], samples["reference"], samples.get("floor"))
     if found is None and "model" in samples["generated"].provenance:
-        remarks.append(
-            "The model that made the generated showers was not found here, so it is not known whether it was trained on "
-            "the reference."
-        )
+        remarks.append(UNKNOWN_MODEL)
     return FileEvaluation(
         samples=samples,
         plan=plan,
@@ -236,7 +233,7 @@ def _voxels(source: Source) -> Showers:
 def _model(named: str | None, generated: Source) -> str | None:
     """The model that made the showers; a named one must be it, if the file says which one did."""
     if named is None:
-        return find_model(generated)
+        return find_model(generated.provenance, generated.path.parent)
     record = read_record(named)
     made_by = generated.provenance.get("model")
     if isinstance(made_by, Mapping) and made_by.get("sha256") not in (None, record.weights_sha256):

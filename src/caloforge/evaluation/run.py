@@ -28,6 +28,7 @@ from caloforge.evaluation.results import (
     Scores,
     SharedRows,
 )
+from caloforge.evaluation.sources import rows_trained_on
 from caloforge.evaluation.suites import CROSS_PARTICLE, UNITS, Plan, plan_evaluation
 from caloforge.random import Streams
 from caloforge.showers import ShowerPoints, Showers, row_hashes
@@ -118,7 +119,8 @@ def evaluate(
         sampler: draws showers of the model at one energy, for the nearest neighbours.
         others: further generated samples by name, for the multi-class test.
         cross_particle: generated and Geant4 showers of other particles, for the cross-particle test.
-        trained_on: hashes of the rows that the model was trained on.
+        trained_on: hashes of the rows that the model was trained on; None looks for them where the generated showers name
+            their model and it is found here.
         generated_detector: detector that the generated file names, if any.
         allow_mismatch: compare samples of different spectra, particles, directions or detectors all the same.
         labels: what to call ``generated``, ``reference`` and ``floor``, for example file names.
@@ -134,6 +136,9 @@ def evaluate(
     samples: dict[str, AnyShowers] = {"generated": generated, "reference": reference}
     if floor is not None:
         samples["floor"] = floor
+    unknown: list[str] = []
+    if trained_on is None:
+        trained_on, unknown = rows_trained_on(generated)
     checks = check_evaluation(
         generated,
         reference,
@@ -158,6 +163,7 @@ def evaluate(
         prepared[word], raw[word], infos[word] = _prepared(
             showers, names.get(word, word), detector, max_showers, streams, word
         )
+    remarks = (*remarks, *(text for text in unknown if text not in remarks))
     notes = [*remarks, *plan.notes, *_notes(samples, infos, plan, checks), *_placement(raw, detector)]
     seconds: dict[str, float] = {}
 

@@ -10,19 +10,27 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from caloforge import datasets
 from caloforge.detectors import Detector
 from caloforge.errors import ModelFileError, UsageError
 from caloforge.evaluation.checks import AnyShowers
 from caloforge.evaluation.classifiers.retraining import class_rows
-from caloforge.models import pretrained_names, read_record
+from caloforge.models import pretrained_names, read_record, training_row_hashes
 from caloforge.names import is_builtin
 from caloforge.random import Streams
 from caloforge.showers import Showers
 from caloforge.showers.files import Reader, open_showers
 
-__all__ = ["Source", "differences", "find_model", "open_source"]
+__all__ = ["UNKNOWN_MODEL", "Source", "differences", "find_model", "open_source", "rows_trained_on"]
 
+#: Said of generated showers whose model is not at hand.
+UNKNOWN_MODEL = (
+    "The model that made the generated showers was not found here, so it is not known whether it was trained on the "
+    "reference."
+)
 #: Showers read at a time when only some of a file's are wanted.
 _BLOCK = 2000
 #: What must agree between two Geant4 productions for one to be the floor of the other.
@@ -156,25 +164,29 @@ def _read(reader: Reader, limit: int | None, streams: Streams) -> AnyShowers:
     return Showers.concatenate(parts)
 
 
-def find_model(source: Source) -> str | None:
-    """The model that made a generated file, if it can be found here.
+def find_model(provenance: Mapping[str, Any], folder: Path | None = None) -> str | None:
+    """The model that made some showers, if it can be found here.
 
-    A generated file holds the hash of its model's weights and the command that made it. Every word of that command, and
-    every model of the package, is a candidate; only the hash decides. Relative paths are tried from the working
-    directory and from the folder of the file.
+    Generated showers hold the hash of their model's weights, and those of a file the command that made them. Every word of
+    that command, and every model of the package, is a candidate; only the hash decides. Relative paths are tried from the
+    working directory and from the folder of the file.
+
+    Args:
+        provenance: what the showers say of themselves.
+        folder: where their file is.
 
     Returns:
         Its directory or name, or None.
     """
-    wanted = source.provenance.get("model")
+    wanted = provenance.get("model")
     if not isinstance(wanted, Mapping) or "sha256" not in wanted:
         return None
     try:
-        words = shlex.split(str(source.provenance.get("command") or ""))
+        words = shlex.split(str(provenance.get("command") or ""))
     except ValueError:
         words = []
     named = [str(wanted["directory"])] if "directory" in wanted else []
-    folders = [*named, *words, *(str(source.path.parent / w) for w in words)]
+    folders = [*named, *words, *([] if folder is None else (str(folder / w) for w in words))]
     # A folder that is called like a model of the package needs a separator to be a folder.
     here = [f if f not in pretrained_names() else f"{os.curdir}/{f}" for f in folders if Path(f).is_dir()]
     for candidate in (*here, *pretrained_names()):
@@ -184,6 +196,20 @@ def find_model(source: Source) -> str | None:
         except ModelFileError:
             continue
     return None
+
+
+def rows_trained_on(showers: AnyShowers) -> tuple[NDArray[np.uint64] | None, list[str]]:
+    """The rows on which the models were trained that made some showers, as far as the showers name them.
+
+    Returns:
+        Hashes of the rows, or None if no model was found; and what a reader must know of models that were not found.
+    """
+    parts = showers.provenance.get("parts", ())
+    origins = [showers.provenance, *(parts if isinstance(parts, list) else ())]
+    makers = [origin for origin in origins if isinstance(origin, Mapping) and "model" in origin]
+    found = [find_model(maker) for maker in makers]
+    hashes = [training_row_hashes(model) for model in found if model is not None]
+    return np.concatenate(hashes) if hashes else None, [UNKNOWN_MODEL] if None in found else []
 
 
 def differences(generated: Source, reference: Source, floor: Source | None = None) -> list[str]:

@@ -8,7 +8,8 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -119,7 +120,16 @@ def sample_showers(
         model.record.valid.check(conditions)
     # Looking at every part of a model would take long beside a single shower.
     with borrowed(model) if model.training else nullcontext():
-        return _sample(model, conditions, streams, batch_size, max_attempts)
+        sample = _sample(model, conditions, streams, batch_size, max_attempts)
+    return replace(sample, showers=replace(sample.showers, provenance=_origin(model, extrapolate=extrapolate)))
+
+
+def _origin(model: ShowerModel, *, extrapolate: bool) -> dict[str, Any]:
+    """What showers in memory say of themselves, as generated files do."""
+    made_by: dict[str, Any] = {"kind": model.kind}
+    if model.record is not None:
+        made_by |= {"sha256": model.record.weights_sha256, "directory": str(model.directory)}
+    return {"program": "caloforge", "model": made_by, "extrapolated": extrapolate}
 
 
 def _sample(model: ShowerModel, conditions: Conditions, streams: Streams, batch_size: int, max_attempts: int) -> Sample:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, final
 
 import numpy as np
@@ -70,6 +71,7 @@ class ShowerModel(nn.Module, ABC):
         adjustable: keys of the configuration that may be changed after training (how many sampling steps, say).
         options: which of them were changed, and to what; see :meth:`adjust`.
         record: what the model's directory says about it; None for a model that was not loaded from one.
+        directory: that directory.
     """
 
     kind: ClassVar[str]
@@ -87,6 +89,7 @@ class ShowerModel(nn.Module, ABC):
         self.detector = detector
         self.options: dict[str, Any] = {}
         self.record: ModelRecord | None = None
+        self.directory: Path | None = None
         # A parametrisation has no parameters, and yet has a place and a precision; this goes wherever the model goes.
         self.register_buffer("_place", torch.empty(0), persistent=False)
 

@@ -462,7 +462,7 @@ def load_model(
                 f"'{path}' does not fit model.json: the tensor '{name}' is missing, unknown or of another shape or kind"
             )
     model.load_state_dict(tensors)
-    model.record = record
+    model.record, model.directory = record, directory
     model.requires_grad_(False)
     model.adjust(options or {})
     return model.to(device).eval()

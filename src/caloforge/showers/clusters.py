@@ -79,4 +79,5 @@ def merge_in_subcells(
         points.particle,
         points.readout,
         points.direction,
+        points.provenance,
     )

@@ -317,6 +317,7 @@ def project(
             points.particle,
             points.readout,
             points.direction,
+            points.provenance,
         ),
         in_gaps,
         below.astype(np.float64, copy=False),

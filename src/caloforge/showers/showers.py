@@ -6,9 +6,9 @@ checked where they enter the program (``check_values``), since a scan of gigabyt
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Self
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,7 @@ __all__ = ["ShowerPoints", "Showers"]
 
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
+Provenance = Mapping[str, Any]
 
 
 def _directions_ok(direction: Float32 | None, n: int) -> None:
@@ -62,6 +63,7 @@ class Showers:
         readout: the voxels.
         direction: flight direction in the local frame, float32 unit vectors (N, 3), or None (along +z).
         overflow: energy of each layer outside its voxels, float32 (N, layers), MeV, or None if it was not recorded.
+        provenance: where the showers come from, as their maker wrote it, JSON values; empty if nobody said.
     """
 
     deposits: Float32
@@ -70,6 +72,7 @@ class Showers:
     readout: Readout = field(repr=False)
     direction: Float32 | None = None
     overflow: Float32 | None = None
+    provenance: Provenance = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         n = len(self.incident_energy)
@@ -98,6 +101,7 @@ class Showers:
             self.readout,
             None if self.direction is None else self.direction[rows],
             None if self.overflow is None else self.overflow[rows],
+            self.provenance,
         )
 
     def check_values(self, *, first_row: int = 0) -> Self:
@@ -130,6 +134,7 @@ class Showers:
             first.readout,
             _joined([p.direction for p in parts], "directions"),
             _joined([p.overflow for p in parts], "overflow"),
+            _origin([p.provenance for p in parts]),
         )
 
     def layers(self) -> Iterator[Float32]:
@@ -151,7 +156,7 @@ class Showers:
     def above(self, threshold: float) -> Showers:
         """The same showers with every deposit below ``threshold`` (MeV) set to zero."""
         kept = np.where(self.deposits >= threshold, self.deposits, np.float32(0)) if threshold > 0 else self.deposits
-        return Showers(kept, self.incident_energy, self.particle, self.readout, self.direction, self.overflow)
+        return replace(self, deposits=kept)
 
 
 @dataclass(frozen=True)
@@ -166,6 +171,7 @@ class ShowerPoints:
         particle: PDG id of the incident particle.
         readout: the layers that the layer numbers refer to, if known.
         direction: flight direction in the local frame, float32 unit vectors (N, 3), or None (along +z).
+        provenance: where the showers come from, as their maker wrote it, JSON values; empty if nobody said.
     """
 
     offsets: NDArray[np.int64]
@@ -174,6 +180,7 @@ class ShowerPoints:
     particle: int
     readout: Readout | None = field(default=None, repr=False)
     direction: Float32 | None = None
+    provenance: Provenance = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         n = len(self.incident_energy)
@@ -204,6 +211,7 @@ class ShowerPoints:
             self.particle,
             self.readout,
             None if self.direction is None else self.direction[start:stop],
+            self.provenance,
         )
 
     def _chosen(self, rows: NDArray[np.int64]) -> ShowerPoints:
@@ -217,6 +225,7 @@ class ShowerPoints:
             self.particle,
             self.readout,
             None if self.direction is None else self.direction[rows],
+            self.provenance,
         )
 
     def check_values(self, *, first_row: int = 0) -> Self:
@@ -269,6 +278,7 @@ class ShowerPoints:
             first.particle,
             first.readout,
             _joined([p.direction for p in parts], "directions"),
+            _origin([p.provenance for p in parts]),
         )
 
     @property
@@ -289,3 +299,9 @@ def _joined(arrays: list[Float32 | None], what: str) -> Float32 | None:
     if len(present) != len(arrays):
         raise ShowerFileError(f"some of the showers to be joined have {what} and some have none")
     return np.concatenate(present)
+
+
+def _origin(parts: list[Provenance]) -> Provenance:
+    """Where joined showers come from: what all parts say, or else what each of them does."""
+    several = [part for k, part in enumerate(parts) if not any(part is other or part == other for other in parts[:k])]
+    return several[0] if len(several) == 1 else {"parts": [dict(part) for part in several]}

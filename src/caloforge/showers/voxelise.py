@@ -70,6 +70,7 @@ def voxelise(points: ShowerPoints, readout: Readout) -> Showers:
         readout,
         points.direction,
         overflow.astype(np.float32),
+        points.provenance,
     )
 
 
@@ -83,5 +84,11 @@ def to_points(showers: Showers) -> ShowerPoints:
     points[:, 3] = showers.deposits[shower, voxel]
     offsets = np.searchsorted(shower, np.arange(len(showers) + 1))
     return ShowerPoints(
-        offsets.astype(np.int64), points, showers.incident_energy, showers.particle, readout, showers.direction
+        offsets.astype(np.int64),
+        points,
+        showers.incident_energy,
+        showers.particle,
+        readout,
+        showers.direction,
+        showers.provenance,
     )

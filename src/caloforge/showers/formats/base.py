@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -109,7 +109,7 @@ class Reader(ABC):
         block = self._read(start, stop)
         self.check_parts()
         try:
-            return block.check_values(first_row=start)
+            return replace(block.check_values(first_row=start), provenance=self.provenance)
         except ShowerFileError as error:
             raise ShowerFileError(f"{self.path}: {error}") from None
 
