@@ -85,6 +85,19 @@ class Streams:
             generator.random(out=out[row])
         return out
 
+    def ragged_uniform(
+        self,
+        indices: NDArray[np.int64],
+        sizes: NDArray[np.int64],
+        attempts: NDArray[np.int64] | int = 0,
+    ) -> NDArray[np.float64]:
+        """Uniform numbers in [0, 1), ``sizes[k]`` of them for shower ``indices[k]``, one shower behind the other."""
+        ends = np.cumsum(sizes)
+        out = np.empty(int(ends[-1]) if len(ends) else 0, dtype=np.float64)
+        for row, generator in _rows(self.key(), indices, attempts):
+            generator.random(out=out[ends[row] - sizes[row] : ends[row]])
+        return out
+
     def integer(self, index: int, attempt: int = 0) -> int:
         """A 64-bit seed for a foreign generator (Geant4's, torch's)."""
         return int(self.generator(index, attempt).integers(0, 2**64, dtype=np.uint64))

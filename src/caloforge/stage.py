@@ -6,8 +6,8 @@ parameters, optimiser and number of steps per batch. A *fit stage* looks at the 
 may be trained in any order or in different processes.
 
 Randomness comes from the streams handed in, addressed by the row number and the epoch of the batch, so it depends
-neither on batch size nor on the number of processes. Dropout is the exception: it draws from torch's own generator,
-which the training loop seeds before every step from the seed, the stage and the number of the step.
+neither on batch size nor on the number of processes. So do the masks of dropout, and batch norm is over all processes,
+in the layers of ``caloforge.nn.batch_layers``; torch's own would see no more than the share of one process.
 """
 
 from __future__ import annotations
@@ -354,7 +354,8 @@ class GradientStage(Stage, ABC):
 
     The training loop calls ``prepare`` once. Then, for every batch, for each player in turn and ``steps_per_batch``
     times: ``loss``, backward on ``"loss"``, the player's optimiser and schedule, ``after_step``. The parts are in train
-    mode then, and in eval mode under ``torch.no_grad`` for ``validate``.
+    mode then, and in eval mode under ``torch.no_grad`` for ``validate``. Every turn has random numbers of its own. With
+    ``fresh_batches`` every turn takes the next batch of the epoch instead of all turns taking the same one.
 
     Args:
         name: see :class:`Stage`.
@@ -365,10 +366,12 @@ class GradientStage(Stage, ABC):
     Attributes:
         metric: key of ``validate``'s answer by which the best weights are selected.
         lower_is_better: direction of that metric.
+        fresh_batches: whether every turn of every player takes a batch of its own.
     """
 
     metric: str = "loss"
     lower_is_better: bool = True
+    fresh_batches: bool = False
 
     def __init__(
         self,
@@ -415,11 +418,14 @@ class GradientStage(Stage, ABC):
         Args:
             player: whose turn it is.
             batch: the rows, on the device of the model.
-            streams: random streams of this stage; numbers are drawn at ``(row, attempt=epoch)``.
+            streams: random streams of this stage (with several turns for a batch, of the player's turn); numbers are
+                drawn at ``(row, attempt=epoch)``.
 
         Returns:
-            Scalars, means over the rows of the batch: ``"loss"``, which has a gradient, and others to be logged.
-            Nothing here waits for the device.
+            Scalars, means over the rows of the batch: ``"loss"``, which has a gradient, and others to be logged. If they
+            are means over something else (points, say), ``"weight"`` is the number of these in the batch, so that
+            means of several processes or batches can be put together; it is not logged. Nothing here waits for the
+            device.
         """
 
     def after_step(self, player: str, step: int) -> None:
@@ -434,7 +440,7 @@ class GradientStage(Stage, ABC):
         """Validation metrics on one batch; the training loop averages them over rows.
 
         Returns:
-            Scalars, means over the rows of the batch, among them the one named by ``metric``.
+            Scalars, means over the rows of the batch, among them the one named by ``metric``; ``"weight"`` as above.
         """
         return self.loss(self.players[0].name, batch, streams)
 

@@ -18,6 +18,7 @@ from toy_model import Toy, ToyConfig, toy_detector, toy_file, toy_preset, toy_sh
 
 from caloforge.errors import MissingDependencyError, ModelFileError, OutputError, TrainingError, UsageError
 from caloforge.models import load_model, load_preset, training_row_hashes
+from caloforge.nn.batch_layers import training_step
 from caloforge.random import Streams
 from caloforge.showers import open_showers, row_hashes
 from caloforge.stage import CosineSchedule
@@ -75,9 +76,9 @@ def test_the_loop_is_plain_gradient_descent(data, tmp_path, ema):
     step = 0
     for epoch in range(EPOCHS):
         for batch in rows.batches(gauss.training, epoch):
-            torch.manual_seed(streams.child("torch").integer(step))
             optimiser.zero_grad()
-            gauss.loss("main", batch, streams)["loss"].backward()
+            with training_step(batch.row, streams.child("dropout"), step):
+                gauss.loss("main", batch, streams)["loss"].backward()
             torch.nn.utils.clip_grad_norm_(model.gauss.parameters(), 0.5)
             optimiser.param_groups[0]["lr"], _ = scheduled(
                 CosineSchedule(warmup_fraction=0.2), 0.01, step, steps=EPOCHS * batches, steps_per_epoch=batches
@@ -393,7 +394,7 @@ sys.path.insert(0, sys.argv[1])
 import toy_model
 from caloforge.training import loop, train
 loop.draw_curves = lambda *args, **kwargs: None
-train(toy_model.toy_preset(dropout=0.0, gradient_clip=1.0), sys.argv[2], sys.argv[3], threads=1, show=False)
+train(toy_model.toy_preset(gradient_clip=1.0), sys.argv[2], sys.argv[3], threads=1, show=False)
 """
 
 
@@ -412,7 +413,7 @@ def test_two_processes_train_the_model_of_one(data, tmp_path):
         timeout=300,
     )
     assert answer.returncode == 0, answer.stderr
-    run(data, tmp_path / "one", dropout=0.0, gradient_clip=1.0)
+    run(data, tmp_path / "one", gradient_clip=1.0)
     one, two = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "two"))
     for name in one:
         torch.testing.assert_close(two[name], one[name], rtol=1e-4, atol=1e-6)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from caloforge.detectors import Detector, detector_from_toml
 from caloforge.models import Conditions, ModelConfig, Preset, ShowerModel, register
+from caloforge.nn.batch_layers import Dropout
 from caloforge.random import Streams
 from caloforge.showers import Showers, create_showers
 from caloforge.stage import FitStage, GradientStage, Player, TrainingBatch, TrainingConfig, TrainingData
@@ -159,7 +160,7 @@ class Toy(ShowerModel):
         super().__init__(config, detector)
         h = config.hidden
         self.scale = _Numbers()
-        self.gauss = nn.Sequential(nn.Linear(9, h), nn.ReLU(), nn.Dropout(config.dropout), nn.Linear(h, 2))
+        self.gauss = nn.Sequential(nn.Linear(9, h), nn.ReLU(), Dropout(config.dropout), nn.Linear(h, 2))
         self.maker = nn.Sequential(nn.Linear(2, h), nn.Tanh(), nn.Linear(h, 1))
         self.critic = nn.Sequential(nn.Linear(1, h), nn.Tanh(), nn.Linear(h, 1))
         self.slow = nn.Sequential(nn.Linear(2, h), nn.Tanh(), nn.Linear(h, 1)).requires_grad_(False)

@@ -55,35 +55,41 @@ def training_points(model: PointCloudModel, batch: TrainingBatch, streams: Strea
     device = cloud.offsets.device
     available = cloud.offsets.diff().cpu().numpy()
     taken = available if config.training_points is None else np.minimum(available, config.training_points)
-    most = int(taken.max(initial=0))
     shower = np.repeat(np.arange(len(rows)), taken)
     number = np.arange(len(shower)) - np.repeat(np.cumsum(taken) - taken, taken)
-    uniform = streams.child("uniform").uniform(rows, 4 * most, batch.epoch).reshape(len(rows), 4, most)
-    u = uniform[shower, :, number]
+    # Point after point, so that no number depends on how many points the other showers of the batch have.
+    u = streams.child("uniform").ragged_uniform(rows, 4 * taken, batch.epoch).reshape(-1, 4)
+    normal = streams.child("noise").ragged_normal(rows, 4 * taken, batch.epoch).reshape(-1, 4)
     # One point from each of equally long pieces of the shower's list.
     place = ((number + u[:, 0]) * (available / np.maximum(taken, 1))[shower]).astype(np.int64)
     index = torch.from_numpy(place).to(device) + cloud.offsets[:-1][torch.from_numpy(shower).to(device)]
     # Neighbours in the list are neighbours in space, so that every group gets points from everywhere.
     group = shower * levels + number % levels
     order = np.argsort(group, kind="stable")
-    group, number, shower, u = group[order], number[order], shower[order], u[order]
+    group, u, normal = group[order], u[order], normal[order]
     index = index[torch.from_numpy(order).to(device)]
     fuzz = torch.from_numpy(u[:, 1:].astype(np.float32)).to(device)
     position = cloud.place[index] + config.position_fuzz * (fuzz[:, :2] - 0.5)
     depth = cloud.layer[index].to(fuzz.dtype) + fuzz[:, 2]
     clean = model.points(model.points.plain(position.double(), depth.double(), cloud.energy[index].double()))
-    normal = streams.child("noise").normal(rows, 4 * most, batch.epoch).reshape(len(rows), most, 4)
     counts = np.bincount(group, minlength=len(rows) * levels)
     context = model.point_condition(conditions_of(batch), cloud.counts).to(model.dtype)
     of_group = torch.arange(len(rows), device=device).repeat_interleave(levels)
     return TrainingPoints(
         clean.to(model.dtype),
-        torch.from_numpy(normal[shower, number]).to(device=device, dtype=model.dtype),
+        torch.from_numpy(normal).to(device=device, dtype=model.dtype),
         torch.from_numpy(np.concatenate([[0], np.cumsum(counts)])).to(device),
         torch.from_numpy(group).to(device),
         of_group,
         context[of_group],
     )
+
+
+def _mean_square(made: Tensor, wanted: Tensor) -> dict[str, Tensor]:
+    """Mean squared difference of points (M, 4), 0 if there are none, and their number as the weight of this mean."""
+    points = len(made)
+    loss = functional.mse_loss(made, wanted) if points else made.sum()
+    return {"loss": loss, "weight": torch.tensor(float(points), dtype=torch.float64, device=made.device)}
 
 
 class DiffusionStage(GradientStage):
@@ -110,7 +116,7 @@ class DiffusionStage(GradientStage):
             noisy * edm.input_scale(sigma)[points.group][:, None], torch.log(sigma) / 4, points.context, points.offsets
         )
         wanted = (points.clean - skip[points.group][:, None] * noisy) / out[points.group][:, None]
-        return {"loss": functional.mse_loss(raw, wanted)}
+        return _mean_square(raw, wanted)
 
 
 @dataclass(frozen=True)
@@ -206,13 +212,13 @@ class DistillationStage(GradientStage):
     def loss(self, player: str, batch: TrainingBatch, streams: Streams) -> dict[str, Tensor]:
         """Distance of the student."""
         turn = replace(batch, epoch=batch.epoch // self.model.config.distillation_reuse)
-        return {"loss": self._distance(self.model.student, self._paths(turn, streams, self._training))}
+        return self._distance(self.model.student, self._paths(turn, streams, self._training))
 
     def validate(self, batch: TrainingBatch, streams: Streams) -> dict[str, Tensor]:
         """Distance of the target."""
-        return {"loss": self._distance(self.model.target, self._paths(batch, streams, self._validation))}
+        return self._distance(self.model.target, self._paths(batch, streams, self._validation))
 
-    def _distance(self, network: PointWiseNet, paths: _Paths) -> Tensor:
+    def _distance(self, network: PointWiseNet, paths: _Paths) -> dict[str, Tensor]:
         model = self.model
         offsets = torch.cat([paths.sizes.new_zeros(1), paths.sizes.cumsum(0)])
         group = packed_index(offsets)
@@ -221,7 +227,7 @@ class DistillationStage(GradientStage):
                 model.target, paths.cleaner, paths.low, paths.context, offsets, group, consistent=True
             )
         made = model.denoised(network, paths.noisy, paths.high, paths.context, offsets, group, consistent=True)
-        return functional.mse_loss(made, wanted)
+        return _mean_square(made, wanted)
 
     def _paths(self, batch: TrainingBatch, streams: Streams, memory: _Memory) -> _Paths:
         """The teacher's paths for the rows of a batch, from memory if they are all there."""

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from caloforge.errors import ConfigError
 from caloforge.kernels.ops.splines import raw_parameter_count
+from caloforge.nn.batch_layers import BatchNorm2d
 from caloforge.nn.coupling import ActNorm
 from caloforge.nn.flow import log_density
 from caloforge.nn.small_images import SameConvolution, StepConvolution, StepTransposedConvolution
@@ -48,7 +49,7 @@ def _block(inputs: int, outputs: int, *, periodic: bool, batch_norm: bool) -> nn
     modules: list[nn.Module] = []
     for source in (inputs, outputs):
         modules.append(SameConvolution(source, outputs, periodic=periodic))
-        modules += [nn.BatchNorm2d(outputs), nn.LeakyReLU()] if batch_norm else [nn.LeakyReLU()]
+        modules += [BatchNorm2d(outputs), nn.LeakyReLU()] if batch_norm else [nn.LeakyReLU()]
     return nn.Sequential(*modules)
 
 

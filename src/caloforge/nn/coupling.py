@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from caloforge.errors import ConfigError
 from caloforge.kernels.ops.splines import raw_parameter_count
+from caloforge.nn.batch_layers import BatchNorm1d, Dropout
 from caloforge.nn.cubic_splines import cubic_parameter_count, cubic_spline
 from caloforge.nn.flow import ConditionalFlow, fixed_permutations
 from caloforge.nn.permutations import FixedPermutation, IndexArray
@@ -48,10 +49,10 @@ def conditioner(
     for _ in range(layers - 1):
         modules.append(nn.Linear(width, hidden_features))
         if batch_norm:
-            modules.append(nn.BatchNorm1d(hidden_features))
+            modules.append(BatchNorm1d(hidden_features))
         modules.append(nn.LeakyReLU())
         if dropout:
-            modules.append(nn.Dropout(dropout))
+            modules.append(Dropout(dropout))
         width = hidden_features
     last = nn.Linear(width, outputs)
     nn.init.zeros_(last.weight)

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from caloforge.errors import ConfigError
+from caloforge.nn.batch_layers import dropout
 
 __all__ = ["MADE", "MaskKind", "StaircaseLinear", "hidden_degrees"]
 
@@ -252,6 +253,6 @@ class MADE(nn.Module):
             hidden = hidden + nn.functional.relu(self.context_layer(context))
         hidden = nn.functional.relu(hidden)
         for layer in self.hidden:
-            hidden = nn.functional.dropout(nn.functional.relu(layer(hidden)), self.dropout, self.training)
+            hidden = dropout(nn.functional.relu(layer(hidden)), self.dropout, self.training)
         out: Tensor = self.output_layer(hidden)
         return out.view(x.shape[0], self.features, self.parameters_per_feature)

@@ -1,7 +1,8 @@
 """The training loop. All of it is here: what a stage computes is its own affair, when and how often is decided here.
 
-For every batch: each player in turn, as many times as it wants: loss, backward, sum over processes, clip, step. After
-every epoch: validation, selection, metrics, checkpoint. Everything random is a function of the seed and of counters, so
+For every batch: each player in turn, as many times as it wants: loss, backward, sum over processes, clip, step (or every
+turn takes a batch of its own, if the stage wants it so; then a round is as many batches as there are turns). After every
+epoch: validation, selection, metrics, checkpoint. Everything random is a function of the seed and of counters, so
 a run that was stopped goes on as if nothing had happened.
 """
 
@@ -12,14 +13,16 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from caloforge.errors import Interrupted, TrainingError
+from caloforge.errors import Interrupted, TrainingError, UsageError
 from caloforge.models import ShowerModel, read_stage
+from caloforge.nn.batch_layers import training_step
 from caloforge.progress import Progress, progress
 from caloforge.random import Streams
 from caloforge.stage import FitStage, GradientStage, Player, TrainingBatch
@@ -126,12 +129,12 @@ def train_stage(stage: GradientStage, run: Run) -> StageResult:
         log = on_exit.enter_context(_metrics(stage, run, counters.epoch))
         trainer = _Trainer(stage, run, state, players, optimisers, log)
         batch_size = min(stage.batch_size, len(run.data.training_rows))
-        per_epoch = run.data.steps_per_epoch(batch_size) * batch_size
-        done = counters.epoch * per_epoch + counters.batch * batch_size
+        per_epoch = trainer.rounds_per_epoch * trainer.batches_per_round * batch_size
+        done = counters.epoch * per_epoch + counters.batch * trainer.batches_per_round * batch_size
         display = on_exit.enter_context(_display(run, f"stage {stage.name}", stage.epochs * per_epoch, done))
         began = time.monotonic()
         while counters.epoch < stage.epochs:
-            trainer.epoch(display, batch_size)
+            trainer.epoch(display)
         trainer.finish()
         return StageResult(
             stage.name,
@@ -160,55 +163,77 @@ class _Trainer:
         )  # fmt: skip
         self.settings = stage.training
         self.streams = run.streams(stage.name)
-        self.steps_per_epoch = run.data.steps_per_epoch(min(stage.batch_size, len(run.data.training_rows)))
+        self.batch_size = min(stage.batch_size, len(run.data.training_rows))
+        self.turns = [(player, turn) for player in players for turn in range(player.steps_per_batch)]
+        self.batches_per_round = len(self.turns) if stage.fresh_batches else 1
+        batches = run.data.steps_per_epoch(self.batch_size)
+        self.rounds_per_epoch = batches // self.batches_per_round
+        if not self.rounds_per_epoch:
+            raise UsageError(
+                f"an epoch has {batches} batches of {self.batch_size} showers, but the players of stage '{stage.name}' "
+                f"need {self.batches_per_round} for a turn each; it needs more showers or smaller batches"
+            )
         self.on_gpu = run.device.type == "cuda"
         self.noted = self.drawn = time.monotonic()
 
     # ---- one epoch
 
-    def epoch(self, display: Progress, batch_size: int) -> None:
+    def epoch(self, display: Progress) -> None:
         """The rest of an epoch, and what comes after it."""
-        counters, processes = self.state.counters, self.run.processes
+        counters = self.state.counters
         began, first = time.monotonic(), counters.batch
+        size = self.batches_per_round * self.batch_size
         self._mode(training=True)
-        for batch in self.run.data.batches(
-            self.settings, counters.epoch, first=first, rank=processes.rank, size=processes.size
-        ):
+        for batches in self._rounds(first):
             steps_before = sum(counters.steps.values())
             try:
-                for player in self.players:
-                    for _ in range(player.steps_per_batch):
-                        self._step(player, batch, len(batch) / batch_size)
+                for number, (player, turn) in enumerate(self.turns):
+                    self._step(player, turn, batches[number % len(batches)])
             except TrainingError:
                 # No step of this batch was done yet: then the state is one from which training could go on.
                 self.state.keep_good(whole=sum(counters.steps.values()) == steps_before)
                 raise
             if self.state.average is not None:
-                self.state.average.update(counters.epoch * self.steps_per_epoch + counters.batch)
+                self.state.average.update(counters.epoch * self.rounds_per_epoch + counters.batch)
             counters.batch += 1
-            display.advance(batch_size, self._note())
+            display.advance(size, self._note())
             if not self.on_gpu or counters.batch % _GPU_CHECK == 0:
                 self._look()
         self._look()
-        rate = (counters.batch - first) * batch_size / max(time.monotonic() - began, 1e-9)
+        rate = (counters.batch - first) * size / max(time.monotonic() - began, 1e-9)
         training = {name: float(total) / counters.batch for name, total in self.state.sums.items()}
         counters.epoch, counters.batch, self.state.sums = counters.epoch + 1, 0, {}
         self._after_epoch(training, rate)
 
-    def _step(self, player: Player, batch: TrainingBatch, weight: float) -> None:
+    def _rounds(self, first: int) -> Iterator[list[TrainingBatch]]:
+        """The batches of every round of this epoch: one for all turns, or one for each."""
+        processes, each = self.run.processes, self.batches_per_round
+        batches = self.run.data.batches(
+            self.settings, self.state.counters.epoch, first=first * each, rank=processes.rank, size=processes.size
+        )
+        for _ in range(first, self.rounds_per_epoch):
+            yield list(islice(batches, each))
+
+    def _step(self, player: Player, turn: int, batch: TrainingBatch) -> None:
         """One optimiser step of one player."""
-        counters, optimiser = self.state.counters, self.optimisers[player.name]
+        counters, optimiser, processes = self.state.counters, self.optimisers[player.name], self.run.processes
         if len(self.players) > 1:
             for other in self.players:  # no work for gradients that nobody will use
                 for parameter in other.parameters:
                     parameter.requires_grad_(other is player)
-        torch.manual_seed(self.streams.child("torch").integer(sum(counters.steps.values()), self.run.processes.rank))
+        step = sum(counters.steps.values())
+        torch.manual_seed(self.streams.child("torch").integer(step, processes.rank))
         optimiser.zero_grad(set_to_none=True)
-        with self._autocast():
-            losses = self.stage.loss(player.name, batch, self.streams)
-        losses["loss"].backward()  # type: ignore[no-untyped-call]
-        self.run.processes.sum_gradients(player.parameters, weight)
-        logged = self.run.processes.sum_values(losses, weight)
+        masks = self.streams.child("dropout")
+        with self._autocast(), training_step(batch.row, masks, step, processes.add_up):
+            losses = dict(self.stage.loss(player.name, batch, self._streams_of(player, turn)))
+        weight = losses.pop("weight", None)
+        share = len(batch) / self.batch_size if weight is None else processes.share_of(weight)
+        # Weighted before it goes back, since batch norm sums gradients on the way.
+        whole = losses["loss"] if processes.size == 1 else losses["loss"] * share
+        whole.backward()  # type: ignore[no-untyped-call]
+        processes.sum_gradients(player.parameters)
+        logged = processes.sum_values(losses, share)
         if self.settings.gradient_clip is not None:
             norm = nn.utils.clip_grad_norm_(player.parameters, self.settings.gradient_clip)
             logged["gradient_norm"] = norm.double()
@@ -225,8 +250,12 @@ class _Trainer:
             value = value / player.steps_per_batch
             self.state.sums[key] = self.state.sums[key] + value if key in self.state.sums else value
 
+    def _streams_of(self, player: Player, turn: int) -> Streams:
+        """Random streams of a turn; those of the stage where there is only one."""
+        return self.streams if len(self.turns) == 1 else self.streams.child(f"{player.name}/{turn}")
+
     def _rate(self, player: Player, step: int) -> tuple[float, float | None]:
-        per_epoch = self.steps_per_epoch * player.steps_per_batch
+        per_epoch = self.rounds_per_epoch * player.steps_per_batch
         steps = per_epoch * self.stage.epochs
         return scheduled(player.schedule, player.optimiser.learning_rate, step, steps=steps, steps_per_epoch=per_epoch)
 
@@ -322,13 +351,15 @@ class _Trainer:
         sums: dict[str, Tensor] = {}
         for batch in self.run.data.validation(self.settings, rank=processes.rank, size=processes.size):
             with self._autocast():
-                metrics = self.stage.validate(batch, self.streams)
-            for name, value in metrics.items():
-                total = value.detach().double() * len(batch)
-                sums[name] = sums[name] + total if name in sums else total
+                metrics = dict(self.stage.validate(batch, self.streams))
+            number = torch.tensor(float(len(batch)), dtype=torch.float64, device=self.run.device)
+            number = metrics.pop("weight", number).double()
+            totals = {name: value.detach().double() * number for name, value in metrics.items()} | {"weight": number}
+            sums = {name: sums[name] + total if name in sums else total for name, total in totals.items()}
         self._mode(training=True)
-        rows = len(self.run.data.validation_rows)
-        return {name: float(total) / rows for name, total in processes.sum_values(sums, 1.0).items()}
+        sums = processes.sum_values(sums, 1.0)
+        number = sums.pop("weight")
+        return {name: float(total / number) for name, total in sums.items()}
 
     def _is_better(self, value: float) -> bool:
         best = self.state.counters.best

@@ -1,14 +1,15 @@
 """Several processes that train together: each computes the gradient of its share of every batch, the sum is applied.
 
 All processes hold the same weights and the same moments and apply the same sum, so they stay bit-equal to each other.
-The batch size is that of all processes together, so the result does not depend on their number beyond rounding
-(and dropout, whose masks differ).
+The batch size is that of all processes together, so the result does not depend on their number beyond rounding: means
+are weighted by what they are means of, batch norm takes the sums of all (``caloforge.nn.batch_layers``), and every random
+number, dropout included, belongs to a row.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -78,24 +79,32 @@ class Processes:
         """Whether this process writes the files."""
         return self.rank == 0
 
-    def sum_gradients(self, parameters: Iterable[nn.Parameter], weight: float) -> None:
-        """Replace every gradient by the weighted sum over all processes.
+    @property
+    def add_up(self) -> Callable[[Tensor], None] | None:
+        """Sums a tensor over all processes, in place; None if there is only this one."""
+        return distributed.all_reduce if self.size > 1 else None
 
-        Args:
-            parameters: those without a gradient are left alone, the same ones everywhere.
-            weight: share of this process in the batch.
-        """
+    def share_of(self, weight: Tensor) -> Tensor:
+        """What part of the sum of a weight over all processes is that of this one; 0 if the sum is 0."""
+        total = weight.double()
+        if self.size > 1:
+            total = total.clone()
+            distributed.all_reduce(total)
+        return weight.double() / total.clamp_min(torch.finfo(torch.float64).tiny)
+
+    def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Replace every gradient by the sum over all processes; those without one are left alone, the same everywhere."""
         if self.size == 1:
             return
         gradients = [p.grad for p in parameters if p.grad is not None]
-        for dtype in {g.dtype for g in gradients}:
+        for dtype in sorted({g.dtype for g in gradients}, key=str):
             same = [g for g in gradients if g.dtype == dtype]
-            flat = torch.cat([g.reshape(-1) for g in same]) * weight
+            flat = torch.cat([g.reshape(-1) for g in same])
             distributed.all_reduce(flat)
             for gradient, part in zip(same, torch.split(flat, [g.numel() for g in same]), strict=True):
                 gradient.copy_(part.view_as(gradient))
 
-    def sum_values(self, values: Mapping[str, Tensor], weight: float) -> dict[str, Tensor]:
+    def sum_values(self, values: Mapping[str, Tensor], weight: Tensor | float) -> dict[str, Tensor]:
         """Weighted sums of scalars over all processes, float64."""
         if not values:
             return {}

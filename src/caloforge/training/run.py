@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from caloforge import __version__
 from caloforge.containment import check_contained
@@ -34,6 +35,7 @@ from caloforge.models import (
     read_record,
     read_stage,
 )
+from caloforge.nn.batch_layers import BatchNorm1d, BatchNorm2d, Dropout
 from caloforge.progress import progress
 from caloforge.random import Streams
 from caloforge.showers.files import open_showers
@@ -148,6 +150,7 @@ def train(
         former = read_plan(directory) if (directory / "plan.json").is_file() else None
         rows = _read(source, former, processes, seed, val_fraction, memory, where, show=show)
         _check_sizes(rows, chosen, processes)
+        _check_layers(chosen, processes)
         plan = _plan(chosen_preset, model, all_stages, rows, inputs or {}, used, _story(data, rows, source, command))
         if former is not None:
             check_same(directory, former, plan)
@@ -275,6 +278,20 @@ def _check_sizes(rows: TrainingSet, stages: Sequence[Stage], processes: Processe
             raise UsageError(f"the stage '{stage.name}' has fewer rows in a batch than there are processes")
     if 0 < len(rows.validation_rows) < processes.size:
         raise UsageError("there are fewer validation rows than processes")
+
+
+def _check_layers(stages: Sequence[Stage], processes: Processes) -> None:
+    """Refuse layers of torch that would make the training depend on the number of processes."""
+    own = (BatchNorm1d, BatchNorm2d, Dropout)
+    theirs = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
+    for stage in stages:
+        layers = (layer for part in stage.parts.values() for layer in part.modules())
+        found = next((layer for layer in layers if isinstance(layer, theirs) and not isinstance(layer, own)), None)
+        if processes.size > 1 and found is not None and isinstance(stage, GradientStage):
+            raise UsageError(
+                f"the stage '{stage.name}' has a layer torch.nn.{type(found).__name__}, which works on the share of one "
+                "process; several processes need the layer of that kind in caloforge.nn.batch_layers"
+            )
 
 
 def _story(data: object, rows: TrainingSet, source: ShowerSource, command: str | None) -> dict[str, Any]:
