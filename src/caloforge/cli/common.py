@@ -37,7 +37,9 @@ __all__ = [
 F = TypeVar("F", bound=Callable[..., Any])
 
 # Neither colours nor symbols are read into what is printed: names and ranges are full of brackets and colons.
-console = Console(highlight=False, markup=False, emoji=False, width=None if sys.stdout.isatty() else 120)
+console = Console(
+    highlight=False, markup=False, emoji=False, width=None if sys.stdout is not None and sys.stdout.isatty() else 120
+)
 
 SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Same seed, same result, for any number of processes.")]
 ResumeOption = Annotated[bool, typer.Option("--resume", help="Continue an interrupted run; what is finished is kept.")]
@@ -162,7 +164,7 @@ def _is_number(text: str) -> bool:
 
 def print_json(data: Mapping[str, Any]) -> None:
     """Print machine-readable output."""
-    typer.echo(json.dumps(data, indent=2, default=str))
+    print(json.dumps(data, indent=2, default=str))
 
 
 def save_figure(figure: Any, path: Path) -> None:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from caloforge.cli.common import print_json, print_table
+from caloforge.cli.common import console, print_json, print_table
 
 __all__ = ["register"]
 
@@ -36,7 +36,7 @@ def detectors(
         for d in loaded
     ]  # fmt: skip
     print_table("", ["detector", "layers", "voxels", "simulation", "what it is"], rows)
-    typer.echo("Describe one with 'caloforge info NAME'; a detector of your own is a TOML file (docs/detectors.md).")
+    console.print("Describe one with 'caloforge info NAME'; a detector of your own is a TOML file (docs/detectors.md).")
 
 
 def register(app: typer.Typer) -> None:

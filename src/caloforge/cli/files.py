@@ -257,7 +257,7 @@ def datasets(json_: Annotated[bool, typer.Option("--json", help="Machine-readabl
 
     found = describe()
     if json_:
-        typer.echo(json.dumps(found, indent=2, default=str))
+        print(json.dumps(found, indent=2, default=str))
         return
     rows = [
         [

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 import caloforge
+from caloforge.cli import streams
 from caloforge.cli.common import App
 from caloforge.errors import CaloForgeError, CaloForgeWarning, OutputError
 
@@ -33,7 +34,7 @@ app = App(
 
 def _version(value: bool) -> None:
     if value:
-        typer.echo(f"caloforge {caloforge.__version__}")
+        print(f"caloforge {caloforge.__version__}")
         raise typer.Exit
 
 
@@ -78,10 +79,6 @@ def _run(arguments: Sequence[str] | None) -> int:
         return _wrong_usage(error)
     except (KeyboardInterrupt, typer.Abort):
         return _fail("interrupted", 130)
-    except BrokenPipeError:
-        # The reader of a pipe (head, less) has seen enough; that is no failure of ours.
-        sys.stderr.close()
-        return 0
     except MemoryError:
         return _fail("there is not enough memory for this; a smaller --batch-size or fewer --jobs may help", 1)
     except OSError as error:
@@ -115,7 +112,7 @@ def _wrong_usage(error: Any) -> int:
     context = error.ctx
     text = error.format_message()
     if type(error).__name__ == "NoArgsIsHelpError":
-        typer.echo(text, err=True)
+        print(text, file=sys.stderr)
         return 2
     hint = "" if context is None else f" (see '{context.command_path} --help')"
     return _fail(text.rstrip(".") + hint, 2)
@@ -128,4 +125,7 @@ def _fail(message: str, code: int) -> int:
 
 def run() -> None:
     """Console script."""
-    sys.exit(main())
+    streams.install()
+    code = main()
+    lost = streams.lost_output()
+    sys.exit(_fail(lost, 1) if lost and code == 0 else code)
