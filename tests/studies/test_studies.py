@@ -12,7 +12,7 @@ from matplotlib.image import imread
 
 from caloforge import datasets
 from caloforge.cli.main import main
-from caloforge.errors import UsageError
+from caloforge.errors import CaloForgeError, UsageError
 from caloforge.models import read_record
 from caloforge.showers import create_showers, open_showers
 from caloforge.studies import STUDIES, run_study, study_particles
@@ -103,3 +103,76 @@ def test_a_likelihood_ratio_of_a_model_with_itself_tells_nothing(noise_study: Pa
 def test_repetitions_below_one_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="expected 1 or more"):
         run_study(STUDIES["noise"], "a.h5", "b.h5", tmp_path, repetitions=0)
+
+
+@pytest.mark.parametrize(
+    ("study", "preset", "overrides", "message"),
+    [
+        ("noise", "caloclouds2-tiny", [], "compares showers on voxels, and a 'caloclouds2' makes points"),
+        ("symmetries", "caloflow-student-tiny", [], "a 'caloflow-student' learns from another"),
+        (
+            "noise",
+            "caloinn-tiny",
+            ["model.preprocessing=published", "model.energies=null", "model.drop_voxel=false", "model.noise_on=shares",
+             "model.energy_noise_per=layer"],
+            "all its variants have the same preprocessing for the preset 'caloinn-tiny'",
+        ),
+        ("noise", "caloflow-tiny", ["model.noise=0", "model.energy_noise=0"], "would undo that of 'model.noise'"),
+        ("symmetries", "caloflow-tiny", ["training.batch=3"], "training.batch"),
+    ],
+)  # fmt: skip
+def test_what_a_study_cannot_vary_is_refused_before_anything_is_trained(
+    study: str, preset: str, overrides: list[str], message: str, tmp_path: Path
+) -> None:
+    """Mutation: train first; kinds without a stage called 'shapes' then ended in a traceback after hours."""
+    train, test = (datasets.path("calogan-gamma-sample", split=split) for split in ("train", "test"))
+    with pytest.raises(CaloForgeError, match=message):
+        run_study(
+            STUDIES[study], train, test, tmp_path / "out", preset=preset, overrides=overrides, say=lambda text: None
+        )
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_detector_without_symmetries_and_missing_files_are_refused_too(tmp_path: Path) -> None:
+    train, test = (datasets.path("calogan-gamma-sample", split=split) for split in ("train", "test"))
+    plain = tmp_path / "plain.h5"
+    with open_showers(train) as source:
+        assert source.detector is not None
+        detector = source.detector.model_copy(update={"symmetries": ()})
+        with create_showers(plain, detector=detector, particle="gamma") as writer:
+            writer.write(source.read(0, 20))
+    with pytest.raises(UsageError, match="the same augmentation"):
+        run_study(STUDIES["symmetries"], plain, test, tmp_path / "out", preset="caloflow-tiny")
+    for files in ((test, tmp_path / "no.h5", None), (test, test, tmp_path / "no.h5")):
+        with pytest.raises(CaloForgeError, match=r"no\.h5"):
+            run_study(
+                STUDIES["symmetries"], files[0], files[1], tmp_path / "out", preset="caloflow-tiny", floor=files[2]
+            )
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("study", "preset", "short", "stage"),
+    [
+        ("symmetries", "caloinn-tiny",
+         ["model.blocks=1", "model.hidden_features=8", "model.energies.blocks=1", "model.energies.hidden_features=8"], "flow"),
+        ("noise", "l2lflows-tiny",
+         ["model.layer.blocks=1", "model.layer.hidden_features=8", "model.energies.blocks=1", "model.embedding.features=4"],
+         "layer_00"),
+    ],
+)  # fmt: skip
+@pytest.mark.slow
+def test_kinds_without_a_stage_called_shapes_are_studied(
+    study: str, preset: str, short: list[str], stage: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Mutation: look for the losses of a stage called 'shapes' (``min`` of nothing)."""
+    train, test = (str(datasets.path("calogan-gamma-sample", split=split)) for split in ("train", "test"))
+    changes = ["training.epochs=1", "model.energy_scale=1.0", *short]
+    options = [part for change in changes for part in ("--set", change)]
+    command = ["study", study, "--data", train, "--reference", test, "--preset", preset, "--out", str(tmp_path)]
+    assert main([*command, "--rows", "60", "--showers", "100", "--threads", "1", *options]) == 0
+    scores = json.loads((tmp_path / "result.json").read_text())["scores"]
+    assert [score["stage"] for score in scores] == [stage, stage]
+    assert all(np.isfinite(score["validation_loss"]).all() for score in scores)
+    assert (tmp_path / f"{study}.png").is_file()
+    assert f"stage '{stage}'" in " ".join(capsys.readouterr().out.split())

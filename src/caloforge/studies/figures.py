@@ -25,19 +25,22 @@ __all__ = ["draw_ratios", "draw_variants"]
 _COLOURS = (GENERATED, FLOOR, "#009e73", "#cc79a7")
 
 
-def draw_variants(runs: Sequence[tuple[str, Sequence[Mapping[str, Any]], EvaluationResult]], path: Path) -> None:
+def draw_variants(
+    runs: Sequence[tuple[str, Sequence[Mapping[str, Any]], EvaluationResult]], stage: str, path: Path
+) -> None:
     """Losses, the average image of the first layer, and its energy ratio, as figure 4 of arXiv:2106.05285.
 
     Args:
+        runs: title, epochs of a stage (rows of ``metrics.jsonl``) and evaluation of each variant.
+        stage: name of the stage.
         path: picture to write.
-        runs: title, epochs of the shower flow (rows of ``metrics.jsonl``) and evaluation of each variant.
     """
     with figure_style():
         figure = Figure(figsize=(11, 6.4))
         FigureCanvasAgg(figure)
         grid = figure.add_gridspec(2, 2, height_ratios=(1.15, 1), hspace=0.42, wspace=0.28)
         images = grid[1, :].subgridspec(1, len(runs) + 1, wspace=0.3)
-        _draw_losses(figure.add_subplot(grid[0, 0]), runs)
+        _draw_losses(figure.add_subplot(grid[0, 0]), runs, stage)
         _draw_ratio(figure.add_subplot(grid[0, 1]), runs)
         first = runs[0][2]
         assert first.generated.images is not None  # a study asks for them
@@ -56,18 +59,21 @@ def draw_variants(runs: Sequence[tuple[str, Sequence[Mapping[str, Any]], Evaluat
         save_figure(path, figure, dpi=150)  # here, since text is laid out while saving and needs the style
 
 
-def _draw_losses(axes: Axes, runs: Sequence[tuple[str, Sequence[Mapping[str, Any]], EvaluationResult]]) -> None:
+def _draw_losses(
+    axes: Axes, runs: Sequence[tuple[str, Sequence[Mapping[str, Any]], EvaluationResult]], stage: str
+) -> None:
     low, high = [], []
     for (title, rows, _), colour in zip(runs, _COLOURS, strict=False):
         epochs = [row["epoch"] for row in rows]
         for part, style in (("training", "--"), ("validation", "-")):
             losses = [row[part]["loss"] for row in rows]
-            axes.plot(epochs, losses, style, color=colour, label=f"{title}, {part}")
+            # A single epoch has no line.
+            axes.plot(epochs, losses, style, color=colour, label=f"{title}, {part}", marker="o" if len(epochs) == 1 else "")
             # The first epochs would hide the rest.
             low.append(min(losses))
             high.append(float(np.quantile(losses, 0.85)))
     span = max(high) - min(low)
-    axes.set(xlabel="epoch", ylabel="loss of the shower flow [nats]", ylim=(min(low) - 0.08 * span, max(high)))
+    axes.set(xlabel="epoch", ylabel=f"loss of stage '{stage}' [nats]", ylim=(min(low) - 0.08 * span, max(high)))
     axes.legend()
 
 

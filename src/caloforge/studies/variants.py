@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -17,13 +17,15 @@ from caloforge.errors import UsageError
 from caloforge.evaluation import EvaluationResult
 from caloforge.evaluation.files import prepare_evaluation
 from caloforge.generation import conditions_of_file, generate
-from caloforge.showers import open_showers
+from caloforge.models import load_preset, model_class
+from caloforge.showers import Reader, open_showers
+from caloforge.stage import GradientStage
 from caloforge.studies.figures import draw_variants
 from caloforge.training import train
 from caloforge.training.data import FirstShowers
 from caloforge.training.metrics import read_metrics
 
-__all__ = ["STUDIES", "Study", "StudyResult", "Variant", "VariantScores", "image_deviation", "run_study"]
+__all__ = ["STUDIES", "Study", "StudyResult", "Variant", "VariantScores", "check_study", "image_deviation", "run_study"]
 
 Say = Callable[[str], None]
 
@@ -52,12 +54,15 @@ class Study:
         question: the question.
         variants: the ways to train that answer it.
         rows: number of training showers, if it matters; None takes all.
+        about: what the variants differ in, the ``preprocessing`` of the model or the ``augmentation`` of the data; they are
+            not trained if they do not. None looks for no difference.
     """
 
     name: str
     question: str
     variants: tuple[Variant, ...]
     rows: int | None = None
+    about: Literal["preprocessing", "augmentation"] | None = None
 
 
 STUDIES = {
@@ -70,6 +75,7 @@ STUDIES = {
                 Variant("with-noise", "with noise", ()),
                 Variant("without-noise", "without noise", ("model.noise=0.0", "model.energy_noise=0.0")),
             ),
+            about="preprocessing",
         ),
         Study(
             "symmetries",
@@ -79,6 +85,7 @@ STUDIES = {
                 Variant("plain", "not augmented", ("training.augmentation=none",)),
             ),
             rows=1000,
+            about="augmentation",
         ),
     )
 }
@@ -91,7 +98,8 @@ class VariantScores:
     Attributes:
         name: of the variant.
         title: of the variant.
-        validation_loss: best validation loss of the shower flow, nats; comparable only at equal noise.
+        stage: the stage of most parameters, whose losses are shown.
+        validation_loss: its best validation loss, nats; comparable only at equal noise.
         training_seconds: time of training, all stages.
         separation: separation power by observable.
         floor: of Geant4 against Geant4, by observable; empty without a floor.
@@ -102,6 +110,7 @@ class VariantScores:
 
     name: str
     title: str
+    stage: str
     validation_loss: list[float]
     training_seconds: list[float]
     separation: dict[str, list[float]]
@@ -128,7 +137,10 @@ class StudyResult:
         """Titles and rows: what was measured, and mean and spread for each variant."""
         first = self.scores[0]
         rows = [
-            ["best validation loss [nats]", *(_mean(s.validation_loss, 2) for s in self.scores)],
+            [
+                f"best validation loss of stage '{first.stage}' [nats]",
+                *(_mean(s.validation_loss, 2) for s in self.scores),
+            ],
             ["training [s]", *(_mean(s.training_seconds, 0) for s in self.scores)],
         ]
         for key, floor in _worst(self.scores):
@@ -182,11 +194,16 @@ def run_study(
         say: where progress goes.
 
     Raises:
-        UsageError: if the data do not suffice.
+        UsageError: if the data do not suffice, or the preset is not one that the study can vary; nothing is trained then.
         CaloForgeError: whatever training, generation or evaluation has to say.
     """
     if repetitions < 1:
         raise UsageError(f"{repetitions} repetitions were asked for, expected 1 or more")
+    main = check_study(study, data, preset, overrides)
+    asked = conditions_of_file(reference, showers=showers)
+    if floor is not None:
+        with open_showers(floor):
+            pass
     scores: list[VariantScores] = []
     drawn: list[tuple[str, list[dict[str, Any]], EvaluationResult]] = []
     for variant in study.variants:
@@ -208,12 +225,12 @@ def run_study(
                     resume=True,
                     command=f"caloforge study {study.name}",
                 )
-            history = [row for row in read_metrics(folder / "model" / "metrics.jsonl") if row["stage"] == "shapes"]
+            history = [row for row in read_metrics(folder / "model" / "metrics.jsonl") if row["stage"] == main]
             losses.append(min(row["validation"]["loss"] for row in history))
             seconds.append(sum(stage.seconds for stage in trained.stages))
             made = folder / "generated.h5"
             generate(
-                folder / "model", conditions_of_file(reference, showers=showers), made, seed=seed + repetition,
+                folder / "model", asked, made, seed=seed + repetition,
                 threads=threads, device=device, resume=True, command=f"caloforge study {study.name}",
             )  # fmt: skip
             only = ("caloflow-observables", "images", *((classifier,) if classifier else ()))
@@ -224,15 +241,70 @@ def run_study(
             results.append(job.run(keep=folder / "evaluation"))
             if not repetition:
                 drawn.append((variant.title, history, results[0]))
-        scores.append(_scores(variant, losses, seconds, results))
+        scores.append(_scores(variant, main, losses, seconds, results))
     files = [out / "result.json", out / f"{study.name}.png"]
     replace_file(files[0], json.dumps({"study": study.name, "scores": [asdict(s) for s in scores]}, indent=2) + "\n")
-    draw_variants(drawn, files[1])
+    draw_variants(drawn, main, files[1])
     return StudyResult(study.name, scores, files)
 
 
+def check_study(study: Study, data: str | Path, preset: str, overrides: Sequence[str] = ()) -> str:
+    """Look whether a study can be done with a preset at all, before anything is trained.
+
+    Args:
+        study: the study.
+        data: shower file to train on.
+        preset: what to train.
+        overrides: changes to it that all variants share.
+
+    Returns:
+        Name of the stage whose losses are shown, the one of most parameters.
+
+    Raises:
+        UsageError: if the model learns from another one, makes points, or has no stage with a loss; if the variants are the
+            same for it.
+        ConfigError: if the preset has not the settings that the variants change.
+    """
+    kind = model_class(load_preset(preset, overrides).kind)
+    if kind.inputs:
+        raise UsageError(
+            f"the study '{study.name}' trains models on showers alone, and a '{kind.kind}' learns from another"
+        )
+    if kind.shower_kind == "points":
+        raise UsageError(f"the study '{study.name}' compares showers on voxels, and a '{kind.kind}' makes points")
+    seen: list[Any] = []
+    with open_showers(data) as source:
+        if source.detector is None:
+            raise UsageError(f"{data}: does not say which detector it belongs to, and a study needs to know")
+        symmetries = len(source.detector.symmetry_group()) > 1 and _straight(source)
+        for variant in study.variants:
+            chosen = load_preset(preset, (*overrides, *variant.overrides))
+            model = chosen.build(source.detector)
+            stages = [stage for stage in model.stages(chosen.training) if isinstance(stage, GradientStage)]
+            if not stages:
+                raise UsageError(f"the study '{study.name}' compares losses, and no stage of a '{kind.kind}' has one")
+            turned = [symmetries and stage.training.augmentation != "none" for stage in stages]
+            seen.append({"preprocessing": model.transforms(), "augmentation": turned, None: variant.name}[study.about])
+        if any(other == seen[0] for other in seen[1:]):
+            raise UsageError(
+                f"the study '{study.name}' has nothing to compare: all its variants have the same {study.about} for the "
+                f"preset '{preset}' and showers of '{source.detector.name}'"
+            )
+    return max(stages, key=_size).name
+
+
+def _straight(source: Reader) -> bool:
+    """Whether the showers fly along the axis, as far as the first thousand tell."""
+    direction = source.read(0, 1000).direction
+    return direction is None or bool((direction[:, 2] > 1 - 1e-6).all())
+
+
+def _size(stage: GradientStage) -> int:
+    return sum(parameter.numel() for player in stage.players for parameter in player.parameters)
+
+
 def _scores(
-    variant: Variant, losses: list[float], seconds: list[float], results: Sequence[EvaluationResult]
+    variant: Variant, stage: str, losses: list[float], seconds: list[float], results: Sequence[EvaluationResult]
 ) -> VariantScores:
     separation: dict[str, list[float]] = {}
     floor: dict[str, float] = {}
@@ -245,7 +317,7 @@ def _scores(
             floor[item.key] = item.separation.value
         deviation.append(image_deviation(result))
         auc += [score.auc.mean for score in result.generated.classifiers.values()]
-    return VariantScores(variant.name, variant.title, losses, seconds, separation, floor, deviation, auc)
+    return VariantScores(variant.name, variant.title, stage, losses, seconds, separation, floor, deviation, auc)
 
 
 def image_deviation(result: EvaluationResult) -> list[float]:
