@@ -68,7 +68,9 @@ def _draw_losses(
         for part, style in (("training", "--"), ("validation", "-")):
             losses = [row[part]["loss"] for row in rows]
             # A single epoch has no line.
-            axes.plot(epochs, losses, style, color=colour, label=f"{title}, {part}", marker="o" if len(epochs) == 1 else "")
+            axes.plot(
+                epochs, losses, style, color=colour, label=f"{title}, {part}", marker="o" if len(epochs) == 1 else ""
+            )
             # The first epochs would hide the rest.
             low.append(min(losses))
             high.append(float(np.quantile(losses, 0.85)))
