@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from caloforge.errors import ConfigError
-from caloforge.kernels.ops.packing import packed_copies
 from caloforge.kernels.ops.pointwise import (
     SLOPE,
     PointWeights,
@@ -27,6 +26,7 @@ from caloforge.kernels.ops.pointwise import (
     pointwise_plan,
 )
 from caloforge.kernels.ops.registry import eager
+from caloforge.nn.weights import weights_now
 
 __all__ = ["PointWiseNet", "packed_index"]
 
@@ -124,11 +124,8 @@ class PointWiseNet(nn.Module):
             plan = pointwise_plan(weights)
             return pack_pointwise(weights, plan), plan
 
-        tensors = [self.frequencies, self.time.weight, self.time.bias]
-        for layer in self.gated_layers():
-            gate, linear = layer.gate, layer.linear
-            tensors += [gate.weight, gate.bias, layer.shift.weight, linear.weight, linear.bias]
-        pair: tuple[Tensor, Tensor] = packed_copies(self).get(tensors, None, pack)
+        tensors, copies = weights_now(self, [self.time, self.layers], ())
+        pair: tuple[Tensor, Tensor] = copies.get([*tensors, self.frequencies], None, pack)
         return pair
 
     def _served(self, *tensors: Tensor) -> bool:
