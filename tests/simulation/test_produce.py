@@ -48,10 +48,9 @@ def test_the_number_of_jobs_changes_nothing(reference):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("engine", ["calzone", "geant4-pybind"])
-def test_the_number_of_jobs_changes_nothing_with_hadrons(engine):
+def test_the_number_of_jobs_changes_nothing_with_hadrons():
     # Nuclear reactions leave state behind in Geant4: blocks must not see what came before them.
-    hadrons = plan(particle=211, energy="5:10", events=40 if engine == "calzone" else 20, engine=engine)
+    hadrons = plan(particle=211, energy="5:10", events=40)
     assert_same(make(hadrons, jobs=2), make(hadrons))
 
 

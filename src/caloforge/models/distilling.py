@@ -15,6 +15,7 @@ from torch import Tensor
 
 from caloforge.detectors import Detector
 from caloforge.errors import ConfigError, UsageError
+from caloforge.kernels.ops.spline_layer import raw_by_rows
 from caloforge.models.base import ModelConfig, ShowerModel
 from caloforge.models.marginals import collect_rows
 from caloforge.nn.autoregressive import AutoregressiveFlow, MaskedAutoregressiveFlow
@@ -227,7 +228,7 @@ class DistillationStage(GradientStage):
         for (block, _), parameters in zip(self.student.chain(), trace.parameters, strict=True):
             output = block.conditioner.output_layer
             output.weight.mul_(_DEPENDENCE)
-            output.bias.copy_(parameters.mean(dim=0).flatten())
+            output.bias.copy_(raw_by_rows(parameters, len(rows)).mean(dim=0).flatten())
 
     def loss(self, player: str, batch: TrainingBatch, streams: Streams) -> dict[str, Tensor]:
         """See :meth:`caloforge.stage.GradientStage.loss`; ``kl`` is an estimate from the samples of L_z, nats."""

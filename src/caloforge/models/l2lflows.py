@@ -18,6 +18,7 @@ from caloforge.models.common import FlowSize, autoregressive_flow, axis_voxels, 
 from caloforge.models.layer_by_layer import LayerByLayer, LayerByLayerConfig, LayerFlow, WhichLayer
 from caloforge.models.marginals import start_from_marginals
 from caloforge.models.registry import register
+from caloforge.nn.perceptron import Perceptron
 from caloforge.nn.permutations import alternating_within_layers
 from caloforge.transforms import DroppedVoxelNormalisation, LayerNormalisation, Logit, restore_deposits
 
@@ -116,7 +117,7 @@ class _AutoregressiveLayer(LayerFlow):
         self.which = WhichLayer(len(group)) if len(group) > 1 else None
         told = 2 + (self.which.features if self.which else 0)
         self.embedding = (
-            nn.Sequential(
+            Perceptron(
                 nn.Linear(seen, config.embedding.hidden_features),
                 nn.ReLU(),
                 nn.Linear(config.embedding.hidden_features, config.embedding.features),

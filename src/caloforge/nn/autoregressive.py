@@ -24,14 +24,13 @@ from caloforge.kernels.ops.autoregressive import (
     solve_autoregressive,
     solve_blocks,
 )
-from caloforge.kernels.ops.packing import PackedCopies
+from caloforge.kernels.ops.packing import packed_copies
 from caloforge.kernels.ops.registry import eager
 from caloforge.kernels.ops.splines import raw_parameter_count
 from caloforge.nn.flow import ConditionalFlow, fixed_permutations
 from caloforge.nn.made import MADE, MaskKind
 from caloforge.nn.permutations import FixedPermutation, IndexArray
 from caloforge.nn.splines import SplineBlock
-from caloforge.nn.weights import weights_now
 
 __all__ = ["AutoregressiveFlow", "AutoregressiveSpline", "MaskedAutoregressiveFlow"]
 
@@ -94,10 +93,27 @@ class AutoregressiveSpline(SplineBlock):
             (made.output_layer.weight, made.output_layer.bias),
         )
 
+    def apply_to(
+        self, values: Tensor, context: Tensor | None = None, *, inverse: bool = False, keep_raw: bool = False
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Splines whose parameters the conditioner finds from these very values.
+
+        Args:
+            values: (batch, D).
+            context: (batch, C), or None.
+            inverse: whether the splines are applied from latents to data.
+            keep_raw: whether the raw parameters are wanted.
+
+        Returns:
+            Outputs (batch, D), log-determinants (batch,), and raw parameters in tiles of rows, see
+            :meth:`caloforge.nn.splines.SplineBlock.spline_layer`.
+        """
+        hidden = self.conditioner.hidden_units(values, context)
+        return self.spline_layer(values, hidden, self.conditioner.output_layer, inverse=inverse, keep_raw=keep_raw)
+
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Data to latent: (batch, D) and context (batch, C) to outputs (batch, D) and log-determinants (batch,)."""
-        outputs, logabsdet = self.spline(x, self.conditioner(x, context))
-        return outputs, logabsdet.sum(dim=-1)
+        return self.apply_to(x, context)[:2]
 
     def inverse_reference(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Latent to data by D full passes: slow and obviously right; what the fast inverse is tested against."""
@@ -193,13 +209,13 @@ class AutoregressiveFlow(ConditionalFlow):
         Returns:
             What was looked for (batch, D), and the log |det| of this direction (batch,), nats.
         """
-        tensors, copies = self._weights()
+        tensors = self._tensors()
         spline = cast("AutoregressiveSpline", self.blocks[0]).spline_shape
         if not (eager(given, tensors[0]) and given.dtype == tensors[0].dtype):
             return self.solve_plainly(given, context)
         # One at a time is for the latency of sampling, which is not the slow direction of a flow that reads latents.
         single = len(given) <= _MOST_SINGLE and not self.reads_latents
-        packed, plan = copies.get(tensors, single, lambda: self._pack(single))
+        packed, plan = self.packed(tensors, single=single)
         return solve_autoregressive(packed, plan, given, context, spline, single=single)
 
     def solve_plainly(self, given: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -208,19 +224,21 @@ class AutoregressiveFlow(ConditionalFlow):
         spline = cast("AutoregressiveSpline", self.blocks[0]).spline_shape
         return solve_blocks(blocks, last, given, context, spline, inverse=not self.reads_latents)
 
-    def packed(self, *, single: bool) -> tuple[Tensor, Tensor]:
+    def packed(self, tensors: list[Tensor] | None = None, *, single: bool) -> tuple[Tensor, Tensor]:
         """The weights as one tensor, and what it looks like; from memory if nothing has changed since.
 
         Args:
+            tensors: weights and indices, if they are at hand.
             single: for one shower at a time.
         """
-        tensors, copies = self._weights()
-        return copies.get(tensors, single, lambda: self._pack(single))
 
-    def _pack(self, single: bool) -> tuple[Tensor, Tensor]:
-        blocks, last = self._solving_order()
-        plan = flow_plan(self._sizes(), blocks, last)
-        return pack_autoregressive(blocks, plan, single=single), plan
+        def pack() -> tuple[Tensor, Tensor]:
+            blocks, last = self._solving_order()
+            plan = flow_plan(self._sizes(), blocks, last)
+            return pack_autoregressive(blocks, plan, single=single), plan
+
+        pair: tuple[Tensor, Tensor] = packed_copies(self).get(tensors or self._tensors(), single, pack)
+        return pair
 
     def _sizes(self) -> FlowSizes:
         made = cast("AutoregressiveSpline", self.blocks[0]).conditioner
@@ -229,9 +247,12 @@ class AutoregressiveFlow(ConditionalFlow):
             self.features, self.context_features, made.hidden_features, layers, self.bins, self.reads_latents
         )
 
-    def _weights(self) -> tuple[list[Tensor], PackedCopies[tuple[Tensor, Tensor]]]:
-        """Weights and indices, as they are now, and packed copies of them."""
-        return weights_now(self, [self.blocks, self.permutations], ("index",))
+    def _tensors(self) -> list[Tensor]:
+        """Weights and indices, as they are now."""
+        tensors = []
+        for block in cast("Iterable[AutoregressiveSpline]", self.blocks):
+            tensors += block.conditioner.tensors()
+        return tensors + [permutation.index for permutation in cast("Iterable[FixedPermutation]", self.permutations)]
 
     def _solving_order(self) -> tuple[list[BlockWeights], Tensor | None]:
         """The blocks in the order in which they are solved, and the index that reorders what comes out of the last."""

@@ -18,6 +18,7 @@ from caloforge.kernels.ops.splines import raw_parameter_count
 from caloforge.nn.batch_layers import BatchNorm1d, Dropout
 from caloforge.nn.cubic_splines import cubic_parameter_count, cubic_spline
 from caloforge.nn.flow import ConditionalFlow, fixed_permutations
+from caloforge.nn.perceptron import Perceptron
 from caloforge.nn.permutations import FixedPermutation, IndexArray
 from caloforge.nn.splines import SplineBlock
 
@@ -33,7 +34,7 @@ def spline_size(kind: SplineKind, bins: int) -> int:
 
 def conditioner(
     inputs: int, outputs: int, *, hidden_features: int, layers: int, batch_norm: bool = False, dropout: float = 0.0
-) -> nn.Sequential:
+) -> Perceptron:
     """A network of linear layers with leaky ReLUs between them; the last layer starts at zero.
 
     Args:
@@ -57,7 +58,7 @@ def conditioner(
     last = nn.Linear(width, outputs)
     nn.init.zeros_(last.weight)
     nn.init.zeros_(last.bias)
-    return nn.Sequential(*modules, last)
+    return Perceptron(*modules, last)
 
 
 class ActNorm(nn.Module):
@@ -157,6 +158,10 @@ class SplineCoupling(SplineBlock):
     def _run(self, values: Tensor, context: Tensor | None, *, inverse: bool) -> tuple[Tensor, Tensor]:
         passive, active = values[:, : self.passive], values[:, self.passive :]
         seen = passive if context is None else torch.cat([passive, context], dim=1)
+        if self.kind == "rqs":
+            last = cast("nn.Linear", self.network[-1])
+            active, logdet, _ = self.spline_layer(active, self.network.hidden_units(seen), last, inverse=inverse)
+            return torch.cat([passive, active], dim=1), logdet
         raw = self.network(seen).unflatten(1, (self.active, -1))
         active, logabsdet = self.spline(active, raw, inverse=inverse)
         return torch.cat([passive, active], dim=1), logabsdet.sum(dim=1)

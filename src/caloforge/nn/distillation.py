@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from caloforge.errors import ConfigError
 from caloforge.nn.autoregressive import AutoregressiveFlow, MaskedAutoregressiveFlow
@@ -31,7 +31,8 @@ class Trace:
         end: Where the way ended, (batch, D).
         logdet: log |det| of the way that was gone (batch,), nats.
         interfaces: Values between neighbouring blocks, before the permutation there, (batch, D) each.
-        parameters: Raw spline parameters of each block, (batch, D, 3K - 1).
+        parameters: Raw spline parameters of each block, in tiles of rows (see
+            :meth:`caloforge.nn.splines.SplineBlock.spline_layer`).
     """
 
     end: Tensor
@@ -45,9 +46,8 @@ def trace_teacher(flow: MaskedAutoregressiveFlow, x: Tensor, context: Tensor | N
     logdet = x.new_zeros(x.shape[0])
     values, parameters = [], []
     for block, permutation in flow.chain():
-        raw = block.conditioner(x, context)
-        x, slopes = block.spline(x, raw)
-        logdet = logdet + slopes.sum(dim=-1)
+        x, contribution, raw = block.apply_to(x, context, keep_raw=True)
+        logdet = logdet + contribution
         parameters.append(raw)
         values.append(x)
         if permutation is not None:
@@ -63,9 +63,8 @@ def trace_student(flow: InverseAutoregressiveFlow, z: Tensor, context: Tensor | 
         if permutation is not None:
             z = permutation.inverse(z)
         values.append(z)
-        raw = block.conditioner(z, context)
-        z, slopes = block.spline(z, raw, inverse=True)
-        logdet = logdet + slopes.sum(dim=-1)
+        z, contribution, raw = block.apply_to(z, context, inverse=True, keep_raw=True)
+        logdet = logdet + contribution
         parameters.append(raw)
     return Trace(z, logdet, values[:0:-1], parameters[::-1])
 
@@ -133,14 +132,15 @@ def latent_loss(
 
 
 def _distance(teacher: Trace, student: Trace, begin: Tensor, end: Tensor, guidance: Guidance) -> Tensor:
-    ends = _squared(end, begin)
+    rows = len(begin)
+    ends = _squared(end, begin) / rows
     if guidance == "end-points":
         return ends
-    between = sum((_squared(a, b) for a, b in zip(student.interfaces, teacher.interfaces, strict=True)), ends)
-    parameters = (_squared(a, b) for a, b in zip(student.parameters, teacher.parameters, strict=True))
+    between = sum((_squared(a, b) / rows for a, b in zip(student.interfaces, teacher.interfaces, strict=True)), ends)
+    parameters = (_squared(a, b) / rows for a, b in zip(student.parameters, teacher.parameters, strict=True))
     # The published sums name every interface before and after its permutation and the end point twice.
     return 2 * between + sum(parameters, begin.new_zeros(()))
 
 
 def _squared(a: Tensor, b: Tensor) -> Tensor:
-    return (a - b).square().sum() / a.shape[0]
+    return nn.functional.mse_loss(a, b, reduction="sum")

@@ -34,8 +34,8 @@ class InverseAutoregressiveFlow(AutoregressiveFlow):
         for block, permutation in reversed(list(self.chain())):
             if permutation is not None:
                 z = permutation.inverse(z)
-            z, contribution = block.spline(z, block.conditioner(z, context), inverse=True)
-            logdet = logdet + contribution.sum(dim=-1)
+            z, contribution, _ = block.apply_to(z, context, inverse=True)
+            logdet = logdet + contribution
         return z, logdet
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:

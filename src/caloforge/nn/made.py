@@ -13,23 +13,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from itertools import pairwise
-from typing import Any, Literal, TypeAlias, cast
+from typing import Literal, TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from caloforge.errors import ConfigError
+from caloforge.kernels.ops.linear import Staircase, linear
 from caloforge.nn.batch_layers import dropout
 
 __all__ = ["MADE", "MaskKind", "StaircaseLinear", "hidden_degrees"]
 
 MaskKind: TypeAlias = Literal["even", "published"]
-
-#: Rows of one step of a staircase product: large enough for an efficient matrix product, small enough to skip most
-#: of the empty corner.
-_ROWS_PER_STEP = 1024
 
 
 def hidden_degrees(features: int, hidden_features: int, masks: MaskKind) -> Tensor:
@@ -57,53 +52,6 @@ def hidden_degrees(features: int, hidden_features: int, masks: MaskKind) -> Tens
     return 1 + (2 * units * (features - 2) + steps) // (2 * steps)
 
 
-def _staircase_steps(prefix: Tensor, rows_per_step: int) -> list[tuple[int, int, int, int]]:
-    """Cut a staircase into steps ``(first row, end row, shortest prefix, longest prefix)``, rows in order."""
-    rows = prefix.numel()
-    count = max(1, round(rows / rows_per_step))
-    edges = [rows * k // count for k in range(count + 1)]
-    return [(a, b, int(prefix[a]), int(prefix[b - 1])) for a, b in pairwise(edges)]
-
-
-class _StaircaseProduct(torch.autograd.Function):
-    """``x @ weight.T + bias`` where row r of weight is zero from column ``prefix[r]`` on; gradients likewise."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        weight: Tensor,
-        bias: Tensor,
-        mask: Tensor,
-        steps: list[tuple[int, int, int, int]],
-    ) -> Tensor:
-        ctx.save_for_backward(x, weight, mask)
-        ctx.steps = steps
-        out = x.new_empty(x.shape[0], weight.shape[0])
-        for first, end, _, longest in steps:
-            torch.addmm(bias[first:end], x[:, :longest], weight[first:end, :longest].t(), out=out[:, first:end])
-        return out
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, mask = ctx.saved_tensors
-        grad_x = grad_weight = grad_bias = None
-        if ctx.needs_input_grad[0]:
-            grad_x = torch.zeros_like(x)
-            for first, end, _, longest in ctx.steps:
-                grad_x[:, :longest].addmm_(grad[:, first:end], weight[first:end, :longest])
-        if ctx.needs_input_grad[1]:
-            grad_weight = torch.empty_like(weight)
-            for first, end, shortest, longest in ctx.steps:
-                torch.mm(grad[:, first:end].t(), x[:, :longest], out=grad_weight[first:end, :longest])
-                grad_weight[first:end, shortest:longest] *= mask[first:end, shortest:longest]
-                grad_weight[first:end, longest:] = 0
-        if ctx.needs_input_grad[2]:
-            grad_bias = grad.new_ones(grad.shape[0]) @ grad  # a product is three times as fast as sum(dim=0)
-        return grad_x, grad_weight, grad_bias, None, None
-
-
 class StaircaseLinear(nn.Module):
     """A masked linear layer whose inputs and outputs are sorted by degree.
 
@@ -121,8 +69,8 @@ class StaircaseLinear(nn.Module):
     def __init__(self, in_degrees: Tensor, out_degrees: Tensor, *, strict: bool) -> None:
         super().__init__()
         self.prefix = torch.searchsorted(in_degrees, out_degrees, right=not strict)
+        self.stairs = Staircase(self.prefix)
         self.in_features, self.out_features = in_degrees.numel(), out_degrees.numel()
-        self._steps = _staircase_steps(self.prefix, _ROWS_PER_STEP)
         mask = torch.arange(self.in_features)[None, :] < self.prefix[:, None]
         self.register_buffer("mask", mask, persistent=False)
         self.weight = nn.Parameter(torch.empty(self.out_features, self.in_features))
@@ -148,19 +96,32 @@ class StaircaseLinear(nn.Module):
         """Set masked weights to zero; call it after writing weights by hand (loading a state does it by itself)."""
         self.weight.mul_(self.mask)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Apply the layer to ``x`` (batch, I), giving (batch, O)."""
-        if not (torch.is_grad_enabled() and self.weight.requires_grad):
-            return nn.functional.linear(x, self.weight, self.bias)
+    def forward(self, x: Tensor, extra: Tensor | None = None, slope: float = 1.0) -> Tensor:
+        """Apply the layer and, with ``slope`` other than 1, a leaky ReLU behind it.
+
+        Args:
+            x: inputs (batch, I).
+            extra: added before the activation, (batch, O).
+            slope: of the activation below zero; 0 for a ReLU, 1 for none.
+
+        Returns:
+            (batch, O).
+        """
         weight: Tensor = self.weight
         bias: Tensor = self.bias
-        if torch.compiler.is_compiling():  # a tracer sees through a product, not through the function below
-            return nn.functional.linear(x, weight * self.mask, bias)
+        if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
+            # A tracer sees through a product, not through the operator.
+            if torch.is_grad_enabled() and weight.requires_grad:
+                weight = weight * self.mask
+            out = nn.functional.linear(x, weight, bias)
+            out = out if extra is None else out + extra
+            return (
+                out if slope == 1 else nn.functional.relu(out) if slope == 0 else nn.functional.leaky_relu(out, slope)
+            )
         if torch.is_autocast_enabled(x.device.type):
             dtype = torch.get_autocast_dtype(x.device.type)
             x, weight, bias = x.to(dtype), weight.to(dtype), bias.to(dtype)
-        out: Tensor = _StaircaseProduct.apply(x, weight, bias, self.mask, self._steps)  # type: ignore[no-untyped-call]
-        return out
+        return linear(x, weight, bias, stairs=self.stairs, extra=extra, slope=slope)
 
     def extra_repr(self) -> str:
         """Sizes, for printing."""
@@ -230,6 +191,30 @@ class MADE(nn.Module):
         """The masked layers that lead into hidden units: the input layer, then the hidden-to-hidden ones."""
         return [self.input_layer, *cast("Iterable[StaircaseLinear]", self.hidden)]
 
+    def tensors(self) -> list[Tensor]:
+        """All weights and biases, as they are now."""
+        context = self.context_layer
+        found = [] if context is None else [context.weight, context.bias]
+        for layer in (self.input_layer, *cast("Iterable[StaircaseLinear]", self.hidden), self.output_layer):
+            found += [layer.weight, layer.bias]
+        return found
+
+    def hidden_units(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """What the output layer sees.
+
+        Args:
+            x: Features (batch, D).
+            context: Conditions (batch, C); None if the network has none.
+
+        Returns:
+            Units of the last hidden layer (batch, H).
+        """
+        extra = None if self.context_layer is None else nn.functional.relu(self.context_layer(context))
+        hidden: Tensor = self.input_layer(x, extra, 0.0)
+        for layer in self.hidden:
+            hidden = dropout(layer(hidden, slope=0.0), self.dropout, self.training)
+        return hidden
+
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """Parameters of all features in one pass.
 
@@ -240,11 +225,5 @@ class MADE(nn.Module):
         Returns:
             Raw parameters (batch, D, P); those of feature i depend on features before i and on the context.
         """
-        hidden = self.input_layer(x)
-        if self.context_layer is not None:
-            hidden = hidden + nn.functional.relu(self.context_layer(context))
-        hidden = nn.functional.relu(hidden)
-        for layer in self.hidden:
-            hidden = dropout(nn.functional.relu(layer(hidden)), self.dropout, self.training)
-        out: Tensor = self.output_layer(hidden)
+        out: Tensor = self.output_layer(self.hidden_units(x, context))
         return out.view(x.shape[0], self.features, self.parameters_per_feature)

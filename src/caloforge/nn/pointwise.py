@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from caloforge.errors import ConfigError
+from caloforge.kernels.ops.linear import fits_kernel, gated_linear
+from caloforge.kernels.ops.packing import packed_copies
 from caloforge.kernels.ops.pointwise import (
     SLOPE,
     PointWeights,
@@ -26,7 +28,6 @@ from caloforge.kernels.ops.pointwise import (
     pointwise_plan,
 )
 from caloforge.kernels.ops.registry import eager
-from caloforge.nn.weights import weights_now
 
 __all__ = ["PointWiseNet", "packed_index"]
 
@@ -124,8 +125,11 @@ class PointWiseNet(nn.Module):
             plan = pointwise_plan(weights)
             return pack_pointwise(weights, plan), plan
 
-        tensors, copies = weights_now(self, [self.time, self.layers], ())
-        pair: tuple[Tensor, Tensor] = copies.get([*tensors, self.frequencies], None, pack)
+        tensors = [self.frequencies, self.time.weight, self.time.bias]
+        for layer in self.gated_layers():
+            gate, linear = layer.gate, layer.linear
+            tensors += [gate.weight, gate.bias, layer.shift.weight, linear.weight, linear.bias]
+        pair: tuple[Tensor, Tensor] = packed_copies(self).get(tensors, None, pack)
         return pair
 
     def _served(self, *tensors: Tensor) -> bool:
@@ -192,6 +196,13 @@ class PointWiseNet(nn.Module):
 
     def _gathered(self, points: Tensor, modulations: Sequence[tuple[Tensor, Tensor]], offsets: Tensor) -> Tensor:
         """All points at once, with gradients."""
+        layers = self.gated_layers()
+        slopes = [SLOPE] * (len(layers) - 1) + [1.0]
+        if fits_kernel(points, layers[0].linear.weight, *modulations[0]) and not offsets.is_cuda:
+            for layer, (gate, shift), slope in zip(layers, modulations, slopes, strict=True):
+                weight, bias = layer.linear.weight, layer.linear.bias
+                points = gated_linear(points, weight, bias, gate, shift, offsets, slope=slope)
+            return points
         size = _equal_size(offsets)
         if size is not None:
             # Broadcasting spares looking up gates and shifts for every point, and adding up their gradients again.
@@ -199,10 +210,9 @@ class PointWiseNet(nn.Module):
             points = points.reshape(len(offsets) - 1, size, self.features)
         else:
             index = packed_index(offsets)
-        layers = self.gated_layers()
-        for number, (layer, pair) in enumerate(zip(layers, modulations, strict=True)):
+        for layer, pair, slope in zip(layers, modulations, slopes, strict=True):
             gate, shift = (m[:, None] if index is None else m.index_select(0, index) for m in pair)
             points = torch.addcmul(shift, layer.linear(points), gate)
-            if number + 1 < len(layers):
-                points = functional.leaky_relu(points, SLOPE)
+            if slope != 1:
+                points = functional.leaky_relu(points, slope)
         return points.reshape(-1, self.features)

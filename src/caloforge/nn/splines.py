@@ -2,11 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Protocol
+
 from torch import Tensor, nn
 
+from caloforge.kernels.ops.linear import Staircase, fits_kernel
+from caloforge.kernels.ops.spline_layer import spline_layer
 from caloforge.kernels.ops.splines import check_spline_minima, rqs
 
 __all__ = ["SplineBlock"]
+
+
+class LastLayer(Protocol):
+    """A linear layer that gives raw spline parameters."""
+
+    @property
+    def weight(self) -> Tensor:
+        """(D P, H)."""
+        ...
+
+    @property
+    def bias(self) -> Tensor:
+        """(D P,)."""
+        ...
+
+    @property
+    def __call__(self) -> Callable[..., Tensor]:
+        """Raw parameters (N, D P) from hidden units (N, H)."""
+        ...
 
 
 class SplineBlock(nn.Module):
@@ -54,3 +78,29 @@ class SplineBlock(nn.Module):
             min_derivative=self.min_derivative,
             inverse=inverse,
         )
+
+    def spline_layer(
+        self, values: Tensor, hidden: Tensor, last: LastLayer, *, inverse: bool = False, keep_raw: bool = False
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Apply this block's splines to ``values``, for raw parameters that a linear layer makes of hidden units.
+
+        Args:
+            values: (N, D).
+            hidden: (N, H).
+            last: the layer; a masked one has a ``Staircase`` as its ``stairs``.
+            inverse: whether the inverse splines are applied.
+            keep_raw: whether the raw parameters are wanted.
+
+        Returns:
+            Outputs (N, D), log-determinants (N,) in nats, and the raw parameters in tiles of rows, see
+            :func:`caloforge.kernels.ops.spline_layer.spline_layer`.
+        """
+        if fits_kernel(values, hidden, last.weight, last.bias):
+            stairs: Staircase | None = getattr(last, "stairs", None)
+            return spline_layer(
+                values, hidden, last.weight, last.bias, self.spline_shape, stairs=stairs, inverse=inverse,
+                keep_raw=keep_raw,
+            )  # fmt: skip
+        raw = last(hidden).view(*values.shape, -1)
+        outputs, logabsdet = self.spline(values, raw, inverse=inverse)
+        return outputs, logabsdet.sum(dim=-1), raw.permute(1, 2, 0)[None]

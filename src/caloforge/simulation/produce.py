@@ -12,9 +12,9 @@ from collections.abc import Collection, Iterator
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
-from caloforge.detectors import Detector, Directions, EnergySpectrum, particle_id
+from caloforge.detectors import Detector, EnergySpectrum, particle_id
 from caloforge.errors import SimulationError, UsageError
 from caloforge.simulation.packages import need_engine
 from caloforge.simulation.plan import Block, SimulationPlan
@@ -34,10 +34,9 @@ def simulate(
     seed: int,
     *,
     jobs: int = 1,
-    directions: Directions = "fixed",
+    directions: Literal["fixed", "random"] = "fixed",
     points: bool = False,
     tables: str = "auto",
-    engine: str | None = None,
     skip: Collection[int] = (),
 ) -> Production:
     """Start a production of Geant4 showers.
@@ -56,11 +55,9 @@ def simulate(
         events: number of showers.
         seed: same seed, same showers, whatever ``jobs`` is.
         jobs: worker processes.
-        directions: ``fixed``, or random within the range that the detector's gun gives: ``random`` (with the gun's
-            density), ``angles`` or ``barrel``.
+        directions: ``fixed``, or ``random`` within the range that the detector's gun gives.
         points: raw deposits (``ShowerPoints``) instead of voxels.
         tables: ``auto``, ``builtin``, ``official`` or a directory with Geant4's data.
-        engine: ``calzone`` or ``geant4-pybind``; by default the one that suits the detector.
         skip: numbers of blocks that are there already.
 
     Raises:
@@ -70,7 +67,7 @@ def simulate(
     """
     if isinstance(spectrum, str):
         spectrum = EnergySpectrum.parse(spectrum)
-    plan = SimulationPlan(detector, particle_id(particle), spectrum, events, seed, directions, points, tables, engine)
+    plan = SimulationPlan(detector, particle_id(particle), spectrum, events, seed, directions, points, tables)
     return Production(plan, jobs=jobs, skip=skip)
 
 
@@ -86,7 +83,7 @@ class Production:
     def __init__(self, plan: SimulationPlan, *, jobs: int = 1, skip: Collection[int] = ()) -> None:
         if jobs < 1:
             raise UsageError(f"the number of jobs is {jobs}, expected 1 or more")
-        need_engine(plan.engine_name)
+        need_engine(plan.engine)
         self.plan = plan
         self._todo = deque(plan.blocks(set(skip)))
         self._facts: tuple[dict[str, str], TableSource] | None = None
@@ -225,7 +222,8 @@ class _Worker:
             how = f"ended with exit code {code}"
         self._output.seek(0)
         lines = [line.strip() for line in self._output.read().decode(errors="replace").splitlines() if line.strip()]
-        said = _last_words(lines)
+        # Geant4 names the cause in the line before its farewell.
+        said = next((line for line in reversed(lines) if "***" not in line), "")
         return f"a Geant4 worker process {how}" + (f": {said.rstrip('.')}" if said else "")
 
     def stop(self) -> None:
@@ -235,15 +233,3 @@ class _Worker:
             self._process.kill()
         self._process.wait()
         self._output.close()
-
-
-def _last_words(lines: list[str]) -> str:
-    """The cause of death in what a process printed: what the last error report of Geant4 says, else the last line.
-
-    A report stands between two lines of dashes, with its code, its issuer and its farewell between asterisks.
-    """
-    start = max((k for k, line in enumerate(lines) if "G4Exception-START" in line), default=None)
-    if start is not None:
-        lines = [line for line in lines[start:] if not line.startswith(("--------", "issued by"))]
-        return " ".join(line for line in lines if "***" not in line)
-    return next((line for line in reversed(lines) if "***" not in line), "")

@@ -9,10 +9,14 @@ Environment variables: ``CALOFORGE_NATIVE=0`` switches the kernels off; ``CXX`` 
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import logging
 import os
+from pathlib import Path
+
+import torch
 
 from caloforge.errors import MissingDependencyError
 from caloforge.kernels.compiled.build import build_library
@@ -38,16 +42,23 @@ _FUNCTIONS: dict[str, tuple[object, list[object]]] = {
         _int,
         [_pointer, _long, _pointer, _long, *[_pointer] * 3, _double, _pointer, *[_double] * 3, _pointer, _int],
     ),
-    "clouds_decode": (_long, [_pointer, _long, *[_pointer] * 2, _long, _long, *[_pointer] * 8, _int]),
+    "clouds_decode": (_long, [_pointer, _long, *[_pointer] * 2, _long, *[_pointer] * 8, _int]),
     "spline_forward": (None, [_long, _int, _int, *[_double] * 4, _int, *[_pointer] * 4]),
     "spline_backward": (None, [_long, _int, _int, *[_double] * 4, _int, *[_pointer] * 6]),
+    "spline_layer_tiles": (None, [_long, _pointer]),
+    "spline_layer_forward": (None, [*[_pointer] * 3, _int, _int, *[_pointer] * 7]),
+    "spline_layer_backward": (None, [*[_pointer] * 3, _int, _int, *[_pointer] * 11]),
+    "linear_forward": (None, [*[_pointer] * 2, _double, _pointer, _int, *[_pointer] * 7]),
+    "linear_backward": (None, [*[_pointer] * 2, _double, _pointer, _int, *[_pointer] * 12]),
+    "adam": (None, [_long, *[_pointer] * 3, _int]),
 }
 #: The others.
 _PLAIN_FUNCTIONS: dict[str, tuple[object, list[object]]] = {
     "allocate": (None, [_long, _int, *[_pointer] * 8, _int]),
-    "normals": (None, [_long, _long, _long, _pointer, _pointer]),
+    "normals": (None, [_pointer, _long, *[_pointer] * 4]),
     "huge_pages": (None, [_pointer, _long]),
     "fingerprint": (ctypes.c_uint64, [_pointer, _pointer, _int]),
+    "use_openmp": (None, [_pointer]),
 }
 
 
@@ -57,7 +68,20 @@ def _open(path: str) -> ctypes.CDLL:
     for name, (result, arguments) in {**typed, **_PLAIN_FUNCTIONS}.items():
         function = getattr(library, f"caloforge_{name}")
         function.restype, function.argtypes = result, arguments
+    library.caloforge_use_openmp(_openmp_entry())
     return library
+
+
+def _openmp_entry() -> ctypes.c_void_p:
+    """GOMP_parallel of the OpenMP library that PyTorch itself runs on; null where there is none of that interface.
+
+    Threads besides PyTorch's would have to share the cores with them, since those spin for a while after each operation.
+    """
+    for path in sorted((Path(torch.__file__).parent / "lib").glob("libtorch_cpu.*")):
+        with contextlib.suppress(OSError, AttributeError):
+            # Found in what that library is linked to, whatever other OpenMP libraries are loaded.
+            return ctypes.cast(ctypes.CDLL(str(path)).GOMP_parallel, ctypes.c_void_p)
+    return ctypes.c_void_p()
 
 
 @functools.cache

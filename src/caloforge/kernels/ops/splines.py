@@ -20,9 +20,18 @@ from torch import Tensor, nn
 from caloforge.errors import ConfigError
 from caloforge.kernels.ops.registry import SUFFIXES, eager, kernel_library, operator
 
-__all__ = ["check_spline_minima", "plain_rqs", "raw_parameter_count", "rqs", "spline_knots"]
+__all__ = [
+    "MOST_BINS",
+    "check_spline_minima",
+    "plain_rqs",
+    "plain_rqs_backward",
+    "raw_parameter_count",
+    "rqs",
+    "spline_knots",
+]
 
-_MOST_BINS = 64
+#: Most bins that the compiled kernels know.
+MOST_BINS = 64
 
 
 def raw_parameter_count(bins: int) -> int:
@@ -106,7 +115,7 @@ def rqs(
     dtype = torch.promote_types(torch.promote_types(inputs.dtype, raw_parameters.dtype), torch.float32)
     x, raw = inputs.to(dtype), raw_parameters.to(dtype)
     shape = (bound, min_bin_width, min_bin_height, min_derivative)
-    if eager(x, raw) and raw.shape[:-1] == x.shape and x.dtype in SUFFIXES and bins <= _MOST_BINS and kernel_library():
+    if eager(x, raw) and raw.shape[:-1] == x.shape and x.dtype in SUFFIXES and bins <= MOST_BINS and kernel_library():
         outputs, logabsdet = _Spline.apply(x, raw, inverse, shape)  # type: ignore[no-untyped-call]
         return outputs, logabsdet
     return plain_rqs(x, raw, inverse, *shape)
@@ -178,9 +187,10 @@ def _solve_bin(eta: Tensor, delta: Tensor, slope_left: Tensor, curvature: Tensor
     return torch.where(rising, stable, other)
 
 
-def _plain_backward(
+def plain_rqs_backward(
     x: Tensor, raw: Tensor, grad_outputs: Tensor, grad_logabsdet: Tensor, inverse: bool, *shape: float
 ) -> tuple[Tensor, Tensor]:
+    """Gradients of :func:`plain_rqs` by values (...) and raw parameters (..., 3K - 1), from those by its two results."""
     with torch.enable_grad():
         leaves = x.detach().requires_grad_(), raw.detach().requires_grad_()
         made = plain_rqs(*leaves, inverse, *shape)
@@ -193,7 +203,7 @@ def _settings(x: Tensor, raw: Tensor, inverse: bool, shape: tuple[float, ...]) -
 
 
 def _compiled_forward(library: ctypes.CDLL, x: Tensor, raw: Tensor, inverse: bool, *shape: float) -> Any:
-    if x.dtype not in SUFFIXES or raw.shape[-1] >= 3 * _MOST_BINS:
+    if x.dtype not in SUFFIXES or raw.shape[-1] >= 3 * MOST_BINS:
         return NotImplemented
     x, raw = x.contiguous(), raw.contiguous()
     tensors = x, raw, torch.empty_like(x), torch.empty_like(x)
@@ -211,7 +221,7 @@ def _compiled_backward(
     inverse: bool,
     *shape: float,
 ) -> Any:
-    if x.dtype not in SUFFIXES or raw.shape[-1] >= 3 * _MOST_BINS:
+    if x.dtype not in SUFFIXES or raw.shape[-1] >= 3 * MOST_BINS:
         return NotImplemented
     x, raw, grad_outputs, grad_logabsdet = (t.contiguous() for t in (x, raw, grad_outputs, grad_logabsdet))
     tensors = x, raw, grad_outputs, grad_logabsdet, torch.empty_like(x), torch.empty_like(raw)
@@ -224,7 +234,7 @@ _SHAPE = "bool inverse, float bound, float min_bin_width, float min_bin_height, 
 _forward = operator(f"rqs(Tensor x, Tensor raw, {_SHAPE}) -> (Tensor, Tensor)", plain_rqs, _compiled_forward)
 _backward = operator(
     f"rqs_backward(Tensor x, Tensor raw, Tensor grad_outputs, Tensor grad_logabsdet, {_SHAPE}) -> (Tensor, Tensor)",
-    _plain_backward,
+    plain_rqs_backward,
     _compiled_backward,
 )
 
@@ -233,10 +243,13 @@ class _Spline(torch.autograd.Function):
     """Saves inputs and raw parameters only; the backward pass evaluates the curve again."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, raw: Tensor, inverse: bool, shape: tuple[float, ...]) -> Any:
-        ctx.inverse, ctx.shape = inverse, shape
-        ctx.save_for_backward(x, raw)
+    def forward(x: Tensor, raw: Tensor, inverse: bool, shape: tuple[float, ...]) -> Any:
         return _forward(x, raw, inverse, *shape)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        x, raw, ctx.inverse, ctx.shape = inputs
+        ctx.save_for_backward(x, raw)
 
     @staticmethod
     def backward(ctx: Any, grad_outputs: Tensor, grad_logabsdet: Tensor) -> Any:
@@ -245,3 +258,11 @@ class _Spline(torch.autograd.Function):
             pull_back = torch.func.vjp(lambda a, b: plain_rqs(a, b, ctx.inverse, *ctx.shape), x, raw)[1]
             return *pull_back((grad_outputs, grad_logabsdet)), None, None
         return *_backward(x, raw, grad_outputs, grad_logabsdet, ctx.inverse, *ctx.shape), None, None
+
+    @staticmethod
+    def vmap(info: Any, dims: Any, x: Tensor, raw: Tensor, inverse: bool, shape: tuple[float, ...]) -> Any:
+        x, raw = (
+            t.unsqueeze(0).expand(info.batch_size, *t.shape) if dim is None else t.movedim(dim, 0)
+            for t, dim in zip((x, raw), dims[:2], strict=True)
+        )
+        return _Spline.apply(x, raw, inverse, shape), (0, 0)  # type: ignore[no-untyped-call]

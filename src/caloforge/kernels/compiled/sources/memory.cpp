@@ -1,9 +1,11 @@
-// What packed weights need of the memory that PyTorch gives them.
+// What kernels share with PyTorch: memory for packed weights, and workers.
 #include <sys/mman.h>
 
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
+
+#include "parallel.hpp"
 
 // Ask for huge pages: packed weights are far larger than the reach of small ones. Memory of whole huge pages, not yet written to.
 extern "C" void caloforge_huge_pages(void* memory, int64_t bytes) {
@@ -27,4 +29,9 @@ extern "C" uint64_t caloforge_fingerprint(const char* const* data, const int64_t
         }
     }
     return hash;
+}
+
+// Use the workers that PyTorch already has: `entry` is GOMP_parallel of its OpenMP library, or null.
+extern "C" void caloforge_use_openmp(void* entry) {
+    caloforge::openmp_parallel() = reinterpret_cast<caloforge::OpenMpParallel>(entry);
 }
