@@ -7,7 +7,7 @@ import pytest
 
 from caloforge.detectors import catalogue, detector_from_toml, load_detector
 from caloforge.detectors.drawing import draw_detector
-from caloforge.errors import DetectorError
+from caloforge.errors import DetectorError, UsageError
 
 BINNING = Path(__file__).parent / "binning"
 
@@ -140,3 +140,26 @@ def test_drawing_shows_every_kind_of_layer(name, tmp_path):
     assert len(figure.axes) == len(kinds) + bool(len(detector.readout.depths))
     figure.savefig(tmp_path / "d.png")
     assert (tmp_path / "d.png").stat().st_size > 5000
+
+
+def test_the_field_is_part_of_the_detector_and_can_be_scaled():
+    text = load_detector("calogan").to_toml()
+    plain = detector_from_toml(text.replace("reflect-y", "reflect-x"), where="test")
+    assert plain.field is None
+    with pytest.raises(UsageError, match=r"names no direction of a magnetic field; write 'field = \[Bx, By, Bz\]'"):
+        plain.with_field(3.5)
+    detector = detector_from_toml("field = [0.6, 0, 0]\n" + plain.to_toml(), where="test")
+    assert detector.hash != plain.hash
+    assert detector.with_field(0.0) == plain
+    assert detector.with_field(0.6) == detector
+    stronger = detector.with_field(3.5)
+    assert stronger.field == pytest.approx((3.5, 0, 0))
+    assert stronger.hash not in (detector.hash, plain.hash)
+    assert detector_from_toml(stronger.to_toml(), where="test") == stronger
+    assert detector.with_field(-0.6).field == (-0.6, 0.0, 0.0)
+    for strength in (21.0, float("nan")):
+        with pytest.raises(UsageError, match="expected at most 20 T"):
+            detector.with_field(strength)
+    for wrong in ("[0.0, 0.0, 0.0]", "[35000.0, 0.0, 0.0]"):  # none at all; gauss
+        with pytest.raises(DetectorError, match="a magnetic field in tesla"):
+            detector_from_toml(f"field = {wrong}\n" + plain.to_toml(), where="test")

@@ -1,10 +1,13 @@
 """Voxel permutations do to showers what the symmetry does to points."""
 
+import tomllib
+
 import numpy as np
 import pytest
+import tomli_w
 
-from caloforge.detectors import Readout, load_detector
-from caloforge.detectors.symmetries import symmetry_group, symmetry_permutation
+from caloforge.detectors import Detector, Readout, detector_from_toml, load_detector
+from caloforge.detectors.symmetries import breaks_symmetry, symmetry_group, symmetry_permutation
 from caloforge.errors import DetectorError
 
 MOVES = {
@@ -70,3 +73,25 @@ def test_impossible_symmetries_are_refused():
         symmetry_permutation(odd, "reflect-x")
     with pytest.raises(DetectorError, match="not known"):
         symmetry_permutation(odd, "turn-inside-out")
+
+
+def test_a_magnetic_field_breaks_some_symmetries():
+    # A mirror leaves a field along its normal as it is: charged particles turn in the plane of the mirror.
+    along = {"x": (3.5, 0.0, 0.0), "y": (0.0, 3.5, 0.0), "z": (0.0, 0.0, 3.5), "x-y": (1.0, -1.0, 0.0)}
+    kept = {"x": {"reflect-x"}, "y": {"reflect-y"}, "z": {"rotate-alpha"}, "x-y": {"swap-xy"}}
+    for name, field in along.items():
+        assert {symmetry for symmetry in MOVES if not breaks_symmetry(field, symmetry)} == kept[name]
+
+
+def changed(name: str, **changes: object) -> Detector:
+    return detector_from_toml(tomli_w.dumps(tomllib.loads(load_detector(name).to_toml()) | changes), where="test")
+
+
+def test_broken_symmetries_are_refused_or_left_out():
+    with pytest.raises(DetectorError, match="the magnetic field breaks the symmetry 'reflect-x'"):
+        changed("par04-ds2", field=[0.0, 0.0, 2.0])
+    nearly = ["reflect-x", "reflect-y"]
+    detector = changed("par04-ds2", field=[2.0, 0.0, 0.0], symmetries=[], approximate_symmetries=nearly)
+    assert detector.broken_symmetries == ("reflect-y",)
+    assert len(detector.symmetry_group(approximate=True)) == 2
+    assert len(detector.with_field(0.0).symmetry_group(approximate=True)) == 4

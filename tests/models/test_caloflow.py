@@ -16,7 +16,7 @@ from caloforge.models import Conditions, build_model, load_preset
 from caloforge.models.caloflow import CaloFlow
 from caloforge.random import Streams
 from caloforge.showers import Showers
-from caloforge.stage import TrainingConfig
+from caloforge.stage import GradientStage, TrainingConfig
 
 STREAMS = Streams(11, "test")
 SMALL: dict[str, Any] = {
@@ -24,7 +24,12 @@ SMALL: dict[str, Any] = {
     "shapes": {"blocks": 2, "hidden_features": 16},
 }
 PARTICLES = [22, -11, 211]
-EXTRA = {22: 0.0, -11: 1.022, 211: 139.57}
+#: Published presets, the particle of each, and the rest energy that a shower can hold besides the kinetic one, MeV.
+PRESETS = [
+    ("caloflow-calogan-gamma", 22, 0.0),
+    ("caloflow-calogan-eplus", -11, 1.022),
+    ("caloflow-calogan-piplus", 211, 139.57),
+]
 
 
 def small(detector: str = "calogan", **changes: Any) -> CaloFlow:
@@ -221,9 +226,26 @@ class TestTraining:
         assert float(model.state_dict()["scale.value"]) == pytest.approx(1.01 * largest)
         assert model.transforms()["energies"][1]["fitted"] is True
 
-    @pytest.mark.parametrize("particle", PARTICLES)
-    def test_the_published_presets_accept_real_showers(self, particle: int) -> None:
-        fit(small(energy_scale=1.0, extra_energy=EXTRA[particle]), geant4_showers(particle))
+    @pytest.mark.parametrize(("preset", "particle", "mass"), PRESETS)
+    def test_the_published_presets_accept_real_showers(self, preset: str, particle: int, mass: float) -> None:
+        """The preset itself, but for its sizes; fails if it loses its ``extra_energy``, or gets a smaller scale."""
+        settings = load_preset(preset).model | SMALL
+        model = build_model("caloflow", settings, load_detector("calogan"))
+        assert isinstance(model, CaloFlow)
+        showers = geant4_showers(particle)
+        # One of them deposits all that there is: its kinetic energy and what becomes of masses, less the rounding.
+        total = showers.incident_energy[0] + 0.999 * mass
+        showers.deposits[0] *= total / showers.total_energy()[0]
+        fit(model, showers)
+        assert model.config.energy_scale == float(model.state_dict()["scale.value"]) == 1.0
+        for stage in model.stages(TrainingConfig())[1:]:
+            assert isinstance(stage, GradientStage)
+            assert bool(stage.loss("main", training_batch(showers), STREAMS)["loss"].isfinite())
+        bare = build_model(
+            "caloflow", settings | ({"extra_energy": 0.0} if mass else {"energy_scale": 0.99}), model.detector
+        )
+        with pytest.raises(ShowerFileError, match="more than the model's energy scale"):
+            fit(bare, showers)
 
     def test_showers_above_a_given_scale_stop_the_training(self) -> None:
         model = small(energy_scale=0.5)

@@ -240,7 +240,7 @@ def test_gradients_of_gradients_and_mapped_splines(kernels, inverse):
     x, raw = random_case(4, 5, 1.0, seed=4)
     case = x.clamp(-13, 13).requires_grad_(), raw.requires_grad_()
     assert torch.autograd.gradgradcheck(lambda a, b: rqs(a, b, bound=BOUND, inverse=inverse), case)
-    with torch.no_grad():
+    with torch.no_grad():  # transformed tensors have no memory that a kernel could read
         mapped = torch.func.vmap(lambda a, b: rqs(a, b, bound=BOUND, inverse=inverse)[0], in_dims=(None, 0))(x[0], raw)
         torch.testing.assert_close(mapped, rqs(x[0].expand(4), raw, bound=BOUND, inverse=inverse)[0])
 

@@ -48,9 +48,10 @@ def test_the_number_of_jobs_changes_nothing(reference):
 
 
 @pytest.mark.slow
-def test_the_number_of_jobs_changes_nothing_with_hadrons():
+@pytest.mark.parametrize("engine", ["calzone", "geant4-pybind"])
+def test_the_number_of_jobs_changes_nothing_with_hadrons(engine):
     # Nuclear reactions leave state behind in Geant4: blocks must not see what came before them.
-    hadrons = plan(particle=211, energy="5:10", events=40)
+    hadrons = plan(particle=211, energy="5:10", events=40 if engine == "calzone" else 20, engine=engine)
     assert_same(make(hadrons, jobs=2), make(hadrons))
 
 

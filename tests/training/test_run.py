@@ -16,11 +16,12 @@ import yaml
 from safetensors.torch import load_file
 from toy_model import Toy, ToyConfig, toy_detector, toy_file, toy_preset, toy_showers
 
+from caloforge.detectors import detector_from_toml
 from caloforge.errors import MissingDependencyError, ModelFileError, OutputError, TrainingError, UsageError
 from caloforge.models import load_model, load_preset, training_row_hashes
 from caloforge.nn.batch_layers import training_step
 from caloforge.random import Streams
-from caloforge.showers import open_showers, row_hashes
+from caloforge.showers import create_showers, open_showers, row_hashes
 from caloforge.stage import CosineSchedule
 from caloforge.training import loop, train
 from caloforge.training.data import RowOrder, TrainingSet
@@ -210,6 +211,22 @@ def test_initial_weights_may_depend_on_the_data_and_are_set_once(data, tmp_path,
     torch.testing.assert_close(result(tmp_path / "run")["gauss.0.bias"], torch.full((16,), 0.5))
     run(data, tmp_path / "run", ["scale", "gauss"], resume=True, **still)
     assert len(calls) == 1
+
+
+def test_a_symmetry_that_the_magnetic_field_breaks_is_left_out_with_a_note(tmp_path):
+    changed = 'field = [0.0, 0.0, 2.0]\napproximate_symmetries = ["reflect-x"]'
+    text = toy_model.DETECTOR.replace('symmetries = ["reflect-x", "reflect-y"]', changed)
+    detector = detector_from_toml(text, where="test")
+    with create_showers(tmp_path / "g.h5", detector=detector, particle=22) as writer:
+        writer.write(toy_showers(40))
+    one = run(tmp_path / "g.h5", tmp_path / "one", ["scale", "gauss"], augmentation="approximate")
+    assert one.notes == (
+        "not used: reflect-x; the magnetic field of 'toy' breaks what is nearly a symmetry without it",
+    )
+    two = run(tmp_path / "g.h5", tmp_path / "two", ["scale", "gauss"], augmentation="none")
+    assert two.notes == ()
+    weights = result(tmp_path / "one"), result(tmp_path / "two")
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
 # ---- what is written

@@ -185,13 +185,15 @@ def bench_clouds(
         times: list[CloudTime] = in_process(_times, name, list(energies), merged, slow, showers)
         for row, found_times in zip(rows, times, strict=True):
             row["models"][str(name)] = asdict(found_times)
+    field = "no magnetic field" if detector.field is None else f"a field of {detector.field_strength:g} T"
     return {
         "machine": describe_machine(),
         "detector": detector.name,
         "rows": rows,
         "notes": [
             "CPU time per shower, one thread, one shower at a time, with random numbers and placement into cells",
-            "no magnetic field and a simplified geometry: a published ratio to a full detector is another quantity",
+            f"{field} and a simplified geometry: a published ratio to a full detector is another quantity",
+            "Geant4's time is its own, scoring apart",
         ],
     }
 

@@ -21,7 +21,7 @@ class Geant4Showers:
     """Showers of one spectrum.
 
     Attributes:
-        milliseconds: CPU time of each, recording and scoring of its deposits included, start-up apart, ms.
+        milliseconds: CPU time that Geant4 itself takes for each, start-up and scoring apart, ms.
         points: the showers, if points were asked for.
     """
 
@@ -67,18 +67,19 @@ def _simulate(detector: Detector, particle: int, spectra: list[str], showers: in
         if geant4 is None:
             geant4 = BlockRunner(plan).geant4
             geant4.run_bare(np.array([1000.0]), np.array([[0.0, 0.0, 1.0]]))  # builds the tables
-        geant4.seed(plan.geant4_seed(0))
         times, parts, energies = [], [], []
         for block in plan.blocks():
-            for energy, direction in zip(*plan.conditions(block), strict=True):
+            for row, energy, direction in zip(plan.rows(block), *plan.conditions(block), strict=True):
+                geant4.seed(plan.geant4_seed(row))
                 before = time.process_time()
-                for group in geant4.run(energy[None], direction[None], depth=scorer.needs_depth):
-                    if points:
-                        parts.append(scorer.points(group.deposits, group.count)[0])
-                    else:
-                        scorer.finish_voxels(*scorer.voxels(group.deposits, group.count))
+                geant4.run_bare(energy[None], direction[None])
                 times.append(1000 * (time.process_time() - before))
                 energies.append(energy)
+                if not points:
+                    continue
+                geant4.seed(plan.geant4_seed(row))
+                (group,) = geant4.run(energy[None], direction[None], depth=scorer.needs_depth)
+                parts.append(scorer.points(group.deposits, group.count)[0])
         joined = None
         if points:
             offsets = np.concatenate([[0], np.cumsum([len(part) for part in parts])]).astype(np.int64)

@@ -1,4 +1,4 @@
-"""What scoring and writing add to Geant4 itself."""
+"""What scoring and writing add to Geant4 itself, for each engine."""
 
 from __future__ import annotations
 
@@ -7,14 +7,13 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from caloforge.detectors import load_detector
+from caloforge.detectors import Detector, load_detector, particle_id
 from caloforge.showers.files import create_showers
 from caloforge.simulation.overhead import Overhead, measure_overhead
-from caloforge.simulation.plan import BLOCK_SIZE, SimulationPlan
+from caloforge.simulation.plan import BLOCK_SIZE, Block
 
 __all__ = ["DEFAULT_CASES", "Case", "SimulationRow", "bench_simulation"]
 
@@ -23,13 +22,30 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Case:
-    """One production to measure."""
+    """One production to measure.
+
+    Attributes:
+        detector: name of a built-in one.
+        particle: name.
+        energy: spectrum, GeV.
+        events: showers.
+        points: points instead of voxels.
+        engine: what runs Geant4.
+        field: whether the detector keeps its magnetic field, if it has one.
+    """
 
     detector: str
     particle: str
     energy: str
     events: int
     points: bool = False
+    engine: str = "calzone"
+    field: bool = False
+
+    def loaded(self) -> Detector:
+        """The detector."""
+        detector = load_detector(self.detector)
+        return detector if self.field or detector.field is None else detector.with_field(0.0)
 
 
 DEFAULT_CASES = (
@@ -39,6 +55,10 @@ DEFAULT_CASES = (
     Case("par04-ds3", "e-", "1:100:log", 20),
     Case("ild-ecal", "gamma", "10:127", 20),
     Case("ild-ecal", "gamma", "10:127", 20, points=True),
+    Case("calogan", "gamma", "1:100", 20, engine="geant4-pybind"),
+    Case("par04-ds2", "e-", "1:100:log", 20, engine="geant4-pybind"),
+    Case("ild-ecal", "gamma", "10:127", 20, points=True, engine="geant4-pybind"),
+    Case("ild-ecal", "gamma", "10:127", 20, points=True, engine="geant4-pybind", field=True),
 )
 
 
@@ -77,9 +97,8 @@ def bench_simulation(
     """
     rows = []
     for case in cases:
-        say(
-            f"{case.detector}, {case.events} {case.particle} of {case.energy} GeV" + (", points" if case.points else "")
-        )
+        kind = (", points" if case.points else "") + (", with field" if case.field else "")
+        say(f"{case.engine}: {case.detector}, {case.events} {case.particle} of {case.energy} GeV{kind}")
         with multiprocessing.get_context("spawn").Pool(1) as pool:
             overhead, writing = pool.apply(_measure, (case, tables))
         n = case.events
@@ -99,27 +118,23 @@ def _measure(case: Case, tables: str) -> tuple[Overhead, float]:
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)
     os.dup2(nowhere, 2)
-    detector = load_detector(case.detector)
-    overhead = measure_overhead(detector, case.particle, case.energy, case.events, points=case.points, tables=tables)
-    return overhead, _writing(case, tables)
-
-
-def _writing(case: Case, tables: str) -> float:
-    """CPU seconds of writing the showers of a case, one block of ten after the other."""
-    from caloforge.detectors import EnergySpectrum, particle_id
-    from caloforge.simulation.runner import BlockRunner
-
-    detector = load_detector(case.detector)
-    pdg = particle_id(case.particle)
-    plan = SimulationPlan(
-        detector, pdg, EnergySpectrum.parse(case.energy), case.events, 1, points=case.points, tables=tables
+    detector = case.loaded()
+    overhead = measure_overhead(
+        detector, case.particle, case.energy, case.events, points=case.points, tables=tables, engine=case.engine
     )
-    runner = BlockRunner(plan)
-    blocks = [runner.run(number) for number in plan.blocks()]
+    # The showers themselves stay where they are.
+    return replace(overhead, blocks=()), _writing(case, detector, overhead.blocks)
+
+
+def _writing(case: Case, detector: Detector, blocks: Sequence[Block]) -> float:
+    """CPU seconds of writing the showers of a case, one block of ten after the other."""
     with tempfile.TemporaryDirectory() as folder:
-        kind: Any = "points" if case.points else "voxels"
         writer = create_showers(
-            Path(folder) / "w.h5", detector=detector, particle=pdg, kind=kind, expected=len(blocks) * BLOCK_SIZE
+            Path(folder) / "w.h5",
+            detector=detector,
+            particle=particle_id(case.particle),
+            kind="points" if case.points else "voxels",
+            expected=len(blocks) * BLOCK_SIZE,
         )
         before = time.process_time()
         with writer:

@@ -290,13 +290,14 @@ def training(
 @app.command()
 def simulation(
     detector: Annotated[str | None, typer.Option(help="Only this detector (default: all cases).")] = None,
+    engine: Annotated[str | None, typer.Option(help="Only calzone | geant4-pybind (default: both).")] = None,
     events: Annotated[int | None, typer.Option(min=1, help="Showers of each case (default: 20).")] = None,
     geant4_data: Annotated[
         str, typer.Option(help="Geant4's tables: auto | builtin | official | a directory.")
     ] = "auto",
     json_: JsonOption = None,
 ) -> None:
-    r"""Measure what scoring and writing add to Geant4 itself.
+    r"""Measure what scoring and writing add to Geant4 itself, with each engine.
 
     \b
     Example: caloforge bench simulation --detector calogan
@@ -306,21 +307,35 @@ def simulation(
     from caloforge.bench.machine import describe_machine
     from caloforge.bench.simulation import DEFAULT_CASES, bench_simulation
 
-    cases = [case for case in DEFAULT_CASES if detector in (None, case.detector)]
-    if not cases:
-        known = ", ".join(dict.fromkeys(case.detector for case in DEFAULT_CASES))
-        raise UsageError(f"--detector is '{detector}', expected one of {known}")
+    for option, value, names in (
+        ("--detector", detector, [case.detector for case in DEFAULT_CASES]),
+        ("--engine", engine, [case.engine for case in DEFAULT_CASES]),
+    ):
+        if value is not None and value not in names:
+            raise UsageError(f"{option} is '{value}', expected one of {', '.join(dict.fromkeys(names))}")
+    cases = [c for c in DEFAULT_CASES if detector in (None, c.detector) and engine in (None, c.engine)]
     if events:
         cases = [replace(case, events=events) for case in cases]
     measured = bench_simulation(cases, tables=geant4_data, say=lambda text: console.print(f"... {text}"))
     rows = [
         [
-            r.case.detector + (" points" if r.case.points else ""), f"{r.case.particle}, {r.case.energy} GeV",
+            r.case.engine,
+            r.case.detector + (" points" if r.case.points else "") + (", field" if r.case.field else ""),
+            f"{r.case.particle}, {r.case.energy} GeV",
             str(r.case.events), f"{r.bare_ms:.0f}", f"{r.scored_ms:.0f}", f"{r.written_ms:.1f}", f"{r.overhead:+.1%}",
         ]
         for r in measured
     ]  # fmt: skip
-    columns = ["detector", "showers", "number", "Geant4 alone [ms]", "with scoring [ms]", "writing [ms]", "added"]
+    columns = [
+        "engine",
+        "detector",
+        "showers",
+        "number",
+        "Geant4 alone [ms]",
+        "with scoring [ms]",
+        "writing [ms]",
+        "added",
+    ]
     print_table("CPU time per shower, one process", columns, rows)
     _save(json_, {"machine": describe_machine(), "rows": [asdict(r) | {"overhead": r.overhead} for r in measured]})
 

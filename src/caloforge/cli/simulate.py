@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -20,6 +20,9 @@ from caloforge.cli.common import (
 )
 from caloforge.errors import UsageError
 
+if TYPE_CHECKING:
+    from caloforge.detectors import Detector
+
 __all__ = ["register"]
 
 
@@ -28,6 +31,15 @@ class Direction(StrEnum):
 
     fixed = "fixed"
     random = "random"
+    angles = "angles"
+    barrel = "barrel"
+
+
+class EngineName(StrEnum):
+    """What runs Geant4."""
+
+    calzone = "calzone"
+    geant4_pybind = "geant4-pybind"
 
 
 def simulate(
@@ -36,14 +48,28 @@ def simulate(
     ] = None,
     particle: Annotated[str | None, typer.Option(help="Name or PDG id (default: the detector's first).")] = None,
     energy: Annotated[
-        str | None, typer.Option(help="GeV: 50 | 5,10,20 | 1:100 | 1:100:log (default: the detector's).")
+        str | None, typer.Option(help="GeV: 50 | 5,10,20 | 1:100 | 1:100:log | 10:100:10 (default: the detector's).")
     ] = None,
     events: Annotated[int, typer.Option(min=1, help="Number of showers.")] = 100,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="File to write.")] = None,
     seed: SeedOption = 1,
     jobs: Annotated[int | None, typer.Option(min=1, help=JOBS_HELP)] = None,
-    direction: Annotated[Direction, typer.Option(help="Along the gun, or random within its range.")] = Direction.fixed,
+    direction: Annotated[
+        Direction,
+        typer.Option(
+            help="Along the gun, or random within its range: as the detector says, even in the angles, or even over the "
+            "face of a barrel segment."
+        ),
+    ] = Direction.fixed,
     points: Annotated[bool, typer.Option("--points", help="Keep every deposit as a point instead of voxels.")] = False,
+    field: Annotated[
+        float | None,
+        typer.Option(help="Strength of the magnetic field, tesla, along the detector's own direction; 0 for none."),
+    ] = None,
+    engine: Annotated[
+        EngineName | None,
+        typer.Option(help="What runs Geant4 (default: calzone; with a magnetic field geant4-pybind)."),
+    ] = None,
     geant4_data: Annotated[
         str, typer.Option(help="Geant4's tables: auto | builtin | official | a directory.", show_default=True)
     ] = "auto",
@@ -72,6 +98,8 @@ def simulate(
     if out is None:
         raise UsageError("--out is missing: the file to write")
     described = load_detector(detector)
+    if field is not None:
+        described = described.with_field(field)
     gun = described.gun
     if not (particle or gun):
         raise UsageError("--particle is missing, and the detector has no gun that would name one")
@@ -90,13 +118,14 @@ def simulate(
         directions=direction.value,
         points=points,
         tables=geant4_data,
+        engine=engine,
         resume=resume,
         overwrite=overwrite,
         command=command_line(),
     )
     rows = [
         ["showers", f"{summary.showers} {particle_name(pdg)}, {energy or gun.energy} GeV"],  # type: ignore[union-attr]
-        ["Geant4 tables", summary.tables],
+        ["Geant4", f"{summary.engine}, {summary.tables} tables" + _field(described)],
         [
             "time",
             f"{summary.seconds:.1f} s" + (f" for {summary.made} of them" if summary.made < summary.showers else ""),
@@ -104,6 +133,10 @@ def simulate(
         ["file", f"{out} ({out.stat().st_size / 1e6:.1f} MB)"],
     ]
     print_table("", ["", ""], rows)
+
+
+def _field(detector: Detector) -> str:
+    return f", field of {detector.field_strength:g} T" if detector.field is not None else ""
 
 
 def register(app: typer.Typer) -> None:

@@ -95,6 +95,8 @@ def train(
         for s in result.stages
     ]
     print_table("", ["stage", "epochs", "best", "at epoch", "time"], rows)
+    for note in result.notes:
+        console.print(f"note: {note}")
     if result.record is None:
         console.print(f"{out}: not complete yet, still to be trained: {', '.join(result.missing)}")
     else:

@@ -3,7 +3,7 @@
 from caloforge.detectors.detector import Detector, catalogue, detector_from_toml, load_detector
 from caloforge.detectors.energies import EnergySpectrum
 from caloforge.detectors.grids import CartesianGrid, PolarGrid
-from caloforge.detectors.gun import AngularRange, Gun
+from caloforge.detectors.gun import AngularRange, Directions, Gun
 from caloforge.detectors.particles import particle_id, particle_mass, particle_name
 from caloforge.detectors.readout import Layer, Readout
 from caloforge.detectors.stack import Material, PlacedPlate, Plate, PlateGroup, Stack
@@ -12,6 +12,7 @@ __all__ = [
     "AngularRange",
     "CartesianGrid",
     "Detector",
+    "Directions",
     "EnergySpectrum",
     "Gun",
     "Layer",

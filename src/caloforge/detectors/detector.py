@@ -1,4 +1,4 @@
-"""A calorimeter described once: material, readout, gun, thresholds, symmetries.
+"""A calorimeter described once: material, field, readout, gun, thresholds, symmetries.
 
 Descriptions are TOML; the package's own are in ``catalogue/``, a user's own work the same way (docs/detectors.md lists
 the keys). Lengths are mm, energies MeV (the gun's spectrum is written in GeV, as on the command line).
@@ -26,11 +26,14 @@ from caloforge.detectors.description import Description, build
 from caloforge.detectors.gun import Gun
 from caloforge.detectors.readout import Readout
 from caloforge.detectors.stack import Stack
-from caloforge.detectors.symmetries import SymmetryName, symmetry_group, symmetry_permutation
-from caloforge.errors import DetectorError
+from caloforge.detectors.symmetries import SymmetryName, breaks_symmetry, symmetry_group, symmetry_permutation
+from caloforge.errors import DetectorError, UsageError
 from caloforge.textfiles import read_text
 
 __all__ = ["Detector", "catalogue", "detector_from_toml", "load_detector"]
+
+#: Tesla; more than any detector's magnet gives, and less than a field in gauss or millitesla by mistake.
+_STRONGEST_FIELD = 20.0
 
 _CATALOGUE = resources.files("caloforge.detectors") / "catalogue"
 
@@ -46,6 +49,7 @@ class Detector(Description):
         readouts: other segmentations of the same calorimeter, chosen as ``name/key``.
         stack: material for Geant4; None for a readout-only detector.
         gun: particles, energies, position and directions.
+        field: uniform magnetic field, everywhere in Geant4's world, tesla, x, y, z of the local frame; None without one.
         sampling_fraction: share of the energy that active plates see; deposits are divided by it. None if they are not.
         readout_threshold: MeV per voxel, before division by the sampling fraction; applied by the simulation.
         analysis_threshold: MeV per voxel, in the units of the files; applied after sampling and by every evaluation.
@@ -62,6 +66,7 @@ class Detector(Description):
     symmetries: tuple[SymmetryName, ...] = ()
     approximate_symmetries: tuple[SymmetryName, ...] = ()
     gun: Gun | None = None
+    field: tuple[float, float, float] | None = None
     stack: Stack | None = None
     readout: Readout
     readouts: dict[str, Readout] = Field(default_factory=dict)
@@ -74,6 +79,16 @@ class Detector(Description):
                 raise ValueError(f"the readout '{name}' has a slash in its name")
         return value
 
+    @field_validator("field")
+    @classmethod
+    def _in_tesla(cls, value: tuple[float, float, float] | None) -> tuple[float, float, float] | None:
+        if value is not None and not 0 < np.linalg.norm(value) <= _STRONGEST_FIELD:
+            raise ValueError(
+                f"expected a magnetic field in tesla, x, y, z of the local frame, not zero and at most "
+                f"{_STRONGEST_FIELD:g} T; leave it out where there is none"
+            )
+        return None if value is None else (value[0] + 0.0, value[1] + 0.0, value[2] + 0.0)  # no minus zeros
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         try:
@@ -81,6 +96,9 @@ class Detector(Description):
                 symmetry_permutation(self.readout, name)
         except DetectorError as error:
             raise ValueError(str(error)) from None
+        for name in self.symmetries:
+            if self.field is not None and breaks_symmetry(self.field, name):
+                raise ValueError(f"the magnetic field breaks the symmetry '{name}'")
         if self.sampling_fraction is not None and self.stack is not None and self.stack.deposits == "all":
             raise ValueError("'sampling_fraction' makes no sense where every deposit is scored")
         if self.stack is not None and not len(self.readout.depths):
@@ -107,6 +125,34 @@ class Detector(Description):
         description.pop("readouts", None)
         return build(Detector, description, where=f"readout '{key}' of '{self.name}'")
 
+    def with_field(self, strength: float) -> Detector:
+        """The same calorimeter with another strength of its magnetic field.
+
+        Args:
+            strength: tesla along the direction that the description gives; 0 for no field, below 0 against it.
+
+        Raises:
+            UsageError: if the description names no field that would give the direction, or the strength makes no sense.
+        """
+        if self.field is None:
+            raise UsageError(
+                f"the detector '{self.name}' names no direction of a magnetic field; "
+                "write 'field = [Bx, By, Bz]' (tesla, local frame) into a description of your own"
+            )
+        if not abs(strength) <= _STRONGEST_FIELD:
+            raise UsageError(f"the magnetic field is {strength:g} T, expected at most {_STRONGEST_FIELD:g} T")
+        description = self._description()
+        if strength == 0.0:
+            del description["field"]
+        elif strength != self.field_strength:
+            description["field"] = [strength * (b / self.field_strength) for b in self.field]
+        return build(Detector, description, where=f"'{self.name}' with a field of {strength:g} T")
+
+    @property
+    def field_strength(self) -> float:
+        """Strength of the magnetic field, tesla."""
+        return 0.0 if self.field is None else float(np.linalg.norm(self.field))
+
     def _description(self) -> dict[str, Any]:
         plain: dict[str, Any] = self.model_dump(exclude_none=True, exclude_defaults=True, mode="json")
         plain["readout"] = self.readout.to_description()
@@ -126,10 +172,21 @@ class Detector(Description):
             essential.pop(key, None)
         return hashlib.sha256(json.dumps(essential, sort_keys=True).encode()).hexdigest()[:16]
 
+    @property
+    def broken_symmetries(self) -> tuple[SymmetryName, ...]:
+        """Approximate symmetries that the magnetic field breaks; the exact ones cannot be among them."""
+        if self.field is None:
+            return ()
+        return tuple(name for name in self.approximate_symmetries if breaks_symmetry(self.field, name))
+
     def symmetry_group(self, *, approximate: bool = False) -> NDArray[np.int64]:
-        """All voxel permutations that the symmetries generate, the identity first, shape (G, V)."""
-        names = self.symmetries + (self.approximate_symmetries if approximate else ())
-        return symmetry_group(self.readout, names)
+        """All voxel permutations that the symmetries generate, the identity first, shape (G, V).
+
+        Args:
+            approximate: with the approximate symmetries, but for those that the magnetic field breaks.
+        """
+        nearly = tuple(name for name in self.approximate_symmetries if name not in self.broken_symmetries)
+        return symmetry_group(self.readout, self.symmetries + (nearly if approximate else ()))
 
 
 def catalogue() -> list[str]:

@@ -1,7 +1,7 @@
 """Incident-energy spectra: the text that a user types, and the energies drawn from it.
 
-``50`` is one energy, ``5,10,20`` are discrete ones (equally likely), ``1:100`` is uniform and ``1:100:log`` is
-log-uniform. The text is in GeV, everything else in MeV.
+``50`` is one energy, ``5,10,20`` are discrete ones (equally likely), ``1:100`` is uniform, ``1:100:log`` is log-uniform, and
+``10:100:10`` goes from 10 to 100 in steps of 10, over and over. The text is in GeV, everything else in MeV.
 """
 
 from __future__ import annotations
@@ -19,7 +19,10 @@ from caloforge.units import GeV
 
 __all__ = ["EnergySpectrum"]
 
-Kind = Literal["fixed", "discrete", "uniform", "log-uniform"]
+Kind = Literal["fixed", "discrete", "uniform", "log-uniform", "steps"]
+
+#: Steps in one range; more are a slip of the pen.
+_MOST_STEPS = 10_000
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,8 @@ class EnergySpectrum:
     """Distribution of the incident kinetic energy.
 
     Attributes:
-        kind: ``fixed``, ``discrete``, ``uniform`` or ``log-uniform``.
+        kind: ``fixed``, ``discrete``, ``uniform``, ``log-uniform`` or ``steps`` (shower k has energy k modulo their number,
+            so that there are equally many of each).
         values: MeV; the energy, the energies, or the two ends of the range.
     """
 
@@ -39,15 +43,16 @@ class EnergySpectrum:
         """Read a spectrum as typed on the command line (GeV).
 
         Raises:
-            UsageError: if the text is not of one of the four forms, or an energy is not positive and finite.
+            UsageError: if the text is not of one of the five forms, or an energy is not positive and finite.
         """
-        expected = "expected 50, 5,10,20, 1:100 or 1:100:log (GeV)"
+        expected = "expected 50, 5,10,20, 1:100, 1:100:log or 10:100:10 (GeV)"
         parts = [part.strip() for part in text.split(":")]
         logarithmic = len(parts) == 3 and parts[2] == "log"
-        if len(parts) > 2 and not logarithmic:
+        stepwise = len(parts) == 3 and not logarithmic
+        if len(parts) > 3:
             raise UsageError(f"the energy '{text}' is not understood, {expected}")
         try:
-            numbers = [float(v) for part in parts[:2] for v in part.split(",")]
+            numbers = [float(v) for part in (parts if stepwise else parts[:2]) for v in part.split(",")]
         except ValueError:
             raise UsageError(f"the energy '{text}' is not understood, {expected}") from None
         if not all(math.isfinite(v) and v > 0 for v in numbers):
@@ -55,10 +60,18 @@ class EnergySpectrum:
         energies = tuple(v * GeV for v in numbers)
         if len(parts) == 1:
             return cls("fixed" if len(energies) == 1 else "discrete", energies)
-        if len(energies) != 2:
+        if len(energies) != 2 + stepwise:
             raise UsageError(f"the energy range '{text}' needs two ends, {expected}")
         if energies[0] >= energies[1]:
             raise UsageError(f"the energy range '{text}' has its lower end at or above its upper one")
+        if stepwise:
+            low, high, step = energies
+            count = (high - low) / step
+            if not 1 <= round(count) <= _MOST_STEPS or abs(count - round(count)) > 1e-6 * count:
+                raise UsageError(
+                    f"the step of '{text}' does not lead from one end to the other in 1 to {_MOST_STEPS} steps"
+                )
+            return cls("steps", tuple(np.linspace(low, high, round(count) + 1).tolist()))
         return cls("log-uniform" if logarithmic else "uniform", energies)
 
     @property
@@ -75,6 +88,9 @@ class EnergySpectrum:
         """The spectrum as a user would type it (GeV); ``parse`` reads it back."""
         if self.kind in ("fixed", "discrete"):
             return ",".join(repr(v / GeV) for v in self.values)
+        if self.kind == "steps":
+            low, high = self.values[0], self.values[-1]
+            return f"{low / GeV!r}:{high / GeV!r}:{(high - low) / (len(self.values) - 1) / GeV!r}"
         return f"{self.values[0] / GeV!r}:{self.values[1] / GeV!r}" + (":log" if self.kind == "log-uniform" else "")
 
     def sample(self, streams: Streams, indices: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -89,6 +105,8 @@ class EnergySpectrum:
         """
         if self.kind == "fixed":
             return np.full(len(indices), self.values[0])
+        if self.kind == "steps":
+            return np.asarray(self.values)[indices % len(self.values)]
         u = streams.uniform(indices, 1)[:, 0]
         if self.kind == "discrete":
             return np.asarray(self.values)[(u * len(self.values)).astype(np.int64)]

@@ -16,6 +16,7 @@ __all__ = ["particle_id", "particle_mass", "particle_name"]
 _ALIASES = {
     "photon": 22, "electron": 11, "positron": -11, "e": 11, "eplus": -11, "eminus": 11, "pion": 211, "piplus": 211,
     "piminus": -211, "proton": 2212, "neutron": 2112, "muon": 13,
+    "k0s": 310, "k0l": 130,
 }  # fmt: skip
 
 

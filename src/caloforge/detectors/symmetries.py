@@ -16,7 +16,7 @@ from caloforge.detectors.grids import CartesianGrid, Grid, PolarGrid
 from caloforge.detectors.readout import Readout
 from caloforge.errors import DetectorError
 
-__all__ = ["SymmetryName", "symmetry_group", "symmetry_permutation"]
+__all__ = ["SymmetryName", "breaks_symmetry", "symmetry_group", "symmetry_permutation"]
 
 SymmetryName = Literal["reflect-x", "reflect-y", "swap-xy", "rotate-alpha"]
 
@@ -47,6 +47,17 @@ def symmetry_permutation(readout: Readout, name: SymmetryName) -> Index:
             raise DetectorError(f"the symmetry '{name}' does not map the cells of layer {layer.label} onto each other")
         parts.append(moved.ravel())
     return np.concatenate(parts)
+
+
+def breaks_symmetry(field: tuple[float, float, float], name: SymmetryName) -> bool:
+    """Whether a magnetic field (x, y, z) breaks a symmetry that a detector would have without it.
+
+    A field is an axial vector: a mirror leaves its component along the mirror's normal as it is and turns the others
+    round, a rotation about z leaves that along z.
+    """
+    kept = {"reflect-x": (1, 0, 0), "reflect-y": (0, 1, 0), "swap-xy": (1, -1, 0), "rotate-alpha": (0, 0, 1)}[name]
+    across = np.linalg.norm(np.cross(field, kept))
+    return bool(across > 1e-9 * np.linalg.norm(field) * np.linalg.norm(kept))
 
 
 def _moved(grid: Grid, cells: Index, name: SymmetryName) -> Index | None:

@@ -22,7 +22,6 @@ from caloforge.errors import ConfigError, UsageError
 from caloforge.kernels.ops.allocation import allocate
 from caloforge.kernels.ops.clouds import CloudSettings, cloud_constants, decode_clouds
 from caloforge.kernels.ops.normals import ragged_normal
-from caloforge.kernels.ops.packing import packed_copies
 from caloforge.kernels.ops.pointwise import packed_index
 from caloforge.kernels.ops.registry import eager
 from caloforge.models.base import Latents, ShowerModel
@@ -47,12 +46,19 @@ from caloforge.models.conditions import Conditions
 from caloforge.nn.edm import Edm, heun_sample
 from caloforge.nn.pointwise import PointWiseNet
 from caloforge.nn.showerflow import BlockOrder, ShowerFlow
+from caloforge.nn.weights import weights_now
 from caloforge.random import Streams
 from caloforge.showers.projection import cell_pitch
 from caloforge.stage import TrainingBatch
 from caloforge.transforms.clouds import AxisShift, PointNormalisation
 
 __all__ = ["PointCloudModel", "conditions_of", "directions_of"]
+
+#: Buffers of the fitted parts of a model.
+_BUFFERS = (
+    "incident", "mean", "std", "variance", "most_points", "points", "energy", "occupancy", "polynomials", "scale", "core",
+    "least_energy", "depths", *CORRECTIONS,
+)  # fmt: skip
 
 
 class PointCloudModel(ShowerModel):
@@ -249,21 +255,11 @@ class PointCloudModel(ShowerModel):
 
     def _kernel_constants(self) -> Tensor:
         """Settings and fitted constants as the operator takes them; from memory if nothing has changed since."""
-        config, number = self.config, SAMPLERS.index(self.config.sampler)
+        config = self.config
         scales, factors, found, points = self.scales, self.layer_factors, self.calibration, self.points
-        arrays = {
-            "trend": scales.mean, "std": scales.std, "variance": scales.variance, "most_points": scales.most_points,
-            "point_mean": points.mean, "point_scale": points.scale, "depths": self.shift.depths,
-            "layer_points": factors.points, "layer_energy": factors.energy,
-            "energy": found.energy, "occupancy": found.occupancy,
-        }  # fmt: skip
-        for name in CORRECTIONS:
-            arrays[name] = getattr(factors, name)
-        if found.polynomial:
-            arrays["polynomials"] = found.polynomials
 
         def make() -> Tensor:
-            level, (scale, skip, out) = self.edm.one_step
+            number, (level, (scale, skip, out)) = SAMPLERS.index(config.sampler), self.edm.one_step
             settings = CloudSettings(
                 incident=float(scales.incident), points_unit=float(scales.point_limit(scales.incident)), room=ROOM,
                 least_factor=LEAST_FACTOR, least_variance=LEAST_VARIANCE, least_total_variance=LEAST_TOTAL_VARIANCE,
@@ -272,13 +268,18 @@ class PointCloudModel(ShowerModel):
                 totals=self.compiled_totals or 0, roots=config.profiles == "sqrt", asinh=config.positions == "asinh",
                 linear_energy=config.point_energy == "linear", max_negative=config.max_negative,
             )  # fmt: skip
-            for name in {"energy", "occupancy", "polynomials"} & arrays.keys():
-                arrays[name] = arrays[name][number]
+            arrays = {
+                "trend": scales.mean, "std": scales.std, "variance": scales.variance, "most_points": scales.most_points,
+                "point_mean": points.mean, "point_scale": points.scale, "depths": self.shift.depths,
+                "layer_points": factors.points, "layer_energy": factors.energy,
+                "energy": found.energy[number], "occupancy": found.occupancy[number],
+                "polynomials": found.polynomials[number] if found.polynomial else None,
+            } | {name: getattr(factors, name) for name in CORRECTIONS}  # fmt: skip
             return cloud_constants(settings, arrays)
 
-        tensors = [*arrays.values(), scales.incident, points.core, points.least_energy]
+        tensors, copies = weights_now(self, [scales, factors, found, points, self.shift], _BUFFERS)
         key = (config.sampler, config.max_negative)  # all else is settled for good
-        constants: Tensor = packed_copies(self).get(tensors, key, make)
+        constants: Tensor = copies.get(tensors, key, make)
         return constants
 
     def flow_outputs(self, conditions: Mapping[str, Tensor], normal: Tensor) -> Tensor:

@@ -24,13 +24,14 @@ from caloforge.kernels.ops.autoregressive import (
     solve_autoregressive,
     solve_blocks,
 )
-from caloforge.kernels.ops.packing import packed_copies
+from caloforge.kernels.ops.packing import PackedCopies
 from caloforge.kernels.ops.registry import eager
 from caloforge.kernels.ops.splines import raw_parameter_count
 from caloforge.nn.flow import ConditionalFlow, fixed_permutations
 from caloforge.nn.made import MADE, MaskKind
 from caloforge.nn.permutations import FixedPermutation, IndexArray
 from caloforge.nn.splines import SplineBlock
+from caloforge.nn.weights import weights_now
 
 __all__ = ["AutoregressiveFlow", "AutoregressiveSpline", "MaskedAutoregressiveFlow"]
 
@@ -209,13 +210,13 @@ class AutoregressiveFlow(ConditionalFlow):
         Returns:
             What was looked for (batch, D), and the log |det| of this direction (batch,), nats.
         """
-        tensors = self._tensors()
+        tensors, copies = self._weights()
         spline = cast("AutoregressiveSpline", self.blocks[0]).spline_shape
         if not (eager(given, tensors[0]) and given.dtype == tensors[0].dtype):
             return self.solve_plainly(given, context)
         # One at a time is for the latency of sampling, which is not the slow direction of a flow that reads latents.
         single = len(given) <= _MOST_SINGLE and not self.reads_latents
-        packed, plan = self.packed(tensors, single=single)
+        packed, plan = copies.get(tensors, single, lambda: self._pack(single))
         return solve_autoregressive(packed, plan, given, context, spline, single=single)
 
     def solve_plainly(self, given: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -224,21 +225,19 @@ class AutoregressiveFlow(ConditionalFlow):
         spline = cast("AutoregressiveSpline", self.blocks[0]).spline_shape
         return solve_blocks(blocks, last, given, context, spline, inverse=not self.reads_latents)
 
-    def packed(self, tensors: list[Tensor] | None = None, *, single: bool) -> tuple[Tensor, Tensor]:
+    def packed(self, *, single: bool) -> tuple[Tensor, Tensor]:
         """The weights as one tensor, and what it looks like; from memory if nothing has changed since.
 
         Args:
-            tensors: weights and indices, if they are at hand.
             single: for one shower at a time.
         """
+        tensors, copies = self._weights()
+        return copies.get(tensors, single, lambda: self._pack(single))
 
-        def pack() -> tuple[Tensor, Tensor]:
-            blocks, last = self._solving_order()
-            plan = flow_plan(self._sizes(), blocks, last)
-            return pack_autoregressive(blocks, plan, single=single), plan
-
-        pair: tuple[Tensor, Tensor] = packed_copies(self).get(tensors or self._tensors(), single, pack)
-        return pair
+    def _pack(self, single: bool) -> tuple[Tensor, Tensor]:
+        blocks, last = self._solving_order()
+        plan = flow_plan(self._sizes(), blocks, last)
+        return pack_autoregressive(blocks, plan, single=single), plan
 
     def _sizes(self) -> FlowSizes:
         made = cast("AutoregressiveSpline", self.blocks[0]).conditioner
@@ -247,12 +246,9 @@ class AutoregressiveFlow(ConditionalFlow):
             self.features, self.context_features, made.hidden_features, layers, self.bins, self.reads_latents
         )
 
-    def _tensors(self) -> list[Tensor]:
-        """Weights and indices, as they are now."""
-        tensors = []
-        for block in cast("Iterable[AutoregressiveSpline]", self.blocks):
-            tensors += block.conditioner.tensors()
-        return tensors + [permutation.index for permutation in cast("Iterable[FixedPermutation]", self.permutations)]
+    def _weights(self) -> tuple[list[Tensor], PackedCopies[tuple[Tensor, Tensor]]]:
+        """Weights and indices, as they are now, and packed copies of them."""
+        return weights_now(self, [self.blocks, self.permutations], ("index",))
 
     def _solving_order(self) -> tuple[list[BlockWeights], Tensor | None]:
         """The blocks in the order in which they are solved, and the index that reorders what comes out of the last."""

@@ -191,14 +191,6 @@ class MADE(nn.Module):
         """The masked layers that lead into hidden units: the input layer, then the hidden-to-hidden ones."""
         return [self.input_layer, *cast("Iterable[StaircaseLinear]", self.hidden)]
 
-    def tensors(self) -> list[Tensor]:
-        """All weights and biases, as they are now."""
-        context = self.context_layer
-        found = [] if context is None else [context.weight, context.bias]
-        for layer in (self.input_layer, *cast("Iterable[StaircaseLinear]", self.hidden), self.output_layer):
-            found += [layer.weight, layer.bias]
-        return found
-
     def hidden_units(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """What the output layer sees.
 

@@ -16,7 +16,6 @@ from torch.nn import functional
 
 from caloforge.errors import ConfigError
 from caloforge.kernels.ops.linear import fits_kernel, gated_linear
-from caloforge.kernels.ops.packing import packed_copies
 from caloforge.kernels.ops.pointwise import (
     SLOPE,
     PointWeights,
@@ -28,6 +27,7 @@ from caloforge.kernels.ops.pointwise import (
     pointwise_plan,
 )
 from caloforge.kernels.ops.registry import eager
+from caloforge.nn.weights import weights_now
 
 __all__ = ["PointWiseNet", "packed_index"]
 
@@ -125,11 +125,8 @@ class PointWiseNet(nn.Module):
             plan = pointwise_plan(weights)
             return pack_pointwise(weights, plan), plan
 
-        tensors = [self.frequencies, self.time.weight, self.time.bias]
-        for layer in self.gated_layers():
-            gate, linear = layer.gate, layer.linear
-            tensors += [gate.weight, gate.bias, layer.shift.weight, linear.weight, linear.bias]
-        pair: tuple[Tensor, Tensor] = packed_copies(self).get(tensors, None, pack)
+        tensors, copies = weights_now(self, [self.time, self.layers], ())
+        pair: tuple[Tensor, Tensor] = copies.get([*tensors, self.frequencies], None, pack)
         return pair
 
     def _served(self, *tensors: Tensor) -> bool:

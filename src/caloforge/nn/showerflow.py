@@ -7,19 +7,19 @@ in the direction of sampling, from the normal numbers to the data.
 
 from __future__ import annotations
 
-from typing import Any, Literal, cast
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from caloforge.errors import ConfigError
 from caloforge.kernels.ops.linear_rational import linear_rational_spline, raw_linear_rational_count
-from caloforge.kernels.ops.packing import packed_copies
 from caloforge.kernels.ops.registry import eager
 from caloforge.kernels.ops.showerflow import FlowStep, pack_showerflow, run_steps, sample_showerflow, showerflow_plan
 from caloforge.nn.flow import log_density
 from caloforge.nn.perceptron import Perceptron
 from caloforge.nn.permutations import FixedPermutation, random_all
+from caloforge.nn.weights import weights_now
 
 __all__ = ["BlockOrder", "ShowerFlow"]
 
@@ -141,7 +141,7 @@ class ShowerFlow(nn.Module):
         """
         if torch.is_grad_enabled() or z.ndim != 2:
             return self.sample_reference(z, context)
-        tensors = self._tensors()
+        tensors, copies = weights_now(self, [self.layers], ("index",))
         if not eager(z, context, tensors[0]) or not z.dtype == context.dtype == tensors[0].dtype:
             return self.sample_reference(z, context)
         single = len(z) <= _MOST_SINGLE
@@ -151,19 +151,12 @@ class ShowerFlow(nn.Module):
             plan = showerflow_plan(steps, last, context=self.context_features, bins=self.bins)
             return pack_showerflow(steps, plan, single=single), plan
 
-        packed, plan = packed_copies(self).get(tensors, single, pack)
+        packed, plan = copies.get(tensors, single, pack)
         return sample_showerflow(packed, plan, z, context, self.bound, single=single)
 
     def sample_reference(self, z: Tensor, context: Tensor) -> Tensor:
         """As :meth:`sample`, in plain PyTorch, with gradients."""
         return run_steps(*self.steps(), z, context, self.bound)
-
-    def _tensors(self) -> list[Tensor]:
-        """Weights and indices, as they are now."""
-        tensors: list[Tensor] = []
-        for layer in self.layers:
-            tensors += [layer.index] if isinstance(layer, _Permutation) else _linear_weights(cast(Any, layer).network)
-        return tensors
 
     def steps(self) -> tuple[list[FlowStep], Tensor]:
         """Couplings and splines in the order of sampling, and the index (D,) that reorders what comes out of the last."""

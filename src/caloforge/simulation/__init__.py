@@ -7,6 +7,7 @@ in worker processes only.
 from caloforge.simulation.job import SimulationSummary, simulate_to_file
 from caloforge.simulation.plan import BLOCK_SIZE, Block, SimulationPlan
 from caloforge.simulation.produce import Production, simulate
+from caloforge.simulation.removal import RemovalPlane, Removed
 from caloforge.simulation.runner import BlockRunner
 from caloforge.simulation.tables import TableSource, fetch_official, find_official
 
@@ -15,6 +16,8 @@ __all__ = [
     "Block",
     "BlockRunner",
     "Production",
+    "RemovalPlane",
+    "Removed",
     "SimulationPlan",
     "SimulationSummary",
     "TableSource",

@@ -5,9 +5,8 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
-from caloforge.detectors import Detector, EnergySpectrum, particle_id
+from caloforge.detectors import Detector, Directions, EnergySpectrum, particle_id
 from caloforge.errors import Interrupted
 from caloforge.progress import progress
 from caloforge.showers.files import create_showers
@@ -26,12 +25,14 @@ class SimulationSummary:
         made: of these, in this run.
         seconds: wall-clock time of this run, start of Geant4 included.
         tables: which tables Geant4 used.
+        engine: which engine ran Geant4.
     """
 
     showers: int
     made: int
     seconds: float
     tables: str
+    engine: str
 
 
 def simulate_to_file(
@@ -43,9 +44,10 @@ def simulate_to_file(
     events: int,
     seed: int,
     jobs: int = 1,
-    directions: Literal["fixed", "random"] = "fixed",
+    directions: Directions = "fixed",
     points: bool = False,
     tables: str = "auto",
+    engine: str | None = None,
     resume: bool = False,
     overwrite: bool = False,
     command: str | None = None,
@@ -60,9 +62,11 @@ def simulate_to_file(
         events: number of showers.
         seed: same seed, same showers, whatever ``jobs`` is.
         jobs: worker processes.
-        directions: ``fixed``, or ``random`` within the range that the detector's gun gives.
+        directions: ``fixed``, or random within the range that the detector's gun gives: ``random`` (with the gun's
+            density), ``angles`` or ``barrel``.
         points: raw deposits as points instead of voxels.
         tables: ``auto``, ``builtin``, ``official`` or a directory with Geant4's data.
+        engine: ``calzone`` or ``geant4-pybind``; by default the one that suits the detector.
         resume: go on with an interrupted production of the same request.
         overwrite: replace an existing file.
         command: the command line, for provenance.
@@ -75,7 +79,7 @@ def simulate_to_file(
     if isinstance(spectrum, str):
         spectrum = EnergySpectrum.parse(spectrum)
     pdg = particle_id(particle)
-    plan = SimulationPlan(detector, pdg, spectrum, events, seed, directions, points, tables)
+    plan = SimulationPlan(detector, pdg, spectrum, events, seed, directions, points, tables, engine)
     started = time.monotonic()
     # The workers start before the file does, since its provenance tells of them.
     with Production(plan, jobs=jobs) as production:
@@ -101,4 +105,6 @@ def simulate_to_file(
             raise Interrupted(
                 f"interrupted; {out} holds {len(writer)} of {events} showers, --resume goes on from there"
             ) from None
-        return SimulationSummary(events, events - before, time.monotonic() - started, str(production.tables.kind))
+        return SimulationSummary(
+            events, events - before, time.monotonic() - started, str(production.tables.kind), plan.engine_name
+        )

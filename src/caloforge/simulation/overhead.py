@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from caloforge.detectors import Detector, EnergySpectrum, particle_id
-from caloforge.simulation.plan import SimulationPlan
+from caloforge.simulation.plan import Block, SimulationPlan
 from caloforge.simulation.runner import BlockRunner
 
 __all__ = ["Overhead", "measure_overhead"]
@@ -28,6 +28,7 @@ class Overhead:
         full: user CPU time with every deposit recorded, scored and put into showers, s.
         bare_system: system CPU time of the bare run, s.
         full_system: system CPU time of the full run, s.
+        blocks: the showers of the full run.
     """
 
     showers: int
@@ -36,6 +37,7 @@ class Overhead:
     full: float
     bare_system: float
     full_system: float
+    blocks: tuple[Block, ...] = ()
 
     @property
     def fraction(self) -> float:
@@ -52,6 +54,7 @@ def measure_overhead(
     seed: int = 1,
     points: bool = False,
     tables: str = "auto",
+    engine: str | None = None,
 ) -> Overhead:
     """Make the same showers bare and in full, block by block in turn, and compare the CPU times.
 
@@ -65,10 +68,13 @@ def measure_overhead(
         seed: of the showers; a block of ten is the unit that is repeated.
         points: raw deposits instead of voxels.
         tables: see ``simulate``.
+        engine: see ``simulate``.
     """
     if isinstance(spectrum, str):
         spectrum = EnergySpectrum.parse(spectrum)
-    plan = SimulationPlan(detector, particle_id(particle), spectrum, events, seed, points=points, tables=tables)
+    plan = SimulationPlan(
+        detector, particle_id(particle), spectrum, events, seed, points=points, tables=tables, engine=engine
+    )
     runner = BlockRunner(plan)
     # Geant4 builds its tables in the first run.
     runner.geant4.run_bare(np.array([1000.0]), np.array([[0.0, 0.0, 1.0]]))
@@ -77,16 +83,21 @@ def measure_overhead(
         runner.geant4.seed(plan.geant4_seed(number))
         runner.geant4.run_bare(*plan.conditions(number))
 
+    blocks = []
+
+    def full(number: int) -> None:
+        blocks.append(runner.run(number))
+
     times = np.zeros((2, 2))
     energy = 0.0
     for number in plan.blocks():
         energy += float(plan.conditions(number)[0].sum())
         # Taking turns in who goes first keeps warm caches and a drifting clock from favouring one of them.
-        runs = [(0, bare), (1, runner.run)]
+        runs = [(0, bare), (1, full)]
         for which, work in runs if number % 2 else reversed(runs):
             times[which] += _cpu(partial(work, number))
     (bare_user, bare_system), (full_user, full_system) = times.tolist()
-    return Overhead(plan.events, energy, bare_user, full_user, bare_system, full_system)
+    return Overhead(plan.events, energy, bare_user, full_user, bare_system, full_system, tuple(blocks))
 
 
 def _cpu(work: Callable[[], object]) -> NDArray[np.float64]:

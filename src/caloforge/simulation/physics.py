@@ -14,7 +14,8 @@ __all__ = ["ENERGY_RANGE", "check_energies", "check_particle", "hadronic_physics
 #: Kinetic energies that the physics lists and the memory of a worker are good for, MeV.
 ENERGY_RANGE = (1.0 * MeV, 10.0 * TeV)
 
-_ELECTROMAGNETIC = frozenset({11, -11, 22, 13, -13})
+#: A pi0 decays into photons within micrometres, so it needs no hadronic physics.
+_ELECTROMAGNETIC = frozenset({11, -11, 22, 13, -13, 111})
 _HADRONS = frozenset({211, -211, 321, -321, 130, 310, 2212, -2212, 2112, -2112})
 
 
@@ -48,5 +49,5 @@ def check_energies(energies: NDArray[np.float64]) -> None:
 
 
 def hadronic_physics(pdg: int) -> str | None:
-    """Hadronic physics list for an incident particle; None (electromagnetic physics only) for e+-, mu+- and gamma."""
+    """Hadronic physics list for an incident particle; None (electromagnetic physics only) for e+-, mu+-, gamma and pi0."""
     return "FTFP_BERT" if pdg in _HADRONS else None

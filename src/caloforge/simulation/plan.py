@@ -11,16 +11,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from caloforge.detectors import Detector, EnergySpectrum, particle_name
+from caloforge.detectors import Detector, Directions, EnergySpectrum, particle_name
 from caloforge.errors import SimulationError, UsageError
 from caloforge.random import Streams
 from caloforge.showers import ShowerPoints, Showers
+from caloforge.simulation.packages import choose_engine
 from caloforge.simulation.physics import ENERGY_RANGE, check_particle, hadronic_physics
+from caloforge.simulation.removal import RemovalPlane, Removed
 from caloforge.simulation.tables import TableSource
 from caloforge.units import format_energy
 
@@ -37,10 +39,12 @@ class Block:
     Attributes:
         number: of the block, from 0.
         showers: its showers, in order.
+        removed: what a removal plane has stopped, showers counted from the first of the block; None without one.
     """
 
     number: int
     showers: Showers | ShowerPoints
+    removed: Removed | None = None
 
     @property
     def start(self) -> int:
@@ -58,10 +62,11 @@ class SimulationPlan:
         spectrum: kinetic energies.
         events: number of showers.
         seed: 0 <= seed < 2**63.
-        directions: ``fixed`` (the gun's) or ``random`` (from the gun's range).
+        directions: ``fixed`` (the gun's), or random within the gun's range (``random``, ``angles``, ``barrel``; see ``Gun``).
         points: raw deposits as points instead of voxels.
         tables: ``auto``, ``builtin``, ``official`` or a directory.
-        engine: ``calzone``.
+        engine: ``calzone`` or ``geant4-pybind``; None for the one that suits the detector (``engine_name``).
+        removal: stops and records particles that cross a plane.
 
     Raises:
         UsageError: if something is asked for that the detector or Geant4 cannot do.
@@ -73,10 +78,11 @@ class SimulationPlan:
     spectrum: EnergySpectrum
     events: int
     seed: int
-    directions: Literal["fixed", "random"] = "fixed"
+    directions: Directions = "fixed"
     points: bool = False
     tables: str = "auto"
-    engine: str = "calzone"
+    engine: str | None = None
+    removal: RemovalPlane | None = None
 
     def __post_init__(self) -> None:
         check_particle(self.particle)
@@ -96,6 +102,20 @@ class SimulationPlan:
             raise UsageError(f"the readout of '{self.detector.name}' has no voxels; ask for points (--points)")
         Streams(self.seed, "simulation")  # checks the seed
         self.conditions(0)  # checks the directions
+        choose_engine(self.detector, self.engine)  # checks the engine
+        if self.removal is not None:
+            self.removal.place(self.detector)
+
+    @property
+    def engine_name(self) -> str:
+        """The engine that simulates it."""
+        return choose_engine(self.detector, self.engine)
+
+    @property
+    def density(self) -> str:
+        """How directions are drawn: ``fixed``, ``angles`` or ``barrel``."""
+        assert self.detector.gun is not None  # a stack comes with a gun
+        return self.detector.gun.density_of(self.directions) or "fixed"
 
     @property
     def n_blocks(self) -> int:
@@ -135,8 +155,10 @@ class SimulationPlan:
             "energy": self.spectrum.text(),
             "events": self.events,
             "seed": self.seed,
-            "directions": self.directions,
+            "directions": self.density,
             "points": self.points,
+            "engine": self.engine_name,
+            "removal": None if self.removal is None else self.removal.text(),
             "block_size": BLOCK_SIZE,
         }
 
@@ -154,16 +176,17 @@ class SimulationPlan:
         facts: dict[str, Any] = {
             "program": "caloforge simulate",
             "caloforge": version("caloforge"),
+            "engine": self.engine_name,
             **versions,
             "tables": tables.provenance(),
             "physics": "G4EmStandardPhysics, G4EmExtraPhysics" + (f", {hadronic}" if hadronic else ""),
             "production_cut_mm": stack.cut,
-            "field": "none",
+            "field": _field_text(self.detector),
             "detector": self.detector.name,
             "detector_hash": self.detector.hash,
             "particle": particle_name(self.particle),
             "energy_GeV": self.spectrum.text(),
-            "directions": self.directions,
+            "directions": self.density,
             "events": self.events,
             "seed": self.seed,
             "block_size": BLOCK_SIZE,
@@ -173,6 +196,14 @@ class SimulationPlan:
         }
         if hadronic and tables.approximate_nucleons:
             facts["nucleon_cross_sections"] = "approximate (parametrised; see tables)"
+        if self.removal is not None:
+            facts["removal_plane"] = self.removal.text()
         if command is not None:
             facts["command"] = command
         return facts
+
+
+def _field_text(detector: Detector) -> str:
+    if detector.field is None:
+        return "none"
+    return f"uniform, ({', '.join(f'{b:g}' for b in detector.field)}) T in the local frame"

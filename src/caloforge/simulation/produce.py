@@ -12,9 +12,9 @@ from collections.abc import Collection, Iterator
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Self
 
-from caloforge.detectors import Detector, EnergySpectrum, particle_id
+from caloforge.detectors import Detector, Directions, EnergySpectrum, particle_id
 from caloforge.errors import SimulationError, UsageError
 from caloforge.simulation.packages import need_engine
 from caloforge.simulation.plan import Block, SimulationPlan
@@ -34,9 +34,10 @@ def simulate(
     seed: int,
     *,
     jobs: int = 1,
-    directions: Literal["fixed", "random"] = "fixed",
+    directions: Directions = "fixed",
     points: bool = False,
     tables: str = "auto",
+    engine: str | None = None,
     skip: Collection[int] = (),
 ) -> Production:
     """Start a production of Geant4 showers.
@@ -55,9 +56,11 @@ def simulate(
         events: number of showers.
         seed: same seed, same showers, whatever ``jobs`` is.
         jobs: worker processes.
-        directions: ``fixed``, or ``random`` within the range that the detector's gun gives.
+        directions: ``fixed``, or random within the range that the detector's gun gives: ``random`` (with the gun's
+            density), ``angles`` or ``barrel``.
         points: raw deposits (``ShowerPoints``) instead of voxels.
         tables: ``auto``, ``builtin``, ``official`` or a directory with Geant4's data.
+        engine: ``calzone`` or ``geant4-pybind``; by default the one that suits the detector.
         skip: numbers of blocks that are there already.
 
     Raises:
@@ -67,7 +70,7 @@ def simulate(
     """
     if isinstance(spectrum, str):
         spectrum = EnergySpectrum.parse(spectrum)
-    plan = SimulationPlan(detector, particle_id(particle), spectrum, events, seed, directions, points, tables)
+    plan = SimulationPlan(detector, particle_id(particle), spectrum, events, seed, directions, points, tables, engine)
     return Production(plan, jobs=jobs, skip=skip)
 
 
@@ -83,7 +86,7 @@ class Production:
     def __init__(self, plan: SimulationPlan, *, jobs: int = 1, skip: Collection[int] = ()) -> None:
         if jobs < 1:
             raise UsageError(f"the number of jobs is {jobs}, expected 1 or more")
-        need_engine(plan.engine)
+        need_engine(plan.engine_name)
         self.plan = plan
         self._todo = deque(plan.blocks(set(skip)))
         self._facts: tuple[dict[str, str], TableSource] | None = None
@@ -222,8 +225,7 @@ class _Worker:
             how = f"ended with exit code {code}"
         self._output.seek(0)
         lines = [line.strip() for line in self._output.read().decode(errors="replace").splitlines() if line.strip()]
-        # Geant4 names the cause in the line before its farewell.
-        said = next((line for line in reversed(lines) if "***" not in line), "")
+        said = _last_words(lines)
         return f"a Geant4 worker process {how}" + (f": {said.rstrip('.')}" if said else "")
 
     def stop(self) -> None:
@@ -233,3 +235,15 @@ class _Worker:
             self._process.kill()
         self._process.wait()
         self._output.close()
+
+
+def _last_words(lines: list[str]) -> str:
+    """The cause of death in what a process printed: what the last error report of Geant4 says, else the last line.
+
+    A report stands between two lines of dashes, with its code, its issuer and its farewell between asterisks.
+    """
+    start = max((k for k, line in enumerate(lines) if "G4Exception-START" in line), default=None)
+    if start is not None:
+        lines = [line for line in lines[start:] if not line.startswith(("--------", "issued by"))]
+        return " ".join(line for line in lines if "***" not in line)
+    return next((line for line in reversed(lines) if "***" not in line), "")

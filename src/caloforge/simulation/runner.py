@@ -9,6 +9,7 @@ import numpy as np
 from caloforge.showers import ShowerPoints, Showers
 from caloforge.simulation.engines import make_engine
 from caloforge.simulation.plan import Block, SimulationPlan
+from caloforge.simulation.removal import Removed
 from caloforge.simulation.scoring import Scorer, check_energy_balance
 
 __all__ = ["BlockRunner"]
@@ -28,7 +29,7 @@ class BlockRunner:
 
     def __init__(self, plan: SimulationPlan, between: Callable[[], None] | None = None) -> None:
         self.plan = plan
-        self.geant4 = make_engine(plan.engine, plan.detector, plan.particle, plan.tables)
+        self.geant4 = make_engine(plan.engine_name, plan.detector, plan.particle, plan.tables, plan.removal)
         self._scorer = Scorer(plan.detector)
         self._between = between
 
@@ -45,6 +46,7 @@ class BlockRunner:
         voxels = np.zeros((n, plan.detector.readout.n_voxels))
         overflow = np.zeros((n, plan.detector.readout.n_layers))
         points, counts = [], np.zeros(n, dtype=np.int64)
+        stopped = []
         self.geant4.seed(plan.geant4_seed(number))
         for group in self.geant4.run(energies, directions, depth=scorer.needs_depth):
             count, deposits = group.count, group.deposits
@@ -55,14 +57,17 @@ class BlockRunner:
                 points.append(some)
             else:
                 voxels[rows], overflow[rows] = scorer.voxels(deposits, count)
+            if group.removed is not None:
+                stopped.append(group.removed.shifted(group.first))
             if self._between is not None:
                 self._between()
+        removed = None if plan.removal is None else Removed.concatenate(stopped)
         check_energy_balance(raw, energies, plan.particle, first=plan.rows(number).start)
-        direction = directions.astype(np.float32) if plan.directions == "random" else None
+        direction = directions.astype(np.float32) if plan.directions != "fixed" else None
         readout = plan.detector.readout
         if plan.points:
             offsets = np.concatenate([[0], np.cumsum(counts)])
             showers = ShowerPoints(offsets, np.concatenate(points), energies, plan.particle, readout, direction)
-            return Block(number, showers)
+            return Block(number, showers, removed)
         deposits32, overflow32 = scorer.finish_voxels(voxels, overflow)
-        return Block(number, Showers(deposits32, energies, plan.particle, readout, direction, overflow32))
+        return Block(number, Showers(deposits32, energies, plan.particle, readout, direction, overflow32), removed)

@@ -60,12 +60,14 @@ class TrainingResult:
         stages: how the stages ended that this call trained or found finished.
         missing: names of the stages that are not finished yet.
         record: what ``model.json`` says; None while stages are missing.
+        notes: what the user should know of the training.
     """
 
     directory: Path
     stages: tuple[StageResult, ...]
     missing: tuple[str, ...]
     record: ModelRecord | None
+    notes: tuple[str, ...] = ()
 
 
 def train(
@@ -177,7 +179,17 @@ def train(
         if processes.first and not missing and (results or not (directory / "model.json").is_file()):
             _assemble(run, plan, used)
         processes.wait()
-        return TrainingResult(directory, tuple(results), missing, None if missing else read_record(directory))
+        record = None if missing else read_record(directory)
+        return TrainingResult(directory, tuple(results), missing, record, _notes(chosen, rows.detector))
+
+
+def _notes(stages: Sequence[Stage], detector: Detector) -> tuple[str, ...]:
+    """What the training left out although it was asked for."""
+    asked = any(isinstance(stage, GradientStage) and stage.training.augmentation == "approximate" for stage in stages)
+    if not asked or not detector.broken_symmetries:
+        return ()
+    names = ", ".join(detector.broken_symmetries)
+    return (f"not used: {names}; the magnetic field of '{detector.name}' breaks what is nearly a symmetry without it",)
 
 
 def _run_stages(stages: Sequence[Stage], chosen: Sequence[Stage], run: Run) -> list[StageResult]:

@@ -42,7 +42,7 @@ _FUNCTIONS: dict[str, tuple[object, list[object]]] = {
         _int,
         [_pointer, _long, _pointer, _long, *[_pointer] * 3, _double, _pointer, *[_double] * 3, _pointer, _int],
     ),
-    "clouds_decode": (_long, [_pointer, _long, *[_pointer] * 2, _long, *[_pointer] * 8, _int]),
+    "clouds_decode": (_long, [_pointer, _long, *[_pointer] * 2, _long, _long, *[_pointer] * 8, _int]),
     "spline_forward": (None, [_long, _int, _int, *[_double] * 4, _int, *[_pointer] * 4]),
     "spline_backward": (None, [_long, _int, _int, *[_double] * 4, _int, *[_pointer] * 6]),
     "spline_layer_tiles": (None, [_long, _pointer]),
@@ -55,7 +55,7 @@ _FUNCTIONS: dict[str, tuple[object, list[object]]] = {
 #: The others.
 _PLAIN_FUNCTIONS: dict[str, tuple[object, list[object]]] = {
     "allocate": (None, [_long, _int, *[_pointer] * 8, _int]),
-    "normals": (None, [_pointer, _long, *[_pointer] * 4]),
+    "normals": (None, [_long, _long, _long, _pointer, _pointer]),
     "huge_pages": (None, [_pointer, _long]),
     "fingerprint": (ctypes.c_uint64, [_pointer, _pointer, _int]),
     "use_openmp": (None, [_pointer]),

@@ -146,7 +146,7 @@ def decode_clouds(
     z: Tensor,
     starts: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Showers from what the flow gave.
+    """Showers from what the flow gave; nothing may require gradients.
 
     Args:
         packed: weights of the one-step point network, from ``pack_pointwise``.
@@ -165,30 +165,18 @@ def decode_clouds(
         GenerationError: if a shower needs more random numbers than it has.
         ValueError: if shapes do not fit each other.
     """
-    layers, totals = (int(constants[_place(name)]) for name in ("layers", "totals"))
     n = len(raw)
-    fits = (
-        raw.shape == (n, totals + 2 * layers)
-        and incident_energy.shape == (n,)
-        and direction.shape == (n, 3)
-        and starts.shape == (n + 1,)
-        and z.shape[1:] == (4,)
-        and int(starts[0]) >= 0
-        and int(starts[-1]) <= len(z)
-    )
-    if not fits:
-        raise ValueError(
-            f"{n} showers of {layers} layers do not fit energies {tuple(incident_energy.shape)}, directions "
-            f"{tuple(direction.shape)}, numbers {tuple(z.shape)} and starts {tuple(starts.shape)}"
-        )
+    shapes = incident_energy.shape, direction.shape, starts.shape
+    if shapes != ((n,), (n, 3), (n + 1,)) or raw.ndim != 2 or z.ndim != 2 or z.shape[1] != 4:
+        raise _misfit()
     points, offsets, valid = _decode(
-        packed, plan, constants, raw.detach(), incident_energy.double(), direction.float(), z.detach(), starts
+        packed, plan, constants, raw, incident_energy.double(), direction.float(), z, starts
     )
     return points, offsets, valid
 
 
-def _place(name: str) -> int:
-    return [field.name for field in fields(CloudSettings)].index(name)
+def _misfit() -> ValueError:
+    return ValueError("the flow's outputs, conditions and random numbers do not fit each other or the constants")
 
 
 def _too_few() -> GenerationError:
@@ -240,6 +228,8 @@ def _plain_decode(
 ) -> tuple[Tensor, Tensor, Tensor]:
     c, device = _Constants(constants), raw.device
     s = c.settings
+    if raw.shape[1] != s.totals + 2 * s.layers or starts[0] < 0 or starts[-1] > len(z):
+        raise _misfit()
     counts, energies, gravity, valid = _layers(c, raw, incident_energy, direction)
     total = counts.sum(dim=1)
     relative = incident_energy / s.incident
@@ -395,16 +385,18 @@ def _compiled_decode(
     raw, z = raw.to(packed.dtype).contiguous(), z.to(packed.dtype).contiguous()
     incident_energy, direction, starts = (t.contiguous() for t in (incident_energy, direction, starts))
     n, rows = len(raw), starts.numpy()
+    if rows[0] < 0 or rows[-1] > len(z):
+        raise _misfit()
     points = torch.empty(max(int(rows[-1] - rows[0]), 0), 4)
     offsets, valid = torch.empty(n + 1, dtype=torch.int64), torch.empty(n, dtype=torch.bool)
     made = getattr(library, f"caloforge_clouds_decode_{SUFFIXES[packed.dtype]}")(
-        plan.data_ptr(), packed.numel(), packed.data_ptr(), constants.data_ptr(), n, raw.data_ptr(),
+        plan.data_ptr(), packed.numel(), packed.data_ptr(), constants.data_ptr(), n, raw.shape[1], raw.data_ptr(),
         incident_energy.data_ptr(), direction.data_ptr(), z.data_ptr(), starts.data_ptr(), offsets.data_ptr(),
         points.data_ptr(), valid.data_ptr(), torch.get_num_threads(),
     )  # fmt: skip
     check_status(made)
     if made < 0:
-        raise _too_few()
+        raise _too_few() if made == -1 else _misfit()
     return points[:made], offsets, valid
 
 

@@ -34,37 +34,37 @@ def ragged_normal(
         sizes: how many numbers each needs, (N,).
         attempts: how often each was drawn before, (N,).
     """
-    ends = np.cumsum(sizes, dtype=np.int64)
-    columns = (np.ascontiguousarray(numbers, dtype=np.int64) for numbers in (indices, attempts, ends))
-    key = torch.from_numpy(streams.key().view(np.int64))
-    drawn: Tensor = _normals(key, *(torch.from_numpy(numbers) for numbers in columns))
+    rows = np.empty((3, len(indices)), dtype=np.int64)
+    rows[0], rows[1] = indices, attempts
+    np.cumsum(sizes, out=rows[2])
+    drawn: Tensor = _normals(*streams.key().view(np.int64).tolist(), torch.from_numpy(rows))
     numbers: NDArray[np.float32] = drawn.numpy()
     return numbers
 
 
-def _plain(key: Tensor, indices: Tensor, attempts: Tensor, ends: Tensor) -> Tensor:
-    columns = [t.cpu().numpy() for t in (indices, attempts, ends)]
-    return torch.from_numpy(ragged_normal_of(key.cpu().numpy().view(np.uint64), *columns))
+def _plain(low: int, high: int, rows: Tensor) -> Tensor:
+    key = np.array([low, high], dtype=np.int64).view(np.uint64)
+    return torch.from_numpy(ragged_normal_of(key, *rows.cpu().numpy()))
 
 
-def _compiled(library: ctypes.CDLL, key: Tensor, indices: Tensor, attempts: Tensor, ends: Tensor) -> Any:
-    return _kernel(library, key, indices, attempts, ends) if _same_as_numpy(library) else NotImplemented
+def _compiled(library: ctypes.CDLL, low: int, high: int, rows: Tensor) -> Any:
+    return _kernel(library, low, high, rows) if _same_as_numpy(library) else NotImplemented
 
 
-def _kernel(library: ctypes.CDLL, key: Tensor, indices: Tensor, attempts: Tensor, ends: Tensor) -> Tensor:
-    key, indices, attempts, ends = (t.contiguous() for t in (key, indices, attempts, ends))
-    out = torch.empty(int(ends[-1]) if len(ends) else 0)
-    library.caloforge_normals(key.data_ptr(), len(ends), *(t.data_ptr() for t in (indices, attempts, ends, out)))
+def _kernel(library: ctypes.CDLL, low: int, high: int, rows: Tensor) -> Tensor:
+    rows, count = rows.contiguous(), rows.shape[1]
+    out = torch.empty(int(rows[2, -1]) if count else 0)
+    library.caloforge_normals(low, high, count, rows.data_ptr(), out.data_ptr())
     return out
 
 
 @functools.cache
 def _same_as_numpy(library: ctypes.CDLL) -> bool:
     """Numpy does not promise its method for normal numbers for ever, so the first numbers in each process are compared."""
-    one = torch.ones(1, dtype=torch.int64)
-    case = (torch.from_numpy(Streams(0, "kernels/normals").key().view(np.int64)), one, one, _COMPARED * one)
+    case = (7, -8, torch.tensor([[1], [1], [_COMPARED]]))
     fast, plain = _kernel(library, *case), _plain(*case)
     return torch.equal(fast.view(torch.int32), plain.view(torch.int32))
 
 
-_normals = operator("normals(Tensor key, Tensor indices, Tensor attempts, Tensor ends) -> Tensor", _plain, _compiled)
+# The key of the streams in two halves; number of the shower, attempt, and end of its numbers in each column of the rows.
+_normals = operator("normals(int low, int high, Tensor rows) -> Tensor", _plain, _compiled)

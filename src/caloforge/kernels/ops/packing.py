@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import ctypes
+import operator
 import threading
-import weakref
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any, Generic, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from caloforge.kernels.ops.registry import kernel_library
 
-__all__ = ["PackedCopies", "addresses_of", "new_memory", "pack_plainly", "packed_copies", "plain_weights"]
+__all__ = ["PackedCopies", "addresses_of", "new_memory", "pack_plainly", "plain_weights"]
 
 T = TypeVar("T")
 _HUGE = 1 << 21
+_VERSION = operator.attrgetter("_version")
 #: Numbers of each tensor that are looked at to notice a change.
 _SAMPLES = 8
 
@@ -71,7 +72,7 @@ class Watch:
 
     def state(self, tensors: list[Tensor]) -> tuple[Any, ...]:
         """Equal to an earlier state as long as the tensors are unchanged."""
-        versions = [tensor._version for tensor in tensors]
+        versions = list(map(_VERSION, tensors))
         if self._library is None:
             return b"".join(_sampled(tensor) for tensor in tensors), versions
         return self._library.caloforge_fingerprint(self._pointers, self._sizes, len(tensors)), versions
@@ -101,7 +102,7 @@ class PackedCopies(Generic[T]):
             make: makes it.
         """
         with self._lock:
-            library, addresses = kernel_library(), [tensor.data_ptr() for tensor in tensors]
+            library, addresses = kernel_library(), list(map(Tensor.data_ptr, tensors))
             if self._watch is None or self._watch.addresses != addresses or self._library is not library:
                 self._watch, self._library, self._copies = Watch(tensors, addresses, library), library, {}
             state = self._watch.state(tensors)
@@ -109,13 +110,3 @@ class PackedCopies(Generic[T]):
             if known is None or known[0] != state:
                 known = self._copies[layout] = (state, make())
             return known[1]
-
-
-_all: weakref.WeakKeyDictionary[nn.Module, PackedCopies[Any]] = weakref.WeakKeyDictionary()
-_all_lock = threading.Lock()
-
-
-def packed_copies(module: nn.Module) -> PackedCopies[Any]:
-    """The copies of a module's weights; they vanish with it."""
-    with _all_lock:
-        return _all.setdefault(module, PackedCopies())

@@ -18,6 +18,7 @@ __all__ = ["SUFFIXES", "check_status", "eager", "kernel_library", "operator", "p
 SUFFIXES = {torch.float32: "f32", torch.float64: "f64"}
 
 _LIBRARY: Any = torch.library.Library("caloforge", "DEF")  # type: ignore[no-untyped-call]
+_KINDS = (Tensor, nn.Parameter)
 _plain = False
 
 
@@ -67,11 +68,16 @@ def eager(*tensors: Tensor) -> bool:
 
     Elsewhere networks do the same in operations that PyTorch can see through.
     """
-    return (
-        all(type(t) in (Tensor, nn.Parameter) and t.is_cpu for t in tensors)
-        and not torch.compiler.is_compiling()
-        and not torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
-    )
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
+        return False
+    try:
+        for t in tensors:
+            if type(t) not in _KINDS or not t.is_cpu:
+                return False
+            t.data_ptr()
+    except RuntimeError:  # a function transform is at work, whose tensors have no memory
+        return False
+    return True
 
 
 def check_status(status: int) -> bool:

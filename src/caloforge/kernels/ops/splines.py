@@ -243,13 +243,10 @@ class _Spline(torch.autograd.Function):
     """Saves inputs and raw parameters only; the backward pass evaluates the curve again."""
 
     @staticmethod
-    def forward(x: Tensor, raw: Tensor, inverse: bool, shape: tuple[float, ...]) -> Any:
-        return _forward(x, raw, inverse, *shape)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        x, raw, ctx.inverse, ctx.shape = inputs
+    def forward(ctx: Any, x: Tensor, raw: Tensor, inverse: bool, shape: tuple[float, ...]) -> Any:
+        ctx.inverse, ctx.shape = inverse, shape
         ctx.save_for_backward(x, raw)
+        return _forward(x, raw, inverse, *shape)
 
     @staticmethod
     def backward(ctx: Any, grad_outputs: Tensor, grad_logabsdet: Tensor) -> Any:
@@ -258,11 +255,3 @@ class _Spline(torch.autograd.Function):
             pull_back = torch.func.vjp(lambda a, b: plain_rqs(a, b, ctx.inverse, *ctx.shape), x, raw)[1]
             return *pull_back((grad_outputs, grad_logabsdet)), None, None
         return *_backward(x, raw, grad_outputs, grad_logabsdet, ctx.inverse, *ctx.shape), None, None
-
-    @staticmethod
-    def vmap(info: Any, dims: Any, x: Tensor, raw: Tensor, inverse: bool, shape: tuple[float, ...]) -> Any:
-        x, raw = (
-            t.unsqueeze(0).expand(info.batch_size, *t.shape) if dim is None else t.movedim(dim, 0)
-            for t, dim in zip((x, raw), dims[:2], strict=True)
-        )
-        return _Spline.apply(x, raw, inverse, shape), (0, 0)  # type: ignore[no-untyped-call]

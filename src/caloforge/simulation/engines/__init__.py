@@ -7,13 +7,20 @@ from pathlib import Path
 from caloforge.detectors import Detector
 from caloforge.simulation.engines.base import Deposits, Engine, Group
 from caloforge.simulation.packages import need_engine
+from caloforge.simulation.removal import RemovalPlane
 
 __all__ = ["Deposits", "Engine", "Group", "make_engine"]
 
 
-def make_engine(name: str, detector: Detector, particle: int, tables: str | Path = "auto") -> Engine:
+def make_engine(
+    name: str, detector: Detector, particle: int, tables: str | Path = "auto", removal: RemovalPlane | None = None
+) -> Engine:
     """Start Geant4 in this process; arguments and errors are those of ``Engine``."""
     need_engine(name)
-    from caloforge.simulation.engines.calzone import Calzone
+    if name == "calzone":
+        from caloforge.simulation.engines.calzone import Calzone
 
-    return Calzone(detector, particle, tables)
+        return Calzone(detector, particle, tables, removal)
+    from caloforge.simulation.engines.geant4_pybind import Geant4Pybind
+
+    return Geant4Pybind(detector, particle, tables, removal)

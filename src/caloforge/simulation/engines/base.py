@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -15,6 +15,7 @@ from caloforge.detectors import Detector, Stack
 from caloforge.errors import SimulationError
 from caloforge.simulation.geometry import Frame
 from caloforge.simulation.physics import check_energies, check_particle
+from caloforge.simulation.removal import RemovalPlane, Removed
 from caloforge.simulation.tables import TableSource
 from caloforge.units import GeV
 
@@ -57,6 +58,11 @@ class Deposits:
         number, value = np.zeros(0, np.int64), np.zeros(0)
         return cls(number, number, value, value, value, value)
 
+    @classmethod
+    def concatenate(cls, parts: Sequence[Deposits]) -> Deposits:
+        """All deposits of some parts, one part after the other."""
+        return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in cls.__dataclass_fields__))
+
 
 @dataclass(frozen=True)
 class Group:
@@ -66,11 +72,13 @@ class Group:
         first: number of the first one among those asked for.
         count: how many they are.
         deposits: their deposits; showers are counted from the first of the group.
+        removed: what a removal plane has stopped, counted likewise; None without one.
     """
 
     first: int
     count: int
     deposits: Deposits
+    removed: Removed | None = None
 
 
 class Engine(ABC):
@@ -83,6 +91,7 @@ class Engine(ABC):
         detector: with a stack.
         particle: PDG id.
         tables: ``auto``, ``builtin``, ``official`` or a directory.
+        removal: stops and records particles that cross a plane.
 
     Attributes:
         tables: the tables in use.
@@ -90,13 +99,15 @@ class Engine(ABC):
     Raises:
         MissingDependencyError: if the engine is not installed.
         SimulationError: if there is no stack, a material is not known, or the tables are not complete.
-        UsageError: if the particle cannot be simulated.
+        UsageError: if the particle cannot be simulated, or the removal plane does not suit the detector.
     """
 
     name: ClassVar[str]
     tables: TableSource
 
-    def __init__(self, detector: Detector, particle: int, tables: str | Path = "auto") -> None:
+    def __init__(
+        self, detector: Detector, particle: int, tables: str | Path = "auto", removal: RemovalPlane | None = None
+    ) -> None:
         check_particle(particle)
         if detector.stack is None:
             raise SimulationError(f"the detector '{detector.name}' is readout-only: it has no stack to simulate")
@@ -105,6 +116,8 @@ class Engine(ABC):
         self._stack: Stack = detector.stack
         self._frame = Frame.of(detector.stack)
         self._origin = np.asarray([detector.gun.position], dtype=np.float64)
+        self._removal = removal
+        self._sheet = None if removal is None else removal.place(detector)
         self._prepare(detector, tables)
 
     @abstractmethod
@@ -112,8 +125,8 @@ class Engine(ABC):
         """Make Geant4 ready; sets ``tables``."""
 
     @abstractmethod
-    def _simulate(self, energies: Floats, directions: Floats, depth: bool) -> Deposits:
-        """Simulate one group of showers."""
+    def _simulate(self, energies: Floats, directions: Floats, depth: bool) -> tuple[Deposits, Removed | None]:
+        """Simulate one group of showers: deposits, and what the removal plane stopped if there is one."""
 
     @abstractmethod
     def run_bare(self, energies: Floats, directions: Floats) -> None:
@@ -150,7 +163,7 @@ class Engine(ABC):
             sums = np.cumsum(energies[first:])
             count = max(1, int(np.searchsorted(sums, _GROUP_ENERGY, side="right")))
             rows = slice(first, first + count)
-            yield Group(first, count, self._simulate(energies[rows], directions[rows], depth))
+            yield Group(first, count, *self._simulate(energies[rows], directions[rows], depth))
             first += count
 
 

@@ -6,9 +6,11 @@ first run in a process starts.
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ from caloforge.errors import SimulationError
 from caloforge.simulation.engines.base import Deposits, Engine, Floats, one_sentence
 from caloforge.simulation.geometry import WORLD_MARGIN, material_name
 from caloforge.simulation.physics import hadronic_physics
+from caloforge.simulation.removal import SHEET, Removed
 from caloforge.simulation.tables import atomic_number, find_tables
 from caloforge.units import cm
 
@@ -39,30 +42,38 @@ class Calzone(Engine):
     def _prepare(self, detector: Detector, tables: str | Path) -> None:
         import calzone
 
+        if detector.field is not None:
+            raise SimulationError(f"calzone knows no magnetic field, and the detector '{detector.name}' has one")
         self._calzone = calzone
         stack = self._stack
         hadronic = hadronic_physics(self._particle)
-        definition = geometry_of(stack)
+        definition = geometry_of(stack, self._sheet)
         try:
             if "materials" in definition:
                 calzone.define(materials=definition["materials"])
             elements = self._elements({(p.material, material_name(stack, p.material)) for p in stack.plates})
             self.tables = find_tables(tables, elements, hadronic=hadronic is not None)
-            self._simulation = calzone.Simulation(
-                definition,
-                physics=calzone.Physics(em_model="standard", had_model=hadronic, default_cut=stack.cut / cm),
-                sample_deposits="detailed",
-                sample_particles=False,
-            )
+            self._physics = calzone.Physics(em_model="standard", had_model=hadronic, default_cut=stack.cut / cm)
+            self._simulation = self._made(definition, removing=self._removal is not None)
+            # Without the sheet, for what came through it.
+            self._behind = None if self._removal is None else self._made(geometry_of(stack))
         except (calzone.Geant4Exception, TypeError, ValueError, OSError) as error:
             raise SimulationError(
                 f"Geant4 does not accept the detector '{detector.name}': {one_sentence(error)}"
             ) from error
         self._plates = {volume_name(plate.index): number for number, plate in enumerate(stack.plates)}
 
+    def _made(self, definition: dict[str, Any], *, removing: bool = False) -> Any:
+        return self._calzone.Simulation(
+            definition, physics=self._physics, sample_deposits="detailed", sample_particles=removing
+        )
+
     def seed(self, seed: int) -> None:
         """Start Geant4's random stream anew from a 128-bit seed."""
         self._simulation.random = self._calzone.Random(seed)
+        if self._behind is not None:
+            other = hashlib.blake2b(seed.to_bytes(16, "little"), digest_size=16).digest()
+            self._behind.random = self._calzone.Random(int.from_bytes(other, "little"))
 
     def versions(self) -> dict[str, str]:
         """Versions of Geant4 and calzone."""
@@ -87,14 +98,20 @@ class Calzone(Engine):
             energies: kinetic, MeV, shape (N,).
             directions: unit vectors in the local frame, shape (N, 3).
         """
+        result: dict[str, Any] = self._run(self._simulation, self._incident(energies, directions))
+        return result
+
+    def _incident(self, energies: Floats, directions: Floats) -> NDArray[Any]:
         particles: NDArray[Any] = self._calzone.particles(len(energies), pid=self._particle)
         particles["energy"] = energies
         particles["position"] = self._frame.to_geant4(self._origin)[0] / cm
         particles["direction"] = self._frame.rotate(directions)
+        return particles
+
+    def _run(self, simulation: Any, particles: NDArray[Any]) -> Any:
         try:
             with _data_directory(self.tables.path):
-                result: dict[str, Any] = self._simulation.run(particles)
-                return result
+                return simulation.run(particles)
         except self._calzone.Geant4Exception as error:
             raise SimulationError(f"Geant4 failed: {one_sentence(error)}") from error
 
@@ -108,8 +125,44 @@ class Calzone(Engine):
             elements |= {atomic_number(symbol) for symbol, _ in described.composition}
         return elements
 
-    def _simulate(self, energies: Floats, directions: Floats, depth: bool) -> Deposits:
-        return self._joined(self.run_detailed(energies, directions), depth)
+    def _simulate(self, energies: Floats, directions: Floats, depth: bool) -> tuple[Deposits, Removed | None]:
+        if self._removal is None:
+            return self._joined(self.run_detailed(energies, directions), depth), None
+        record = self._run(self._simulation, self._incident(energies, directions))
+        deposits = self._joined(record.deposits, depth)
+        caught = [particles for particles in record.particles.values() if len(particles)]
+        if not caught:
+            return deposits, Removed()
+        # calzone stops all that enters a volume; what the plane does not take starts again from there.
+        everything = np.concatenate(caught)
+        removed, taken = self._split(everything)
+        rest = everything[~taken]
+        if len(rest):
+            behind = self._joined(self._run(self._behind, rest), depth)
+            behind = replace(behind, shower=rest["event"].astype(np.int64)[behind.shower])
+            deposits = Deposits.concatenate([deposits, behind])
+        return deposits, removed
+
+    def _split(self, caught: NDArray[Any]) -> tuple[Removed, NDArray[np.bool_]]:
+        """What the removal plane takes of the particles that were caught at it, and which they are."""
+        assert self._removal is not None
+        there = caught["position"] * cm
+        position = np.stack(
+            [self._frame.to_local(there[:, axis], k) for k, axis in enumerate(self._frame.axes)], axis=1
+        )
+        direction = caught["direction"][:, self._frame.axes]
+        rows = zip(caught["pid"].tolist(), caught["energy"].tolist(), position, direction, strict=True)
+        taken = np.array([self._removal.takes(*row) for row in rows], dtype=bool)
+        removed = Removed(
+            caught["event"][taken].astype(np.int64),
+            caught["pid"][taken].astype(np.int64),
+            caught["energy"][taken],
+            position[taken],
+            direction[taken],
+            np.full(int(taken.sum()), np.nan),
+            caught["tid"][taken].astype(np.int64),
+        )
+        return removed, taken
 
     def _joined(self, record: dict[str, Any], depth: bool) -> Deposits:
         """Join the deposits of all volumes."""
@@ -145,8 +198,13 @@ def volume_name(index: int) -> str:
     return f"{_WORLD}.P{index}"
 
 
-def geometry_of(stack: Stack) -> dict[str, Any]:
-    """The stack as calzone's geometry definition; plates whose deposits are scored record them."""
+def geometry_of(stack: Stack, sheet: tuple[int | None, float] | None = None) -> dict[str, Any]:
+    """The stack as calzone's geometry definition; plates whose deposits are scored record them.
+
+    Args:
+        stack: of the detector.
+        sheet: plate and depth of the sheet of vacuum that stands for a removal plane (``RemovalPlane.place``).
+    """
     if stack.kind == "planar":
         assert stack.world is not None  # the description guarantees it
         size = [width / cm for width in stack.world]
@@ -171,6 +229,15 @@ def geometry_of(stack: Stack) -> dict[str, Any]:
         if plate.active or stack.deposits == "all":
             volume["role"] = "record_deposits"
         world[f"P{plate.index}"] = volume
+    if sheet is not None:
+        number, depth = sheet
+        volume = {"box": [stack.lateral[0] / cm, stack.lateral[1] / cm, SHEET / cm], "material": "G4_Galactic"}
+        start = stack.thickness / 2
+        if number is not None:
+            plate = stack.plates[number]
+            start = plate.start + plate.thickness / 2
+        volume |= {"position": [0.0, 0.0, (depth - start) / cm], "role": "catch_ingoing"}
+        (world if number is None else world[f"P{number}"])["Sheet"] = volume
     geometry: dict[str, Any] = {_WORLD: world}
     if stack.materials:
         geometry["materials"] = {

@@ -59,12 +59,15 @@ using caloforge::PackedPointNetwork;
         return 0;                                                                                                          \
     }                                                                                                                      \
     extern "C" int64_t caloforge_clouds_decode_##NAME(                                                                     \
-        const int64_t* plan, int64_t numbers, const S* packed, const double* constants, int64_t showers, const S* raw,     \
+        const int64_t* plan, int64_t numbers, const S* packed, const double* constants, int64_t showers, int64_t features, \
+        const S* raw, \
         const double* incident_energy, const float* direction, const S* z, const int64_t* starts, int64_t* offsets,        \
         float* points, uint8_t* valid, int threads) {                                                                      \
         const PackedPointNetwork<S> network(plan, packed);                                                                 \
         if (int64_t(network.numbers) != numbers) return -2;                                                                \
-        return caloforge::decode_clouds(network, caloforge::CloudConstants(constants), showers, raw, incident_energy,      \
+        const caloforge::CloudConstants known(constants);                                                                  \
+        if (known.features() != features) return -3;                                                                       \
+        return caloforge::decode_clouds(network, known, showers, raw, incident_energy,      \
                                         direction, z, starts, offsets, points, valid, threads);                            \
     }
 
