@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from caloforge.errors import ConfigError
 from caloforge.kernels.ops.linear import Staircase, linear
+from caloforge.kernels.ops.registry import ordinary
 from caloforge.nn.batch_layers import dropout
 
 __all__ = ["MADE", "MaskKind", "StaircaseLinear", "hidden_degrees"]
@@ -109,8 +110,8 @@ class StaircaseLinear(nn.Module):
         """
         weight: Tensor = self.weight
         bias: Tensor = self.bias
-        if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
-            # A tracer sees through a product, not through the operator.
+        if not ordinary(x, weight, bias):
+            # A tracer or a function transform sees through a product, not through the operator.
             if torch.is_grad_enabled() and weight.requires_grad:
                 weight = weight * self.mask
             out = nn.functional.linear(x, weight, bias)

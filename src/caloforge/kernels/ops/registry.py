@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from caloforge.kernels.compiled import compiled_library
 
-__all__ = ["SUFFIXES", "check_status", "eager", "kernel_library", "operator", "plain_only"]
+__all__ = ["SUFFIXES", "check_status", "eager", "kernel_library", "operator", "ordinary", "plain_only"]
 
 #: Ends of the names of the kernels for each type of numbers.
 SUFFIXES = {torch.float32: "f32", torch.float64: "f64"}
@@ -68,11 +68,19 @@ def eager(*tensors: Tensor) -> bool:
 
     Elsewhere networks do the same in operations that PyTorch can see through.
     """
+    for t in tensors:
+        if not t.is_cpu:
+            return False
+    return ordinary(*tensors)
+
+
+def ordinary(*tensors: Tensor) -> bool:
+    """As :func:`eager`, on any device."""
     if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
         return False
     try:
         for t in tensors:
-            if type(t) not in _KINDS or not t.is_cpu:
+            if type(t) not in _KINDS:
                 return False
             t.data_ptr()
     except RuntimeError:  # a function transform is at work, whose tensors have no memory
