@@ -154,14 +154,16 @@ def _sync(path: Path, flags: int) -> None:
 
 
 def replace_file(path: Path, content: str | bytes) -> None:
-    """Write a whole file, text as UTF-8, so that a reader sees the old one or the new one.
+    r"""Write a whole file, text as UTF-8, so that a reader sees the old one or the new one.
+
+    Bytes of file names that are no text (surrogates, in Python) are written as ``\udcff``, which JSON reads back.
 
     Raises:
         OutputError: if it cannot be written; what was there before is still there.
     """
     try:
         with written_beside(path) as beside:
-            beside.write_bytes(content.encode() if isinstance(content, str) else content)
+            beside.write_bytes(content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content)
     except OSError as error:
         raise output_error(path, error) from None
 

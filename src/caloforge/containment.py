@@ -17,7 +17,7 @@ __all__ = ["check_contained"]
 
 
 def check_contained(folder: Path, names: Iterable[str], error: type[CaloForgeError]) -> None:
-    """Refuse links that lead out of a folder, and pipes and devices in it.
+    """Refuse links that lead out of a model directory, pipes and devices in it, and a name that is not UTF-8.
 
     Args:
         folder: it may be a link itself, since its user has named it.
@@ -27,6 +27,10 @@ def check_contained(folder: Path, names: Iterable[str], error: type[CaloForgeErr
     Raises:
         CaloForgeError: of the class ``error``, naming the first of them.
     """
+    try:
+        str(folder).encode()
+    except UnicodeEncodeError:
+        raise error(f"the name of '{folder}' is not UTF-8, and the library safetensors opens no such files") from None
     root = os.path.realpath(folder)
     for name in names:
         for path in _below(folder / name):

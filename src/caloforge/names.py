@@ -13,7 +13,21 @@ from pathlib import Path
 
 from caloforge.errors import CaloForgeWarning
 
-__all__ = ["is_builtin"]
+__all__ = ["is_builtin", "printable"]
+
+
+def printable(text: str) -> str:
+    """A text with names of files in it, on one line and without bytes that are no characters.
+
+    A name may hold anything but zero bytes: ends of lines, what makes a terminal change its colours, Latin-1.
+    """
+    return "".join(character if character.isprintable() else _escape(character) for character in text)
+
+
+def _escape(character: str) -> str:
+    if "\udc80" <= character <= "\udcff":  # how Python writes a byte of a name that is no UTF-8
+        return f"\\x{ord(character) - 0xDC00:02x}"
+    return character.encode("unicode_escape").decode()
 
 
 def is_builtin(word: str | Path, known: Collection[str], what: str) -> bool:

@@ -17,6 +17,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from caloforge import atomic
 from caloforge.errors import UsageError
+from caloforge.names import printable
 
 __all__ = [
     "JOBS_HELP",
@@ -36,8 +37,17 @@ __all__ = [
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+
+class _Console(Console):
+    """Prints names of files as they can be printed: without what changes colours or is no text at all."""
+
+    def print(self, *objects: Any, **settings: Any) -> None:
+        """As in rich."""
+        super().print(*(printable(o) if isinstance(o, str) else o for o in objects), **settings)
+
+
 # Neither colours nor symbols are read into what is printed: names and ranges are full of brackets and colons.
-console = Console(
+console = _Console(
     highlight=False, markup=False, emoji=False, width=None if sys.stdout is not None and sys.stdout.isatty() else 120
 )
 
@@ -127,7 +137,7 @@ def default_jobs() -> int:
 
 def command_line() -> str:
     """The command as it was typed, for provenance; without the path of the program."""
-    return shlex.join(["caloforge", *sys.argv[1:]])
+    return printable(shlex.join(["caloforge", *sys.argv[1:]]))
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -137,7 +147,7 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
         numeric = bool(rows) and all(_is_number(row[number]) for row in rows)
         table.add_column(column, justify="right" if number and numeric else "left", overflow="fold")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(printable, row))
     console.print(table)
 
 

@@ -192,6 +192,7 @@ def convert(
     Example: caloforge convert hits.h5 showers.h5 --detector my_detector.toml
     """
     from caloforge.errors import UsageError
+    from caloforge.names import printable
     from caloforge.progress import progress
     from caloforge.showers.convert import MergePoints, PlacePoints, PointChange
     from caloforge.showers.convert import convert as run
@@ -219,7 +220,7 @@ def convert(
             else MergePoints(pitch, sub_cells, position, seed)  # type: ignore[arg-type] # checked above
         )
     elif cells is not None:
-        change = PlacePoints(load_cell_map(cells), Path(cells).name, cut)
+        change = PlacePoints(load_cell_map(cells), printable(Path(cells).name), cut)
     done = 0
     with progress("converting", total, "showers") as bar:
 

@@ -15,6 +15,7 @@ import caloforge
 from caloforge.cli import streams
 from caloforge.cli.common import App
 from caloforge.errors import CaloForgeError, CaloForgeWarning, OutputError
+from caloforge.names import printable
 
 __all__ = ["app", "main"]
 
@@ -101,7 +102,7 @@ def _notes() -> Iterator[None]:
                 others(message, category, *where, **more)
             elif str(message) not in said:
                 said.add(str(message))
-                print(f"caloforge: note: {message}", file=sys.stderr)
+                print(f"caloforge: note: {printable(str(message))}", file=sys.stderr)
 
         warnings.showwarning = show
         yield
@@ -115,11 +116,11 @@ def _wrong_usage(error: Any) -> int:
         print(text, file=sys.stderr)
         return 2
     hint = "" if context is None else f" (see '{context.command_path} --help')"
-    return _fail(text.rstrip(".") + hint, 2)
+    return _fail(" ".join(text.split()).rstrip(".") + hint, 2)
 
 
 def _fail(message: str, code: int) -> int:
-    print(f"caloforge: {message}", file=sys.stderr)
+    print(f"caloforge: {printable(message)}", file=sys.stderr)
     return code
 
 

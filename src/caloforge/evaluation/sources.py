@@ -19,7 +19,7 @@ from caloforge.errors import ModelFileError, UsageError
 from caloforge.evaluation.checks import AnyShowers
 from caloforge.evaluation.classifiers.retraining import class_rows
 from caloforge.models import pretrained_names, read_record, training_row_hashes
-from caloforge.names import is_builtin
+from caloforge.names import is_builtin, printable
 from caloforge.random import Streams
 from caloforge.showers import Showers
 from caloforge.showers.files import Reader, open_showers
@@ -76,7 +76,7 @@ def _locate(text: str | Path) -> tuple[Path, str]:
     name, _, split = text.partition(":")
     known = [n for name in datasets.names() for n in (name, *(f"{name}:{s}" for s in datasets.sample(name).splits))]
     if not is_builtin(word, known, "sample") and path.exists():
-        return path, path.name
+        return path, printable(path.name)
     if name in datasets.names():
         if not split:
             choices = " or ".join(f"'{name}:{s}'" for s in datasets.sample(name).splits)

@@ -12,6 +12,7 @@ import numpy as np
 from caloforge import __version__
 from caloforge.detectors import Detector, load_detector, particle_name
 from caloforge.errors import UsageError
+from caloforge.names import printable
 from caloforge.random import Streams
 from caloforge.showers.clusters import Position, merge_in_subcells
 from caloforge.showers.files import create_showers, open_any, open_showers
@@ -191,10 +192,14 @@ def convert(
             kind=wanted,
             provenance=reader.provenance
             | {
-                "converted": {"program": f"caloforge {__version__}", "file": source.name, "format": reader.format}
+                "converted": {
+                    "program": f"caloforge {__version__}",
+                    "file": printable(source.name),
+                    "format": reader.format,
+                }
                 | changed
             },
-            request={"source": source.name, "showers": n, "block": size} | changed,
+            request={"source": printable(source.name), "showers": n, "block": size} | changed,
             expected=n,
             resume=resume,
             overwrite=overwrite,

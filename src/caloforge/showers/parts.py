@@ -7,6 +7,7 @@ all parts as one through HDF5 virtual datasets; ``merge_parts`` turns them into 
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -158,6 +159,7 @@ def fill_master(
         attributes: attributes of the root group.
     """
     pieces = _pieces(parts)
+    where = os.fsencode(f"{folder}/").replace(b"%", b"%%")  # HDF5 takes these names for formats of printf
     for column in columns:
         rows = sum(piece.extent(column)[1] for piece in pieces)
         if rows == 0:
@@ -180,7 +182,7 @@ def fill_master(
             total = totals[piece.part.file]
             source = h5py.h5s.create_simple((total, *column.shape))
             source.select_hyperslab((first, *origin), (length, *column.shape))
-            properties.set_virtual(space, f"{folder}/{piece.part.file}".encode(), f"/{column.path}".encode(), source)
+            properties.set_virtual(space, where + piece.part.file.encode(), f"/{column.path}".encode(), source)
             done += length
         space.select_all()
         group, _, name = column.path.rpartition("/")

@@ -35,6 +35,7 @@ from caloforge.models import (
     read_record,
     read_stage,
 )
+from caloforge.names import printable
 from caloforge.nn.batch_layers import BatchNorm1d, BatchNorm2d, Dropout
 from caloforge.progress import progress
 from caloforge.random import Streams
@@ -310,7 +311,7 @@ def _story(data: object, rows: TrainingSet, source: ShowerSource, command: str |
     """Where the data come from and who trained, for the record."""
     return {
         "data": {
-            "file": Path(data).name if isinstance(data, str | Path) else "",
+            "file": printable(Path(data).name) if isinstance(data, str | Path) else "",
             "showers": len(rows),
             "fingerprint": rows.fingerprint,
             "training_rows": len(rows.training_rows),
