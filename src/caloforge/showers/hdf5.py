@@ -11,6 +11,7 @@ be slower than a fast generator makes showers.
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import math
 import os
@@ -364,6 +365,8 @@ def _in_threads(work: Callable[[Array], bytes], items: Sequence[Array]) -> Itera
             yield from pool.map(work, items[first : first + 64])
 
 
+#: What HDF5 says when it gets no lock, and the errors of a lock that somebody else holds.
+_CANNOT_LOCK, _IN_USE = "unable to lock file", (errno.EAGAIN, errno.EACCES)
 #: What h5py raises on damaged files, depending on what is damaged.
 _DAMAGE = (OSError, RuntimeError, ValueError, KeyError, TypeError, AttributeError, OverflowError, MemoryError)
 
@@ -387,6 +390,9 @@ def open_hdf5(path: Path) -> h5py.File:
     try:
         return h5py.File(path, "r")
     except _DAMAGE as error:
+        if _CANNOT_LOCK in str(error) and getattr(error, "errno", None) not in _IN_USE:
+            with contextlib.suppress(*_DAMAGE):
+                return h5py.File(path, "r", locking=False)  # a file system that knows no locks
         raise ShowerFileError(f"{path}: {_why_unreadable(path, error)}") from None
 
 
@@ -420,6 +426,13 @@ def _why_unreadable(path: Path, error: Exception) -> str:
         return "is empty, expected an HDF5 file"
     if start != b"\x89HDF\r\n\x1a\n":
         return "is not an HDF5 file"
+    if _CANNOT_LOCK in str(error):
+        return "is open for writing in another program, perhaps in a notebook; close it there"
+    if "already open for write" in str(error):
+        return (
+            "is marked as being written: if no program has it open, one crashed before it could close the file, and "
+            "'h5clear -s' (of HDF5's tools) removes the mark"
+        )
     if "truncated" in str(error):
         return f"is truncated: it ends after {size} bytes"
     return f"is damaged and cannot be opened ({_brief(error)})"

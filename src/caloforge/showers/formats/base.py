@@ -20,7 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from caloforge.detectors import Detector, Readout, catalogue, detector_from_toml, load_detector, particle_id
-from caloforge.errors import DetectorError, ShowerFileError, UsageError
+from caloforge.errors import DetectorError, MissingDependencyError, ShowerFileError, UsageError
+from caloforge.showers.filters import missing_filter
 from caloforge.showers.hdf5 import Array, Column, closed_quietly, guarded, read_rows
 from caloforge.showers.parts import Part
 from caloforge.showers.showers import ShowerPoints, Showers
@@ -36,6 +37,7 @@ __all__ = [
     "dataset_of",
     "from_catalogue",
     "per_shower",
+    "refuse_missing_filter",
 ]
 
 Block = Showers | ShowerPoints
@@ -288,10 +290,26 @@ def dataset_of(reader: Reader, name: str, shape: tuple[int | None, ...]) -> h5py
         raise reader.error(f"'{name}' is not a dataset of numbers")
     if kind not in "fiu":
         raise reader.error(f"'{name}' holds no numbers")
+    with guarded(reader.path):
+        refuse_missing_filter(reader, name, item)
     if len(found) != len(shape) or any(n is not None and n != m for n, m in zip(shape, found, strict=True)):
         wanted = ", ".join("any" if n is None else str(n) for n in shape)
         raise reader.error(f"'{name}' has shape {found}, expected ({wanted})")
     return item
+
+
+def refuse_missing_filter(reader: Reader, name: str, dataset: h5py.Dataset) -> None:
+    """Say what a dataset is compressed with, if that is not known here.
+
+    Raises:
+        MissingDependencyError: naming the filter and the package that has it.
+    """
+    lacking = missing_filter(dataset)
+    if lacking:
+        raise MissingDependencyError(
+            f"{reader.path}: '{name}' is compressed with {lacking}, which plain HDF5 does not have: "
+            "pip install 'caloforge[filters]'"
+        )
 
 
 def per_shower(reader: Reader, name: str) -> int:

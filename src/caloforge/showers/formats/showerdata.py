@@ -22,7 +22,15 @@ from numpy.typing import NDArray
 
 from caloforge.detectors import Readout
 from caloforge.errors import MissingDependencyError, OutputError
-from caloforge.showers.formats.base import Block, Encoder, Format, Reader, attribute, per_shower
+from caloforge.showers.formats.base import (
+    Block,
+    Encoder,
+    Format,
+    Reader,
+    attribute,
+    per_shower,
+    refuse_missing_filter,
+)
 from caloforge.showers.formats.gev import SMALLEST, points_from_gev, points_to_gev
 from caloforge.showers.formats.native import NATIVE, PointOffsets, native_encoder
 from caloforge.showers.hdf5 import Array, Column, closed_quietly, guarded, open_hdf5
@@ -67,6 +75,7 @@ class ShowerDataReader(Reader):
             kind = h5py.check_vlen_dtype(item.dtype) if isinstance(item, h5py.Dataset) else None
             if kind is None or item.shape != (self._n,):
                 raise self.error(f"'showers' is not a list of {self._n} point clouds")
+            refuse_missing_filter(self, "showers", item)
             self._shape = tuple(int(n) for n in self.rows("shape", 0, 3))
         if self._shape[0] != self._n or self._shape[1] < 0 or self._shape[2] not in (4, 5):
             raise self.error(f"'shape' says {self._shape}, expected {self._n} showers with 4 or 5 columns")
