@@ -21,7 +21,6 @@ from caloforge.stage import (
     OptimiserConfig,
     ScheduleConfig,
 )
-from caloforge.training.adam import Adam
 
 __all__ = ["apply_schedule", "make_optimiser", "scheduled"]
 
@@ -36,9 +35,6 @@ def make_optimiser(config: OptimiserConfig, parameters: Sequence[nn.Parameter]) 
     # One fused kernel over all tensors instead of a dozen for each: a step of Adam reads and writes memory once.
     fused = all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in parameters)
     rate, decay, betas, eps = config.learning_rate, config.weight_decay, config.betas, config.eps
-    if config.name in ("adam", "adamw") and all(p.is_cpu and p.is_contiguous() for p in parameters):
-        decoupled = config.name == "adamw"
-        return Adam(parameters, rate, betas=betas, eps=eps, weight_decay=decay, decoupled=decoupled)
     match config.name:
         case "sgd":
             return torch.optim.SGD(parameters, rate, momentum=betas[0], weight_decay=decay, fused=fused)

@@ -44,6 +44,7 @@ from caloforge.stage import FitStage, GradientStage, Stage
 from caloforge.training.data import RowOrder, ShowerSource, TrainingSet
 from caloforge.training.interruption import Interruption
 from caloforge.training.loop import Run, StageResult, run_fit_stage, train_stage
+from caloforge.training.memory import memory_kept
 from caloforge.training.metrics import collect_metrics
 from caloforge.training.processes import Processes
 from caloforge.training.rundir import begin, check_free, check_same, clear, locked
@@ -139,6 +140,7 @@ def train(
     where = Processes.local_device(device)
     with ExitStack() as on_exit:
         on_exit.enter_context(_torch_settings(where, threads, tf32))
+        on_exit.enter_context(memory_kept())
         processes = on_exit.enter_context(Processes.joined(where))
         source = data
         if isinstance(source, str | Path):

@@ -50,7 +50,6 @@ _FUNCTIONS: dict[str, tuple[object, list[object]]] = {
     "spline_layer_backward": (None, [*[_pointer] * 3, _int, _int, *[_pointer] * 11]),
     "linear_forward": (None, [*[_pointer] * 2, _double, _pointer, _int, *[_pointer] * 7]),
     "linear_backward": (None, [*[_pointer] * 2, _double, _pointer, _int, *[_pointer] * 12]),
-    "adam": (None, [_long, *[_pointer] * 3, _int]),
 }
 #: The others.
 _PLAIN_FUNCTIONS: dict[str, tuple[object, list[object]]] = {

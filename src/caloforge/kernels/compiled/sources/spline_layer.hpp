@@ -130,19 +130,25 @@ void spline_layer_forward(const SplineLayer<S>& layer, const S* x, const S* hidd
     }
 }
 
-// Add the gradients of one feature's weights, [parameter][hidden unit] with rows of `stride`, over the rows of a tile.
+// Gradients of one feature's weights, [parameter][hidden unit], and biases over the rows of a tile: the first sets them, the
+// others add to them. Behind the reach nothing is written.
 template <class S>
-inline void add_weight_gradients(const S* grad_raw, int W, int P, int reach, const S* units, int stride, S* grad, S* grad_bias,
-                                 Ahead<S> ahead) {
-    const int whole = (reach + kLanes<S> - 1) / kLanes<S> * kLanes<S>;
-    product_of_blocks(P, Numbers<S>{grad_raw, W, 1}, W, units, stride, whole, from_matrix<S>(grad, stride), into_matrix(grad, stride),
-                      ahead);
+inline void weight_gradients(bool add, const S* to_raw, int W, int P, int H, int reach, const S* units, S* grad, S* grad_bias,
+                             Ahead<S> ahead) {
+    constexpr int L = kLanes<S>;
+    const Numbers<S> numbers{to_raw, W, 1};
+    const int whole = (reach + L - 1) / L * L;
+    const auto into = [=](int r, int c, Vec<S> v) __attribute__((always_inline)) { store_before(grad + ptrdiff_t(r) * H + c, reach - c, v); };
+    if (add)
+        product_of_blocks(P, numbers, W, units, padded<S>(H), whole, from_matrix<S>(grad, H), into, ahead);
+    else
+        product_of_blocks(P, numbers, W, units, padded<S>(H), whole, from_zero<S>(), into, ahead);
     for (int p = 0; p < P; ++p) {
         Vec<S> sum{};
-        for (int c = 0; c < W; c += kLanes<S>) sum += load(grad_raw + size_t(p) * W + c);
-        S total = 0;
-        for (int l = 0; l < kLanes<S>; ++l) total += sum[l];
-        grad_bias[p] += total;
+        for (int c = 0; c < W; c += L) sum += load(to_raw + size_t(p) * W + c);
+        S total = add ? grad_bias[p] : S(0);
+        for (int l = 0; l < L; ++l) total += sum[l];
+        grad_bias[p] = total;
     }
 }
 
@@ -165,13 +171,12 @@ void spline_layer_backward(const SplineLayer<S>& layer, const S* x, const S* hid
         auto& to_units = back[part];
         to_units.assign(size_t(T) * H * W, S(0));
         std::vector<S> values(size_t(G) * W), grads(size_t(G) * W), to_raw(size_t(G) * P * W);
-        std::vector<S> to_weight(grad_weight ? size_t(P) * stride * G : 0), to_bias(size_t(G) * P), row(size_t(P) * H);
+        // Reaches do not decrease, so what lies behind one has never been written to and stays zero.
+        std::vector<S> to_weight(grad_weight ? size_t(G) * P * H + kBlockWidth<S> : 0), to_bias(size_t(G) * P);
         for (int g = shares[part]; g < shares[part + 1]; ++g) {
             const int from = g * G, end = std::min(D, from + G);
             int longest = 0;
             for (int f = from; f < end; ++f) longest = std::max(longest, layer.reach(f));
-            std::fill(to_weight.begin(), to_weight.end(), S(0));
-            std::fill(to_bias.begin(), to_bias.end(), S(0));
             for (int tile = 0; tile < T; ++tile) {
                 const int64_t first = layer.tiles.first(tile);
                 const int filled = layer.tiles.filled(tile);
@@ -189,9 +194,9 @@ void spline_layer_backward(const SplineLayer<S>& layer, const S* x, const S* hid
                         for (int i = 0; i < P * W; i += L) store(to + i, load(to + i) + load(other + i));
                     }
                     if (grad_weight)
-                        add_weight_gradients(to, W, P, layer.reach(f), units.data() + size_t(first) * stride, stride,
-                                             to_weight.data() + size_t(k) * P * stride, to_bias.data() + size_t(k) * P,
-                                             Ahead<S>::over(own + size_t(P) * W, P * W, P, layer.reach(f), W));
+                        weight_gradients(tile > 0, to, W, P, H, layer.reach(f), units.data() + size_t(first) * stride,
+                                         to_weight.data() + size_t(k) * P * H, to_bias.data() + size_t(k) * P,
+                                         Ahead<S>::over(own + size_t(P) * W, P * W, P, layer.reach(f), W));
                 }
                 turn_from_tile(values.data(), filled, W, end - from, grad_x + first * D + from, D);
                 const auto ahead = end < D && tile + 1 == T
@@ -202,15 +207,7 @@ void spline_layer_backward(const SplineLayer<S>& layer, const S* x, const S* hid
                                   from_matrix<S>(sums, W), into_matrix(sums, W), ahead);
             }
             if (!grad_weight) continue;
-            for (int f = from; f < end; ++f) {
-                const int reach = layer.reach(f);
-                for (int p = 0; p < P; ++p) {
-                    const S* sum = to_weight.data() + (size_t(f - from) * P + p) * stride;
-                    std::copy(sum, sum + reach, row.data() + size_t(p) * H);
-                    std::fill(row.data() + size_t(p) * H + reach, row.data() + size_t(p + 1) * H, S(0));
-                }
-                stream_out(row.data(), int64_t(P) * H, grad_weight + size_t(f) * P * H);
-            }
+            stream_out(to_weight.data(), int64_t(end - from) * P * H, grad_weight + size_t(from) * P * H);
             std::copy(to_bias.begin(), to_bias.begin() + (end - from) * P, grad_bias + size_t(from) * P);
         }
         end_stream();
