@@ -280,10 +280,14 @@ def training(
         rows,
     )
     console.print("loop: with data, noise, preprocessing and bookkeeping; all others on inputs that are ready")
-    if speed.agreement:
-        console.print(
-            f"equal weights: losses differ by {speed.agreement.loss:.1e}, gradients by {speed.agreement.gradient:.1e}"
-        )
+    if speed.agreement and speed.agreement_at_start and speed.agreement_float64 and speed.rounding:
+        for name, agreement in (
+            ("random weights", speed.agreement), ("as training starts", speed.agreement_at_start),
+            ("the same in float64", speed.agreement_float64),
+        ):  # fmt: skip
+            console.print(f"equal weights, {name}: losses differ by {agreement.loss:.1e}, gradients by {agreement.gradient:.1e}")
+        own, peers = speed.rounding
+        console.print(f"gradients in float32 as training starts are off by {own:.1e} (ours) and {peers:.1e} (nflows)")
     _save(json_, {"machine": machine} | asdict(speed) | {"speedup": speed.speedup})
 
 

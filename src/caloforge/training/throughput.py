@@ -28,6 +28,7 @@ from caloforge.stage import GradientStage, StageTraining, TrainingBatch
 from caloforge.training.data import FirstShowers, RowOrder, ShowerSource, TrainingSet
 from caloforge.training.interruption import Interruption
 from caloforge.training.loop import Run, train_stage
+from caloforge.training.memory import memory_kept
 from caloforge.training.optimisers import make_optimiser
 from caloforge.training.processes import Processes
 
@@ -85,7 +86,11 @@ class TrainingSpeed:
         torch: version.
         times: one entry for each thing measured: ``loop`` (all that training does), ``flow`` (the flow with its optimiser
             alone), ``flow bfloat16``, and ``nflows``.
-        agreement: of our flow and the peer's; None without the peer.
+        agreement: of our flow and the peer's with random weights; None without the peer.
+        agreement_at_start: likewise with the weights from which training starts, whose steep splines let gradients depend on
+            the last digits of float32.
+        agreement_float64: likewise in float64.
+        rounding: how far gradients in float32 are from those in float64 at the start, ours and the peer's.
     """
 
     preset: str
@@ -96,6 +101,9 @@ class TrainingSpeed:
     torch: str
     times: dict[str, StepTime]
     agreement: Agreement | None
+    agreement_at_start: Agreement | None
+    agreement_float64: Agreement | None
+    rounding: tuple[float, float] | None
 
     @property
     def speedup(self) -> float | None:
@@ -158,27 +166,46 @@ def compare_with_nflows(flow: MaskedAutoregressiveFlow, x: Tensor, context: Tens
         x: data (batch, D).
         context: conditions (batch, C).
     """
+    return _agreement(_own_gradients(flow, x, context), _peer_gradients(flow, x, context))
+
+
+def _own_gradients(flow: MaskedAutoregressiveFlow, x: Tensor, context: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    copied = copy.deepcopy(flow).eval()
+    copied.zero_grad(set_to_none=True)
+    loss = -copied.log_prob(x, context).mean()
+    loss.backward()  # type: ignore[no-untyped-call]
+    return loss.detach(), {n: torch.zeros_like(p) if p.grad is None else p.grad for n, p in copied.named_parameters()}
+
+
+def _peer_gradients(flow: MaskedAutoregressiveFlow, x: Tensor, context: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
     twin: Any = nflows_twin(flow).eval()
-    was_training = flow.training
-    flow.eval().zero_grad(set_to_none=True)
-    ours, theirs = -flow.log_prob(x, context).mean(), -twin.log_prob(x, context=context).mean()
-    ours.backward()  # type: ignore[no-untyped-call]
-    theirs.backward()
-    found = {name: p.grad.clone() for name, p in flow.named_parameters() if p.grad is not None}
-    flow.zero_grad(set_to_none=True)
+    loss = -twin.log_prob(x, context=context).mean()
+    loss.backward()
     # The peer orders its hidden units otherwise, so its gradients travel the way its weights would.
-    weights = {name: value.clone() for name, value in flow.state_dict().items()}
     gradients = {name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in twin.named_parameters()}
-    load_nflows_state(flow, gradients | dict(twin.named_buffers()))
+    carrier = copy.deepcopy(flow)
+    load_nflows_state(carrier, gradients | dict(twin.named_buffers()))
+    return loss.detach(), {name: value.detach() for name, value in carrier.named_parameters()}
+
+
+def _agreement(found: tuple[Tensor, dict[str, Tensor]], expected: tuple[Tensor, dict[str, Tensor]]) -> Agreement:
     worst = 0.0
-    for name, value in flow.named_parameters():
-        expected = value.detach()
-        size = float(expected.norm())
-        difference = float((found.get(name, torch.zeros_like(expected)) - expected).norm())
+    for name, value in expected[1].items():
+        size = float(value.double().norm())
+        difference = float((found[1][name].double() - value.double()).norm())
         worst = max(worst, difference / size if size else difference)
-    flow.load_state_dict(weights)
-    flow.train(was_training)
-    return Agreement(float(((ours - theirs) / theirs).detach().abs()), worst)
+    return Agreement(float(((found[0] - expected[0]) / expected[0]).abs()), worst)
+
+
+def _agreements_at_start(
+    flow: MaskedAutoregressiveFlow, x: Tensor, context: Tensor
+) -> tuple[Agreement, Agreement, tuple[float, float]]:
+    """In float32, in float64, and how far gradients in float32 are off, ours and the peer's."""
+    ours, theirs = _own_gradients(flow, x, context), _peer_gradients(flow, x, context)
+    exact, x, context = copy.deepcopy(flow).double(), x.double(), context.double()
+    ours_exactly, theirs_exactly = _own_gradients(exact, x, context), _peer_gradients(exact, x, context)
+    rounding = _agreement(ours, ours_exactly).gradient, _agreement(theirs, theirs_exactly).gradient
+    return _agreement(ours, theirs), _agreement(ours_exactly, theirs_exactly), rounding
 
 
 def measure_training(
@@ -225,10 +252,11 @@ def measure_training(
     former = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        if isinstance(data, str | Path):
-            with open_showers(data) as reader:
-                return _measure(preset, reader, against, overrides, where, rounds, steps, bfloat16, seed)
-        return _measure(preset, data, against, overrides, where, rounds, steps, bfloat16, seed)
+        with memory_kept():
+            if isinstance(data, str | Path):
+                with open_showers(data) as reader:
+                    return _measure(preset, reader, against, overrides, where, rounds, steps, bfloat16, seed)
+            return _measure(preset, data, against, overrides, where, rounds, steps, bfloat16, seed)
     finally:
         torch.set_num_threads(former)
 
@@ -256,9 +284,10 @@ def _measure(
     rows = TrainingSet(
         FirstShowers(source, batch_size * steps), seed=seed, val_fraction=0.0, order=RowOrder(None), device=device
     )
-    stage.prepare(rows.for_fit(), Streams(seed, "throughput"))  # compared and timed from where training starts
     x, context = _flow_inputs(model, stage, next(rows.batches(stage.training, 0)))
     agreement = compare_with_nflows(model.shapes, x, context) if against else None
+    stage.prepare(rows.for_fit(), Streams(seed, "throughput"))  # timed from where training starts
+    at_start, in_float64, rounding = _agreements_at_start(model.shapes, x, context) if against else (None, None, None)
     contenders = [_Contender("flow", copy.deepcopy(model.shapes), stage.training, x, context, fused=True)]
     if bfloat16:
         contenders.append(
@@ -297,6 +326,9 @@ def _measure(
         torch=torch.__version__,
         times=times,
         agreement=agreement,
+        agreement_at_start=at_start,
+        agreement_float64=in_float64,
+        rounding=rounding,
     )
 
 
