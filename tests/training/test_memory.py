@@ -26,5 +26,3 @@ def test_the_second_block_of_a_size_costs_no_pages() -> None:
         assert _faults() < 1000
     _faults()
     assert _faults() > 1000
-
-

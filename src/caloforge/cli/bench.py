@@ -235,7 +235,17 @@ def generation(
 
 @app.command()
 def training(
-    preset: Annotated[str, typer.Option(help="A CaloFlow preset.")] = "caloflow-calogan-gamma",
+    kind: Annotated[
+        str | None,
+        typer.Option(
+            help="Time all stages of a kind of model at its published size, with and without kernels; or all."
+        ),
+    ] = None,
+    stage: Annotated[list[str] | None, typer.Option(help="With --kind: only this stage; may be repeated.")] = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(help="A CaloFlow preset (default: caloflow-calogan-gamma); with --kind, any of that kind."),
+    ] = None,
     data: Annotated[Path | None, typer.Option(help="Showers (default: the packaged photons).")] = None,
     against: Annotated[str | None, typer.Option(help="Peer to measure in the same run: nflows.")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="Change the preset: key=value.")] = None,
@@ -246,19 +256,28 @@ def training(
     bfloat16: Annotated[bool, typer.Option(help="Also measure bfloat16 autocast.")] = True,
     json_: JsonOption = None,
 ) -> None:
-    r"""Time training steps of CaloFlow's shower flow: our whole loop, the flow alone, and a peer's bare step.
+    r"""Time training steps of CaloFlow's shower flow: our whole loop, the flow alone, and a peer's bare step; or of any model.
 
     \b
     Example: caloforge bench training --against nflows --json training.json
+    Example: caloforge bench training --kind caloinn
     """
     from dataclasses import asdict
+
+    if kind is not None:
+        if against is not None or not bfloat16:
+            raise UsageError("--against and --no-bfloat16 are for CaloFlow's shower flow, without --kind")
+        _stages(kind, stage or [], preset, data, tuple(set_ or ()), threads, device, rounds, steps, json_)
+        return
+    if stage:
+        raise UsageError("--stage needs --kind")
 
     from caloforge.bench.machine import describe_machine
     from caloforge.training.throughput import measure_training
 
     console.print(f"... {rounds + 1} rounds of {steps} steps each; the first one warms up")
     speed = measure_training(
-        preset, data, against=against, overrides=tuple(set_ or ()), threads=threads, device=device, rounds=rounds,
+        preset or "caloflow-calogan-gamma", data, against=against, overrides=tuple(set_ or ()), threads=threads, device=device, rounds=rounds,
         steps=steps, bfloat16=bfloat16,
     )  # fmt: skip
     machine = describe_machine(device)
@@ -274,7 +293,7 @@ def training(
     ]  # fmt: skip
     columns = ["what", "step [ms]", "forward", "backward", "optimiser", "showers/s", "vs nflows"]
     print_table(
-        f"{preset}: {speed.parameters:,} parameters of the shower flow, batch {speed.batch_size}, "
+        f"{speed.preset}: {speed.parameters:,} parameters of the shower flow, batch {speed.batch_size}, "
         f"{speed.threads} thread(s)",
         columns,
         rows,
@@ -285,10 +304,64 @@ def training(
             ("random weights", speed.agreement), ("as training starts", speed.agreement_at_start),
             ("the same in float64", speed.agreement_float64),
         ):  # fmt: skip
-            console.print(f"equal weights, {name}: losses differ by {agreement.loss:.1e}, gradients by {agreement.gradient:.1e}")
+            console.print(
+                f"equal weights, {name}: losses differ by {agreement.loss:.1e}, gradients by {agreement.gradient:.1e}"
+            )
         own, peers = speed.rounding
         console.print(f"gradients in float32 as training starts are off by {own:.1e} (ours) and {peers:.1e} (nflows)")
     _save(json_, {"machine": machine} | asdict(speed) | {"speedup": speed.speedup})
+
+
+def _stages(
+    kind: str,
+    stages: list[str],
+    preset: str | None,
+    data: Path | None,
+    overrides: tuple[str, ...],
+    threads: int,
+    device: str,
+    rounds: int,
+    steps: int,
+    path: Path | None,
+) -> None:
+    """``bench training --kind``."""
+    from dataclasses import asdict
+
+    from caloforge.bench.machine import describe_machine
+    from caloforge.bench.stages import KINDS, bench_stages
+    from caloforge.showers import open_showers
+
+    if kind not in (*KINDS, "all"):
+        raise UsageError(f"the kind '{kind}' is not known, expected all or one of {', '.join(KINDS)}")
+    if kind == "all" and (preset or stages):
+        raise UsageError("--preset and --stage need a single kind")
+    showers = None
+    if data is not None:
+        with open_showers(data) as reader:
+            showers = reader.read()
+    machine = describe_machine(device)
+    console.print(", ".join(str(value) for value in machine.values()))
+    found = [
+        time
+        for name in ([preset] if preset else KINDS.values() if kind == "all" else [KINDS[kind]])
+        for time in bench_stages(
+            name, stages=stages, overrides=overrides, showers=showers, threads=threads, device=device, rounds=rounds,
+            steps=steps + 1, say=lambda text: console.print(f"... {text}"),
+        )
+    ]  # fmt: skip
+    rows = [
+        [
+            t.preset, t.stage, "compiled" if t.kernels else "plain PyTorch", str(t.batch_size), f"{t.parameters:,}",
+            *(f"{v:.1f}" for v in (t.step, t.forward, t.backward, t.optimiser, t.rest)), f"{t.showers_per_second:.0f}",
+        ]
+        for t in found
+    ]  # fmt: skip
+    columns = [
+        "preset", "stage", "kernels", "batch", "parameters", "step [ms]", "forward", "backward", "optimiser", "rest",
+        "showers/s",
+    ]  # fmt: skip
+    print_table(f"training steps, {threads} thread(s), medians", columns, rows)
+    _save(path, {"machine": machine, "threads": threads, "rows": [asdict(t) for t in found]})
 
 
 @app.command()
