@@ -12,14 +12,14 @@ from caloforge.cli.main import main
 from caloforge.detectors import load_detector
 from caloforge.errors import UsageError
 from caloforge.kernels.ops.registry import kernel_library
-from caloforge.models import load_preset, model_kinds
+from caloforge.models import load_preset, model_class, model_kinds
 
 SMALL = ("model.blocks=1", "model.hidden_features=8", "training.batch_size=16")
 
 
 def test_every_kind_has_its_preset() -> None:
     """Fails if a kind of model is added without a row of the bench."""
-    assert set(KINDS) == set(model_kinds())
+    assert set(KINDS) == {kind for kind in model_kinds() if model_class(kind).__module__.startswith("caloforge.")}
     assert all(load_preset(preset).kind == kind for kind, preset in KINDS.items())
 
 
@@ -37,20 +37,8 @@ def test_steps_with_and_without_kernels_take_turns() -> None:
 
 def test_all_stages_of_a_cloud_model_and_its_json(tmp_path: Path) -> None:
     out = tmp_path / "t.json"
-    command = [
-        "bench",
-        "training",
-        "--kind",
-        "caloclouds3",
-        "--preset",
-        "caloclouds3-tiny",
-        "--rounds",
-        "1",
-        "--steps",
-        "1",
-        "--threads",
-        "1",
-    ]
+    command = ["bench", "training", "--kind", "caloclouds3", "--preset", "caloclouds3-tiny", "--rounds", "1"]
+    command += ["--steps", "1", "--threads", "1"]
     small = ["--set", "training.batch_size=4", "--set", "training.stages.flow.batch_size=4"]
     assert main([*command, *small, "--json", str(out)]) == 0
     rows = json.loads(out.read_text())["rows"]

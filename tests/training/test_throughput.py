@@ -33,7 +33,7 @@ def test_the_twin_has_the_same_losses_and_gradients(dtype, tolerance):
     x, context = 3 * torch.randn(40, 7, dtype=dtype), torch.randn(40, 2, dtype=dtype)
     agreement = compare_with_nflows(ours, x, context)
     assert agreement.loss < tolerance / 10
-    assert agreement.gradient < tolerance
+    assert agreement.gradient <= agreement.worst_tensor < tolerance
     assert all(torch.equal(value, before[name]) for name, value in ours.state_dict().items())
     assert ours.training
     assert all(p.grad is None for p in ours.parameters())

@@ -237,9 +237,7 @@ def generation(
 def training(
     kind: Annotated[
         str | None,
-        typer.Option(
-            help="Time all stages of a kind of model at its published size, with and without kernels; or all."
-        ),
+        typer.Option(help="Time all stages of a kind of model at its published size, or of all kinds."),
     ] = None,
     stage: Annotated[list[str] | None, typer.Option(help="With --kind: only this stage; may be repeated.")] = None,
     preset: Annotated[
@@ -251,8 +249,12 @@ def training(
     set_: Annotated[list[str] | None, typer.Option("--set", help="Change the preset: key=value.")] = None,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 2,
     device: Annotated[str, typer.Option(help="cpu | cuda | cuda:N")] = "cpu",
-    rounds: Annotated[int, typer.Option(min=1, help="How often everything takes its turn.")] = 5,
-    steps: Annotated[int, typer.Option(min=1, help="Training steps in each turn.")] = 3,
+    rounds: Annotated[
+        int | None, typer.Option(min=1, help="How often everything takes its turn (default: 5; with --kind 2).")
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Training steps in each turn (default: 3; with --kind 1).")
+    ] = None,
     bfloat16: Annotated[bool, typer.Option(help="Also measure bfloat16 autocast.")] = True,
     json_: JsonOption = None,
 ) -> None:
@@ -267,18 +269,19 @@ def training(
     if kind is not None:
         if against is not None or not bfloat16:
             raise UsageError("--against and --no-bfloat16 are for CaloFlow's shower flow, without --kind")
-        _stages(kind, stage or [], preset, data, tuple(set_ or ()), threads, device, rounds, steps, json_)
+        _stages(kind, stage or [], preset, data, tuple(set_ or ()), threads, device, rounds or 2, steps or 1, json_)
         return
     if stage:
         raise UsageError("--stage needs --kind")
+    rounds, steps = rounds or 5, steps or 3
 
     from caloforge.bench.machine import describe_machine
     from caloforge.training.throughput import measure_training
 
     console.print(f"... {rounds + 1} rounds of {steps} steps each; the first one warms up")
     speed = measure_training(
-        preset or "caloflow-calogan-gamma", data, against=against, overrides=tuple(set_ or ()), threads=threads, device=device, rounds=rounds,
-        steps=steps, bfloat16=bfloat16,
+        preset or "caloflow-calogan-gamma", data, against=against, overrides=tuple(set_ or ()), threads=threads,
+        device=device, rounds=rounds, steps=steps, bfloat16=bfloat16,
     )  # fmt: skip
     machine = describe_machine(device)
     console.print(", ".join(str(value) for value in machine.values()))
@@ -305,7 +308,8 @@ def training(
             ("the same in float64", speed.agreement_float64),
         ):  # fmt: skip
             console.print(
-                f"equal weights, {name}: losses differ by {agreement.loss:.1e}, gradients by {agreement.gradient:.1e}"
+                f"equal weights, {name}: losses differ by {agreement.loss:.1e}, gradients by {agreement.gradient:.1e} "
+                f"(worst tensor {agreement.worst_tensor:.1e})"
             )
         own, peers = speed.rounding
         console.print(f"gradients in float32 as training starts are off by {own:.1e} (ours) and {peers:.1e} (nflows)")

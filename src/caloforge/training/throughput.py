@@ -7,6 +7,7 @@ log, nothing to check. Our whole loop does all of that, so the quotient of the t
 from __future__ import annotations
 
 import copy
+import math
 import statistics
 import tempfile
 import time
@@ -66,11 +67,13 @@ class Agreement:
 
     Attributes:
         loss: of the mean negative log-likelihood.
-        gradient: largest over all weight tensors, norm of the difference over norm.
+        gradient: norm of the difference of the whole gradient over its norm.
+        worst_tensor: the same for the weight tensor for which it is largest.
     """
 
     loss: float
     gradient: float
+    worst_tensor: float
 
 
 @dataclass(frozen=True)
@@ -189,12 +192,13 @@ def _peer_gradients(flow: MaskedAutoregressiveFlow, x: Tensor, context: Tensor) 
 
 
 def _agreement(found: tuple[Tensor, dict[str, Tensor]], expected: tuple[Tensor, dict[str, Tensor]]) -> Agreement:
-    worst = 0.0
+    sizes, differences = [], []
     for name, value in expected[1].items():
-        size = float(value.double().norm())
-        difference = float((found[1][name].double() - value.double()).norm())
-        worst = max(worst, difference / size if size else difference)
-    return Agreement(float(((found[0] - expected[0]) / expected[0]).abs()), worst)
+        sizes.append(float(value.double().norm()))
+        differences.append(float((found[1][name].double() - value.double()).norm()))
+    worst = max(d / size if size else d for d, size in zip(differences, sizes, strict=True))
+    whole = math.hypot(*differences) / math.hypot(*sizes)
+    return Agreement(float(((found[0] - expected[0]) / expected[0]).abs()), whole, worst)
 
 
 def _agreements_at_start(
