@@ -365,7 +365,7 @@ def test_other_files_cannot_be_resumed(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="not a file that can be resumed"):
         writer(tmp_path / "a.h5", resume=True)
     (tmp_path / "b.h5").write_text("hello")
-    with pytest.raises(ShowerFileError, match="is not an HDF5 file"):
+    with pytest.raises(ShowerFileError, match="expected an HDF5 file"):
         writer(tmp_path / "b.h5", resume=True)
 
 

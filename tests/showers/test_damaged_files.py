@@ -202,7 +202,7 @@ def test_paths_that_are_no_files(tmp_path: Path) -> None:
     with pytest.raises(ShowerFileError, match="is a directory, expected an HDF5 file"):
         open_showers(tmp_path)
     (tmp_path / "a.h5").write_text("hello, world")
-    with pytest.raises(ShowerFileError, match="is not an HDF5 file"):
+    with pytest.raises(ShowerFileError, match="expected an HDF5 file"):
         open_showers(tmp_path / "a.h5")
     (tmp_path / "b.h5").touch()
     with pytest.raises(ShowerFileError, match="is empty, expected an HDF5 file"):

@@ -182,6 +182,10 @@ def convert(
     cells: Annotated[
         str | None, typer.Option(help="Place points into cells: ideal (no gaps), or a cell map (TOML).")
     ] = None,
+    entry: Annotated[
+        str | None,
+        typer.Option(metavar="X,Y", help="Where the particles entered, mm, if points are not relative to that place."),
+    ] = None,
     cut: Annotated[float, typer.Option(min=0, help="Cells with less are dark, MeV.")] = 0.0,
     resume: ResumeOption = False,
     overwrite: OverwriteOption = False,
@@ -194,7 +198,7 @@ def convert(
     from caloforge.errors import UsageError
     from caloforge.names import printable
     from caloforge.progress import progress
-    from caloforge.showers.convert import MergePoints, PlacePoints, PointChange
+    from caloforge.showers.convert import MergePoints, MovePoints, PlacePoints, PointChange, SeveralChanges
     from caloforge.showers.convert import convert as run
     from caloforge.showers.files import open_showers
     from caloforge.showers.projection import IdealGrid, cell_pitch, load_cell_map
@@ -209,18 +213,24 @@ def convert(
     with open_showers(source, detector, particle=particle) as reader:
         total = len(reader)
         readout = None if reader.detector is None else reader.detector.readout
-    change: PointChange | None = None
+    changes: list[PointChange] = []
+    if entry is not None:
+        try:
+            x, y = (float(part) for part in entry.split(","))
+        except ValueError:
+            raise UsageError(f"--entry is '{entry}', expected two numbers in mm such as 40,0") from None
+        changes.append(MovePoints((x, y)))
     if sub_cells is not None or cells == "ideal":
         if readout is None:
             raise UsageError(f"{source}: does not say which detector it is from, so --detector must name one")
         pitch = cell_pitch(readout)
-        change = (
+        changes.append(
             PlacePoints(IdealGrid(pitch), "ideal", cut)
             if sub_cells is None
             else MergePoints(pitch, sub_cells, position, seed)  # type: ignore[arg-type] # checked above
         )
     elif cells is not None:
-        change = PlacePoints(load_cell_map(cells), printable(Path(cells).name), cut)
+        changes.append(PlacePoints(load_cell_map(cells), printable(Path(cells).name), cut))
     done = 0
     with progress("converting", total, "showers") as bar:
 
@@ -231,7 +241,7 @@ def convert(
 
         result = run(
             source, target, to, detector=detector, particle=particle, kind=kind,  # type: ignore[arg-type] # checked above
-            change=change, resume=resume, overwrite=overwrite, progress=advance,
+            change=SeveralChanges(tuple(changes)) if changes else None, resume=resume, overwrite=overwrite, progress=advance,
         )  # fmt: skip
     console.print(f"{target}: {result.showers} showers, {result.target} ({result.kind}), from {result.source}")
     if not result.source_complete:

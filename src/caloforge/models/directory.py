@@ -443,7 +443,10 @@ def load_model(
     record = _read_json(ModelRecord, directory / "model.json")
     path = directory / "model.safetensors"
     if _sha256(path) != record.weights_sha256:
-        raise ModelFileError(f"'{path}' is not the file that model.json describes (its hash differs)")
+        with path.open("rb") as file:
+            pointer = file.read(64).startswith(b"version https://git-lfs")
+        why = "it is a pointer of Git LFS, 'git lfs pull' fetches the file" if pointer else "its hash differs"
+        raise ModelFileError(f"'{path}' is not the file that model.json describes ({why})")
     tensors, _ = _read_tensors(path)
     tensors.pop(_ROWS, None)
     try:

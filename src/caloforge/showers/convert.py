@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -23,7 +23,16 @@ from caloforge.showers.projection import Cells, Pair, project
 from caloforge.showers.showers import ShowerPoints, Showers
 from caloforge.showers.voxelise import to_points, voxelise
 
-__all__ = ["Conversion", "MergePoints", "PlacePoints", "PointChange", "convert", "describe"]
+__all__ = [
+    "Conversion",
+    "MergePoints",
+    "MovePoints",
+    "PlacePoints",
+    "PointChange",
+    "SeveralChanges",
+    "convert",
+    "describe",
+]
 
 Progress = Callable[[int, int], None]
 
@@ -102,6 +111,50 @@ class PlacePoints:
 
 
 @dataclass(frozen=True)
+class MovePoints:
+    """Points relative to the place where the particle entered, for files that hold them in other coordinates.
+
+    Attributes:
+        entry: where that is in the file's coordinates, x and y, mm.
+    """
+
+    entry: Pair
+
+    def apply(self, points: ShowerPoints, first_row: int) -> tuple[ShowerPoints, float]:
+        """See ``PointChange``."""
+        moved = points.points.copy()
+        moved[:, :2] -= np.asarray(self.entry, dtype=np.float32)
+        return replace(points, points=moved), 0.0
+
+    def describe(self) -> dict[str, Any]:
+        """See ``PointChange``."""
+        return {"entry_mm": list(self.entry)}
+
+
+@dataclass(frozen=True)
+class SeveralChanges:
+    """One change after the other.
+
+    Attributes:
+        changes: in their order.
+    """
+
+    changes: tuple[PointChange, ...]
+
+    def apply(self, points: ShowerPoints, first_row: int) -> tuple[ShowerPoints, float]:
+        """See ``PointChange``."""
+        lost = 0.0
+        for change in self.changes:
+            points, more = change.apply(points, first_row)
+            lost += more
+        return points, lost
+
+    def describe(self) -> dict[str, Any]:
+        """See ``PointChange``."""
+        return {key: value for change in self.changes for key, value in change.describe().items()}
+
+
+@dataclass(frozen=True)
 class Conversion:
     """What a conversion did.
 
@@ -153,7 +206,8 @@ def convert(
         particle: the incident particle, if the source does not say; one that it does say cannot be changed.
         kind: voxels or points, where the format leaves a choice; by default points become voxels if a detector with voxels
             is named, and everything else stays what it is.
-        change: what to do to points, which then stay points (:class:`MergePoints`, :class:`PlacePoints`).
+        change: what to do to points, which then stay points (:class:`MovePoints`,
+            :class:`MergePoints`, :class:`PlacePoints`).
         resume: go on with an interrupted conversion.
         overwrite: replace an existing file.
         progress: called after every block with the number of showers done and of all.

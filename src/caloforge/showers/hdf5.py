@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 
 from caloforge.atomic import move_into_place, reason, special_kind
 from caloforge.errors import ShowerFileError
+from caloforge.showers.foreign import kind_of_content
 
 __all__ = [
     "Array",
@@ -419,13 +420,13 @@ def _why_unreadable(path: Path, error: Exception) -> str:
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
-            start = file.read(8)
+            start = file.read(512)
     except OSError as failure:
         return f"cannot be read ({failure.strerror})"
     if size == 0:
         return "is empty, expected an HDF5 file"
-    if start != b"\x89HDF\r\n\x1a\n":
-        return "is not an HDF5 file"
+    if not start.startswith(b"\x89HDF\r\n\x1a\n"):
+        return f"is {kind_of_content(start)}, expected an HDF5 file"
     if _CANNOT_LOCK in str(error):
         return "is open for writing in another program, perhaps in a notebook; close it there"
     if "already open for write" in str(error):

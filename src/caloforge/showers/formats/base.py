@@ -35,6 +35,7 @@ __all__ = [
     "UnbegunReader",
     "attribute",
     "dataset_of",
+    "dimensions_of",
     "from_catalogue",
     "per_shower",
     "refuse_missing_filter",
@@ -312,12 +313,16 @@ def refuse_missing_filter(reader: Reader, name: str, dataset: h5py.Dataset) -> N
         )
 
 
-def per_shower(reader: Reader, name: str) -> int:
-    """Length of a dataset that holds one number for each shower, as (N,) or (N, 1)."""
+def dimensions_of(reader: Reader, name: str) -> int:
+    """Number of axes of a dataset; 0 if there is none, or it is something else."""
     with guarded(reader.path):
         item = reader.file.get(name)
-        flat = isinstance(item, h5py.Dataset) and len(item.shape or ()) == 1
-    return int(reader.expect(name, (None,) if flat else (None, 1)).shape[0])
+        return len(item.shape or ()) if isinstance(item, h5py.Dataset) else 0
+
+
+def per_shower(reader: Reader, name: str) -> int:
+    """Length of a dataset that holds one number for each shower, as (N,) or (N, 1)."""
+    return int(reader.expect(name, (None,) if dimensions_of(reader, name) == 1 else (None, 1)).shape[0])
 
 
 def from_catalogue(fits: Callable[[Readout], bool]) -> Detector | None:

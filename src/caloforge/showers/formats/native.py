@@ -7,6 +7,7 @@ Voxels: ``showers`` (N, V) float32 and ``incident_energies`` (N, 1) float64, bot
 
 from __future__ import annotations
 
+import math
 from functools import cached_property
 from typing import Any
 
@@ -16,7 +17,16 @@ from numpy.typing import NDArray
 
 from caloforge.detectors import Readout
 from caloforge.errors import OutputError
-from caloforge.showers.formats.base import Block, Encoder, Format, Reader, attribute, from_catalogue, per_shower
+from caloforge.showers.formats.base import (
+    Block,
+    Encoder,
+    Format,
+    Reader,
+    attribute,
+    dimensions_of,
+    from_catalogue,
+    per_shower,
+)
 from caloforge.showers.hdf5 import Array, Column
 from caloforge.showers.showers import ShowerPoints, Showers
 
@@ -132,18 +142,37 @@ class NativeReader(Reader):
                 raise self.error(f"'points' has {points.shape[1]} columns, expected 4 or 5")
             self._offsets = PointOffsets(self, "num_points", points.shape[0])
         else:
-            voxels = self.expect("showers", (self._n, None)).shape[1]
-            if self.detector is None:
-                self.detector = from_catalogue(lambda readout: readout.n_voxels == voxels)
-            if self.detector is not None and self.readout.n_voxels != voxels:
-                raise self.error(
-                    f"has {voxels} voxels, but the detector '{self.detector.name}' has {self.readout.n_voxels}"
-                )
+            self._find_detector()
             if self.has("overflow"):
                 layers = None if self.detector is None else self.readout.n_layers
                 self.expect("overflow", (self._n, layers))
         if self.has("directions"):
             self.expect("directions", (self._n, 3))
+
+    def _find_detector(self) -> None:
+        """The voxels of a shower in one row, or as (layers, a, b), perhaps with axes of length 1 between them."""
+        dimensions = dimensions_of(self, "showers")
+        shape = self.expect("showers", (self._n, *[None] * max(1, dimensions - 1))).shape[1:]
+        voxels, axes = math.prod(shape), [n for n in shape if n != 1]
+        grid = ((axes[1], axes[2]),) * axes[0] if len(axes) == 3 else None
+        if len(axes) > 1 and grid is None:
+            raise self.error(f"'showers' has shape {(self._n, *shape)}, expected (N, voxels) or (N, layers, a, b)")
+
+        def fits(readout: Readout) -> bool:
+            return bool(readout.n_voxels == voxels if grid is None else readout.layer_shapes == grid)
+
+        if self.detector is None:
+            self.detector = from_catalogue(fits)
+        if self.detector is not None and not fits(self.readout):
+            shown = f"{voxels} voxels" if grid is None else f"{axes[0]} layers of {axes[1]} x {axes[2]} cells"
+            raise self.error(f"has {shown}, but the detector '{self.detector.name}' has {self._shape_of_detector()}")
+
+    def _shape_of_detector(self) -> str:
+        shapes = set(self.readout.layer_shapes)
+        if len(shapes) > 1 or not self.readout.has_voxels:
+            return f"{self.readout.n_voxels}"
+        ((a, b),) = shapes
+        return f"{self.readout.n_voxels} ({self.readout.n_layers} layers of {a} x {b})"
 
     def incident_energies(self, start: int, stop: int) -> NDArray[np.float64]:
         """See ``Reader``."""
@@ -157,7 +186,7 @@ class NativeReader(Reader):
             points = self.float32("points", int(offsets[0]), int(offsets[-1]))
             readout = None if self.detector is None else self.readout
             return ShowerPoints(offsets - offsets[0], points, energies, self.particle, readout, directions)
-        deposits = self.float32("showers", start, stop)
+        deposits = self.float32("showers", start, stop).reshape(stop - start, -1)
         overflow = self.overflow("overflow", start, stop) if self.has("overflow") else None
         return Showers(deposits, energies, self.particle, self.readout, directions, overflow)
 

@@ -8,16 +8,20 @@ import h5py
 
 from caloforge.errors import ShowerFileError, UsageError
 from caloforge.showers.formats.base import Format, Reader, UnbegunReader
+from caloforge.showers.formats.caloclouds import CALOCLOUDS
 from caloforge.showers.formats.calogan import CALOGAN
 from caloforge.showers.formats.hits import HITS
 from caloforge.showers.formats.ild import ILD
+from caloforge.showers.formats.lemurs import LEMURS
 from caloforge.showers.formats.native import CALOCHALLENGE, NATIVE
 from caloforge.showers.formats.showerdata import SHOWERDATA
 from caloforge.showers.hdf5 import guarded
 
 __all__ = ["FORMATS", "find_format", "sniff"]
 
-FORMATS: dict[str, Format] = {form.name: form for form in (NATIVE, CALOCHALLENGE, CALOGAN, SHOWERDATA, ILD, HITS)}
+FORMATS: dict[str, Format] = {
+    form.name: form for form in (NATIVE, CALOCHALLENGE, CALOGAN, SHOWERDATA, ILD, HITS, CALOCLOUDS, LEMURS)
+}
 
 
 def find_format(name: str, *, writing: bool = False) -> Format:
@@ -45,4 +49,6 @@ def sniff(path: Path, file: h5py.File) -> type[Reader]:
             if form.sniff(file):
                 return form.reader
         names = ", ".join(sorted(map(str, file))[:8]) or "nothing"
-    raise ShowerFileError(f"{path}: is no shower file of a known format; it holds {names}")
+    raise ShowerFileError(
+        f"{path}: is no shower file of a known format; it holds {names} (docs/files.md lists the layouts)"
+    )
