@@ -19,10 +19,8 @@ def _faults() -> int:
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="memory is kept by glibc only")
-def test_the_second_block_of_a_size_costs_no_pages() -> None:
-    """Fails if the C library is not told; outside every block is fetched anew."""
+def test_further_blocks_of_a_size_cost_no_pages() -> None:
+    """Fails if the C library is not told; outside every block is fetched anew. What a small neighbour spoils counts not."""
     with memory_kept():
-        _faults()
-        assert _faults() < 1000
-    _faults()
-    assert _faults() > 1000
+        assert min(_faults() for _ in range(8)) < 1000
+    assert min(_faults() for _ in range(8)) > 1000
