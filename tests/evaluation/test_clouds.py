@@ -14,6 +14,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from caloforge.detectors import load_detector
 from caloforge.errors import UsageError
 from caloforge.evaluation import evaluate, plan_evaluation
+from caloforge.evaluation.classifiers import boosted
 from caloforge.evaluation.clouds import (
     cell_grid,
     cells_of,
@@ -241,10 +242,12 @@ def report() -> EvaluationResult:
         points[:, 0] += DEPTHS[points[:, 2].astype(int)] * np.tan(angle)[toys.shower_index]
         return replace(toys, points=points, direction=direction.astype(np.float32))
 
-    return evaluate(
-        tilted(3), tilted(4), floor=tilted(5), detector=DETECTOR, suite_name="caloclouds", retrainings=1, epochs=1,
-        labels={"generated": "CaloClouds 3"},
-    )  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(boosted, "_ITERATIONS", 20)  # few trees are enough to be shown
+        return evaluate(
+            tilted(3), tilted(4), floor=tilted(5), detector=DETECTOR, suite_name="caloclouds", retrainings=1, epochs=1,
+            labels={"generated": "CaloClouds 3"},
+        )  # fmt: skip
 
 
 @pytest.mark.slow
@@ -255,7 +258,7 @@ def test_the_whole_suite_on_points(report: EvaluationResult, tmp_path: Path) -> 
     assert {b.angle for b in scores.angles.bias} == {"theta"}  # the only angle that varies
     assert scores.diphotons is not None
     assert [c.energy for c in scores.diphotons.curves] == [10e3, 20e3]
-    assert set(scores.classifiers) == {"caloclouds-features"}
+    assert set(scores.classifiers) == {"boosted", "caloclouds-features"}
     assert report.floor is not None
     assert len(report.floor.clouds) == 10
     # Histograms of single layers have their own tests; here they would only take time.

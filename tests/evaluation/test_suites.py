@@ -15,6 +15,7 @@ from caloforge import datasets
 from caloforge.detectors import load_detector
 from caloforge.errors import ShowerFileError, UsageError
 from caloforge.evaluation import EvaluationResult, evaluate, plan_evaluation
+from caloforge.evaluation.classifiers import boosted
 from caloforge.evaluation.observables import cells_as_points
 from caloforge.evaluation.results import ObservableResult
 from caloforge.showers import Showers, row_hashes
@@ -130,7 +131,10 @@ def _keys(tree: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ..
             yield from _keys(value, path)
 
 
-def test_a_whole_evaluation_with_floor(tmp_path: Path, test_split: Showers, floor_split: Showers) -> None:
+def test_a_whole_evaluation_with_floor(
+    tmp_path: Path, test_split: Showers, floor_split: Showers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(boosted, "_ITERATIONS", 20)  # few trees are enough to be counted
     few, other = test_split[:400], floor_split[:400]
     progress: list[int] = []
     settings: dict[str, Any] = {
@@ -147,13 +151,13 @@ def test_a_whole_evaluation_with_floor(tmp_path: Path, test_split: Showers, floo
     assert (
         result.floor.classifiers.keys()
         == result.generated.classifiers.keys()
-        == {"high-level", "caloflow-dnn-unnormalised"}
+        == {"boosted", "high-level", "caloflow-dnn-unnormalised"}
     )
     assert sorted(p.name for p in tmp_path.iterdir()) == ["floor", "generated"]
     # The contract of report.json: pooled AUCs under keys that end so, slices elsewhere, nothing lost on the way.
     tree = json.loads(result.model_dump_json())
     pooled = [v for path, v in _keys(tree) if path[-1].endswith("auc") and "slices" not in path]
-    assert len(pooled) == 2 * 2 * 2
+    assert len(pooled) == 2 * 3 * 2
     assert all({"mean", "std"} <= v.keys() for v in pooled)
     assert any("slices" in path and path[-1] == "auc" for path, _ in _keys(tree))
     assert EvaluationResult.model_validate_json(result.model_dump_json()) == result

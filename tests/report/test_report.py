@@ -16,6 +16,7 @@ from caloforge import datasets
 from caloforge.detectors import load_detector
 from caloforge.errors import OutputError, UsageError
 from caloforge.evaluation import EvaluationResult, evaluate
+from caloforge.evaluation.classifiers import boosted
 from caloforge.evaluation.results import (
     CrossParticleResult,
     CrossParticleScore,
@@ -37,6 +38,7 @@ from caloforge.report import (
     write_report,
 )
 from caloforge.report.page import render_page
+from caloforge.report.score_figures import feature_name
 from caloforge.report.style import figure_style
 from caloforge.report.tables import Row, auc_pair, number, summary_rows, verdict, worst_observables
 from caloforge.showers import Showers
@@ -55,10 +57,12 @@ def result() -> EvaluationResult:
     deposits = floor.deposits[:800].copy()
     deposits[:, 288 + 78] = 0
     dead = Showers(deposits, floor.incident_energy[:800], 22, DETECTOR.readout)
-    whole = evaluate(
-        dead, test[:800], detector=DETECTOR, floor=floor[800:1600], retrainings=2, epochs=2, skip=["kpd"],
-        labels={"generated": "model <A>", "reference": "Geant4", "floor": "more Geant4"},
-    )  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(boosted, "_ITERATIONS", 30)  # the report is to be looked at, not the trees
+        whole = evaluate(
+            dead, test[:800], detector=DETECTOR, floor=floor[800:1600], retrainings=2, epochs=2, skip=["kpd"],
+            labels={"generated": "model <A>", "reference": "Geant4", "floor": "more Geant4"},
+        )  # fmt: skip
     assert whole.floor is not None
     return whole.model_copy(update={"generated": thinned(whole.generated), "floor": thinned(whole.floor)})
 
@@ -285,6 +289,22 @@ def test_the_summary_puts_floor_and_published_numbers_beside_ours(result: Evalua
     worst, _, factor = worst_observables(result.generated, result.floor)[0]
     assert worst.layer == 1 or worst.key.endswith("difference/1-2") or "0-1" in worst.key
     assert factor > 10
+
+
+def test_what_the_trees_see_is_shown(folder: Path, result: EvaluationResult) -> None:
+    page = (folder / "index.html").read_text()
+    section = page[page.index('id="importance"') :]
+    first, family = (items[0] for items in (result.generated.classifiers["boosted"].importance,
+                                            result.generated.classifiers["boosted"].families))  # fmt: skip
+    for item in (first, family):
+        assert f"<td>{feature_name(item.name)}</td><td>{number(item.drop.value, item.drop.error)}</td>" in section
+    assert feature_name("above-20keV/1") == "above 20keV, layer 1"
+    assert {p.stem for p in (folder / "figures").iterdir()} >= {"importance-boosted"}
+    remark = {r.key: r.remark for r in summary_rows(result, ())}["boosted"]
+    assert remark.startswith("5 folds over 800 + 800 showers")
+    other = result.generated.classifiers["high-level"]
+    alone = result.model_copy(update={"generated": Scores(classifiers={"high-level": other}), "floor": None})
+    assert 'id="importance"' not in render_page(alone, [], [])
 
 
 def test_a_page_without_floor_says_so(result: EvaluationResult) -> None:

@@ -17,6 +17,7 @@ from caloforge.evaluation.checks import AnyShowers
 from caloforge.evaluation.classifiers import (
     RECIPES,
     ClassifierSettings,
+    boosted_test,
     log_posterior_test,
     recipe,
     two_sample_test,
@@ -130,6 +131,11 @@ class Measure:
     field: str
     run: Callable[[Comparison], Any]
     voxels: bool = True
+
+    @property
+    def epochs(self) -> bool:
+        """Whether it trains a network, so that its progress is told in epochs."""
+        return self.name in RECIPES or self.name == "log-posterior"
 
 
 def cut(showers: AnyShowers, threshold: float) -> AnyShowers:
@@ -268,6 +274,13 @@ def _classifier(name: str) -> Callable[[Comparison], ClassifierResult]:
     return run
 
 
+def _boosted(job: Comparison) -> ClassifierResult:
+    one, two = job.cells
+    return boosted_test(
+        one, two, threshold=job.detector.analysis_threshold, slices=job.settings.slices, streams=job.streams
+    )
+
+
 def _clouds_classifier(job: Comparison) -> ClassifierResult:
     one, two = job.cells
     chosen = recipe("caloclouds-features")
@@ -327,6 +340,7 @@ MEASURES: dict[str, Measure] = {
         Measure("voxel-energy", "voxel energy spectrum", "observables", lambda job: [_voxel_spectrum(job)]),
         Measure("layers", "mean energy and lit cells by layer", "layers", _layers, voxels=False),
         Measure("correlations", "correlations of layer energies", "correlations", _correlations),
+        Measure("boosted", "boosted trees on high-level features", "classifiers", _boosted, voxels=False),
         *(Measure(name, r.title, "classifiers", _classifier(name)) for name, r in RECIPES.items()),
         Measure(
             "caloclouds-profiles", "ten observables of CaloClouds", "clouds",

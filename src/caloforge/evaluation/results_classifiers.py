@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from caloforge.evaluation.results_base import Result
+from caloforge.evaluation.results_base import Result, Value
 
 __all__ = [
     "ClassifierResult",
     "CrossParticleResult",
     "CrossParticleScore",
+    "Importance",
     "LogPosteriorResult",
     "Roc",
     "Slice",
@@ -50,8 +51,33 @@ class Slice(Result):
     auc: Spread
 
 
+class Importance(Result):
+    """What a classifier loses without a feature, or without all features of a family.
+
+    Attributes:
+        name: of the feature (``energy/0``) or of the family (``energy``).
+        drop: fall of the AUC if the feature's values are shuffled among the test showers.
+        shift: mean of the generated showers minus that of the reference, in standard deviations of the reference; None for a
+            family and for a feature that does not vary.
+        undefined: share of showers without a value, generated and reference; None for a family.
+    """
+
+    name: str
+    drop: Value
+    shift: Value | None = None
+    undefined: tuple[float, float] | None = None
+
+
 class ClassifierResult(Result):
-    """One classifier between generated showers (label 0) and reference showers (label 1)."""
+    """One classifier between generated showers (label 0) and reference showers (label 1).
+
+    Attributes:
+        auc: over retrainings, or over the folds of a cross-validation.
+        best_epochs: of each retraining; empty where there are none.
+        roc: of the first retraining, or of all folds.
+        importance: of the features, the most important ones first; of classifiers that read named features.
+        families: likewise of the families of features.
+    """
 
     name: str
     title: str
@@ -65,6 +91,8 @@ class ClassifierResult(Result):
     best_epochs: tuple[int, ...]
     slices: tuple[Slice, ...]
     roc: Roc
+    importance: tuple[Importance, ...] = ()
+    families: tuple[Importance, ...] = ()
 
 
 class LogPosteriorResult(Result):

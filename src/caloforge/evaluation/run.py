@@ -171,7 +171,7 @@ def evaluate(
         def after(name: str, elapsed: float) -> None:
             key = name if word == "generated" else f"{name} (floor)"
             seconds[key] = round(elapsed, 2)
-            if MEASURES[name].field not in ("classifiers", "log_posterior"):
+            if not MEASURES[name].epochs:
                 advance(UNITS, MEASURES[name].title)
 
         job = Comparison(

@@ -7,14 +7,20 @@ from dataclasses import dataclass
 
 from caloforge.errors import UsageError
 from caloforge.evaluation.checks import AnyShowers
-from caloforge.evaluation.classifiers import ClassifierSettings, expected_seconds, recipe
+from caloforge.evaluation.classifiers import (
+    RECIPES,
+    ClassifierSettings,
+    expected_boosted_seconds,
+    expected_seconds,
+    recipe,
+)
 from caloforge.evaluation.clouds import energy_windows, square_cells
 from caloforge.evaluation.measures import MEASURES
 from caloforge.showers import ShowerPoints, Showers
 
 __all__ = ["CROSS_PARTICLE", "SUITES", "UNITS", "Plan", "Suite", "plan_evaluation", "suite"]
 
-#: Progress units of a measure that is no classifier (whose units are epochs).
+#: Progress units of a measure that trains no network (whose units are epochs).
 UNITS = 5
 #: The classifier of the cross-particle test: CaloFlow's DNN on the voxels as they are.
 CROSS_PARTICLE = "caloflow-dnn-unnormalised"
@@ -48,28 +54,29 @@ SUITES: dict[str, Suite] = {
             "quick",
             "a first look in minutes",
             ("response", "layers", "caloflow-observables", "voxel-energy", "correlations", "fpd", "kpd", "prdc", *_COLLAPSE,
-             "high-level", "caloflow-dnn-unnormalised"),
+             "boosted", "high-level", "caloflow-dnn-unnormalised"),
             retrainings=3,
             patience=8,
         ),
         Suite(
             "calogan",
-            "everything in the CaloFlow paper, and FPD, KPD and PRDC",
+            "everything in the CaloFlow paper, FPD, KPD, PRDC, boosted trees",
             ("response", "layers", "caloflow-observables", "voxel-energy", "correlations", "fpd", "kpd", "prdc", *_COLLAPSE,
-             *(f"caloflow-{network}-{kind}" for network in ("dnn", "cnn")
+             "boosted", *(f"caloflow-{network}-{kind}" for network in ("dnn", "cnn")
                for kind in ("unnormalised", "normalised", "logit", "logit-normalised"))),
         ),
         Suite(
             "calochallenge",
             "everything in CaloChallenge",
             ("calochallenge-observables", "layers", "voxel-energy", "correlations", "fpd", "kpd", "prdc", "images", "voxels",
-             "calochallenge-low", "calochallenge-high", "calochallenge-low-normalised", "calochallenge-resnet",
+             "boosted", "calochallenge-low", "calochallenge-high", "calochallenge-low-normalised", "calochallenge-resnet",
              "log-posterior"),
         ),
         Suite(
             "caloclouds",
             "everything in the CaloClouds papers, on points or cells",
-            ("caloclouds-profiles", "layers", "caloclouds-observables", "internal-angle", "di-photon", "caloclouds-features"),
+            ("caloclouds-profiles", "layers", "caloclouds-observables", "internal-angle", "di-photon", "boosted",
+             "caloclouds-features"),
             retrainings=5,
             patience=8,
         ),
@@ -207,13 +214,15 @@ def plan_evaluation(
     rounds = 2 if with_floor else 1
     seconds, units = {}, 0
     for name in names:
-        if MEASURES[name].field == "classifiers":
+        if name in RECIPES:
             if measure_time and (isinstance(reference, Showers) or not MEASURES[name].voxels):
                 seconds[name] = rounds * expected_seconds(recipe(name), reference, count, settings)
             units += rounds * (settings.epochs or recipe(name).epochs) * settings.retrainings
         elif name == "log-posterior":
             units += (settings.epochs or recipe("calochallenge-low").epochs) * settings.retrainings
         else:
+            if name == "boosted" and measure_time:
+                seconds[name] = rounds * expected_boosted_seconds(reference, count)
             units += rounds * UNITS
     if cross_particle:
         chosen_recipe = recipe(CROSS_PARTICLE)

@@ -20,7 +20,7 @@ from caloforge.report.cloud_figures import (
     draw_separation,
 )
 from caloforge.report.histogram_figures import draw_histogram, draw_overview
-from caloforge.report.score_figures import draw_correlations, draw_layers, draw_roc, draw_slices
+from caloforge.report.score_figures import draw_correlations, draw_importance, draw_layers, draw_roc, draw_slices
 from caloforge.report.shower_figures import chosen_layers, draw_event_display, draw_images, draw_neighbours
 from caloforge.units import format_energy
 
@@ -89,6 +89,14 @@ def drawings(result: EvaluationResult, detector: Detector) -> Iterator[Drawing]:
                 False,
                 draw_slices(ours.classifiers, {} if floor is None else floor.classifiers),
             )
+    for key, classifier in ours.classifiers.items():
+        if classifier.importance:
+            caption = (
+                f"What the {classifier.title} see: fall of the AUC if a feature is shuffled among the test showers"
+                f"{'' if floor is None else '; open points: between the two references'}."
+            )
+            second = None if floor is None else floor.classifiers.get(key)
+            yield Drawing(f"importance-{key}", "Classifiers", caption, True, draw_importance(classifier, second))
     if ours.observables:
         others = () if floor is None else floor.observables
         caption = "Separation power of every observable over that of statistics alone; 1 is as good as Geant4 itself."

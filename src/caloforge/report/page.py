@@ -11,11 +11,15 @@ from importlib import resources
 from caloforge.detectors import particle_name
 from caloforge.evaluation.results import EvaluationResult, observable_name
 from caloforge.report.published import PublishedNumber, PublishedTable
+from caloforge.report.score_figures import feature_name
 from caloforge.report.summary import summary_lines
-from caloforge.report.tables import Row, number, summary_rows, verdict, worst_observables
+from caloforge.report.tables import Row, auc_pair, number, summary_rows, verdict, worst_observables
 from caloforge.units import format_energy
 
 __all__ = ["Picture", "render_page", "style_sheet"]
+
+#: Features and families in the table of a classifier.
+_FEATURES = 12
 
 
 @dataclass(frozen=True)
@@ -170,6 +174,35 @@ def _cross_particle(result: EvaluationResult) -> str:
     return f"<h2>Particle identification</h2>{text}" + _table(head, rows)
 
 
+def _importance(result: EvaluationResult) -> str:
+    """What classifiers of named features look at: single features, and their families in all layers together."""
+    text = ""
+    for name, classifier in result.generated.classifiers.items():
+        if not classifier.importance:
+            continue
+        second = None if result.floor is None else result.floor.classifiers.get(name)
+        known = {} if second is None else {i.name: i for i in (*second.importance, *second.families)}
+        rows = [
+            (
+                feature_name(item.name),
+                number(item.drop.value, item.drop.error),
+                "–" if item.name not in known else number(known[item.name].drop.value, known[item.name].drop.error),
+                "–" if item.shift is None else number(item.shift.value, item.shift.error),
+                "–" if item.undefined is None else " / ".join(f"{share:.1%}" for share in item.undefined),
+            )
+            for item in (*classifier.importance[:_FEATURES], *classifier.families[:_FEATURES])
+        ]
+        head = ("feature, or family in all layers", "fall of the AUC", "floor", "shift in σ", "undefined (gen. / ref.)")
+        text += (
+            f'<h2 id="importance">What the {escape(classifier.title.split(" (")[0])} see</h2><p>How much the AUC of '
+            f"{number(*auc_pair(classifier))} falls if a feature's values are shuffled among the test showers; first single "
+            "features, then all layers' features of a family at once. Features that say the same share their importance. The "
+            "shift is the generated showers' mean minus the reference's, in standard deviations; a feature without one matters "
+            f"by its shape or by what it has to do with others.</p>{_table(head, rows)}"
+        )
+    return text
+
+
 def _figure(picture: Picture) -> str:
     data = base64.b64encode(picture.png).decode("ascii")
     # On a phone wide pictures are not shrunk but pushed aside with a finger.
@@ -244,6 +277,7 @@ is Geant4 against Geant4: the score of a perfect generator at this sample size.<
 {_figures(pictures)}
 <h2>Observables farthest from the reference</h2>
 {_worst(result)}
+{_importance(result)}
 {_timing(result, tables)}
 {_cross_particle(result)}
 <h2 id="details">Details</h2>

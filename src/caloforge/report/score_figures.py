@@ -16,7 +16,7 @@ from caloforge.units import GeV
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["draw_correlations", "draw_layers", "draw_roc", "draw_slices"]
+__all__ = ["draw_correlations", "draw_importance", "draw_layers", "draw_roc", "draw_slices", "feature_name"]
 
 #: Ratios beyond this are drawn at its edge.
 _LAYER_RANGE = (0.7, 1.3)
@@ -82,6 +82,52 @@ def draw_slices(classifiers: Mapping[str, ClassifierResult], floor: Mapping[str,
     axes.set_xlabel("incident energy [GeV]")
     axes.set_ylabel("AUC" + (" (open: floor)" if floor else ""))
     axes.legend(loc="upper left", fontsize=7.5)
+    return figure
+
+
+def feature_name(name: str) -> str:
+    """A feature's name for people: ``x-width/0`` is "x width, layer 0"."""
+    family, _, layer = name.partition("/")
+    return family.replace("-", " ") + (f", layer {layer}" if layer else "")
+
+
+def draw_importance(result: ClassifierResult, floor: ClassifierResult | None, most: int = 15) -> Figure:
+    """Fall of the AUC without a feature, and without all features of a family, the most important ones on top.
+
+    Args:
+        result: of a classifier of named features.
+        floor: the same between the two references, drawn as open points, or None.
+        most: number of features and of families.
+    """
+    from matplotlib.figure import Figure
+
+    known = {} if floor is None else {i.name: i.drop for i in (*floor.importance, *floor.families)}
+    figure = Figure(figsize=(9.3, 0.6 + 0.24 * max(len(result.importance[:most]), len(result.families[:most]), 4)))
+    figure.set_layout_engine("constrained")
+    panels = figure.subplots(1, 2)
+    for axes, items, title in (
+        (panels[0], result.importance[:most], "single features"),
+        (panels[1], result.families[:most], "all layers of a family"),
+    ):
+        places = np.arange(len(items))
+        axes.axvline(0, color=REFERENCE, linewidth=0.8)
+        axes.barh(
+            places, [i.drop.value for i in items], xerr=[i.drop.error for i in items], color=GENERATED, alpha=0.75,
+            error_kw={"linewidth": 0.9}, height=0.65,
+        )  # fmt: skip
+        there = [(place, known[i.name]) for place, i in enumerate(items) if i.name in known]
+        if there:
+            axes.errorbar(
+                [drop.value for _, drop in there], [place for place, _ in there], xerr=[drop.error for _, drop in there],
+                fmt="s", markersize=3.5, color=FLOOR, markerfacecolor="white", linewidth=0.9, label="floor",
+            )  # fmt: skip
+        axes.set_yticks(places, [feature_name(i.name) for i in items])
+        axes.set_ylim(len(items) - 0.4, -0.6)
+        axes.yaxis.set_tick_params(which="minor", left=False, right=False)
+        axes.set_xlabel("fall of the AUC")
+        axes.set_title(title)
+    if known:
+        panels[0].legend(loc="lower right", fontsize=7.5)
     return figure
 
 

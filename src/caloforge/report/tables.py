@@ -194,6 +194,11 @@ def _remark(result: EvaluationResult, key: str) -> str:
     classifier = result.generated.classifiers.get(key.removesuffix(" jsd"))
     if classifier is not None:
         settings = classifier.settings
+        if "folds" in settings:
+            return (
+                f"{settings['folds']} folds over {settings['showers of each class']} + {settings['showers of each class']} "
+                f"showers, {settings['features']} features; ± is the statistical error"
+            )
         patience = settings["patience"]
         stop = "" if patience == "none" else f", stopped after {patience} epochs without gain"
         return (

@@ -1,5 +1,6 @@
-"""Classifiers as two-sample tests, as published by CaloFlow and CaloChallenge."""
+"""Classifiers as two-sample tests: networks as published by CaloFlow and CaloChallenge, and boosted trees."""
 
+from caloforge.evaluation.classifiers.boosted import boosted_test, expected_boosted_seconds
 from caloforge.evaluation.classifiers.cross_particle import ParticlePair, cross_particle_test
 from caloforge.evaluation.classifiers.multiclass import log_posterior_test
 from caloforge.evaluation.classifiers.recipes import RECIPES, ClassifierRecipe, recipe
@@ -11,7 +12,9 @@ __all__ = [
     "ClassifierRecipe",
     "ClassifierSettings",
     "ParticlePair",
+    "boosted_test",
     "cross_particle_test",
+    "expected_boosted_seconds",
     "expected_seconds",
     "log_posterior_test",
     "recipe",

@@ -51,7 +51,7 @@ Float64 = NDArray[np.float64]
 Indices = NDArray[np.int64]
 
 #: Fewer showers of a class than this say nothing about a slice.
-_FEWEST_IN_SLICE = 20
+FEWEST_IN_SLICE = 20
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ def energy_slices(energy: Float64, slices: int) -> Float64:
     return np.unique(np.quantile(energy, np.linspace(0, 1, slices + 1)))
 
 
-def _slice_numbers(edges: Float64, energy: Float64) -> Indices:
+def slice_numbers(edges: Float64, energy: Float64) -> Indices:
     # Energies of the generated showers may lie a little outside the reference's.
     return np.clip(np.searchsorted(edges, energy, side="right") - 1, 0, max(len(edges) - 2, 0))
 
@@ -142,12 +142,12 @@ def _retrain(
     calibrated = IsotonicCalibration(chosen, sample.labels[choose])(probability)
     smoothed = IsotonicCalibration(chosen, sample.labels[choose], prior=0.5)(probability)
     false, true = roc_curve(logits, labels)
-    numbers = _slice_numbers(edges, sample.energy[test])
+    numbers = slice_numbers(edges, sample.energy[test])
     sliced: list[float | None] = []
     within = np.zeros(len(test))
     for part in range(len(edges) - 1):
         inside = numbers == part
-        enough = all((labels[inside] == c).sum() >= _FEWEST_IN_SLICE for c in (0, 1))
+        enough = all((labels[inside] == c).sum() >= FEWEST_IN_SLICE for c in (0, 1))
         sliced.append(area_under_roc(logits[inside], labels[inside]) if enough else None)
         if enough:
             within[inside] = auc_contributions(logits[inside], labels[inside])

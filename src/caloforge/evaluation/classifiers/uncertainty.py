@@ -104,7 +104,11 @@ def grouped_error(contributions: Sequence[Float64], groups: Sequence[Index]) -> 
 
 
 def spread(
-    values: Sequence[float], contributions: Sequence[Float64] | None = None, groups: Sequence[Index] | None = None
+    values: Sequence[float],
+    contributions: Sequence[Float64] | None = None,
+    groups: Sequence[Index] | None = None,
+    *,
+    correlation: float = 0.0,
 ) -> Spread:
     """Mean, standard deviation (0 for a single value), the values themselves, and the error of the mean.
 
@@ -115,11 +119,14 @@ def spread(
         values: the score of each retraining.
         contributions: likewise what its test showers contribute; None if that is not known.
         groups: likewise which showers these are.
+        correlation: between the scores of any two trainings, beyond what common test showers explain. The folds of a
+            cross-validation have none of these, but the test showers of one are training showers of the others: Nadeau and
+            Bengio's estimate for it is the share of showers that are tested at a time.
     """
     deviation = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
     error = None
     if contributions is not None and groups is not None:
-        test = grouped_error(contributions, groups)
+        test = grouped_error(contributions, groups) * math.sqrt(1 + (len(values) - 1) * correlation)
         single = np.mean([grouped_error([c], [g]) ** 2 for c, g in zip(contributions, groups, strict=True)])
         training = max(0.0, deviation**2 - float(single)) / len(values)
         error = math.sqrt(test**2 + training)
