@@ -22,7 +22,7 @@ from caloforge.training import train
 
 PRESET = "caloflow-calogan-gamma-compact"
 NAME = "calogan-gamma"
-TARGET = Path(__file__).resolve().parent.parent / "src" / "caloforge" / "models" / "pretrained" / NAME
+TARGET = Path(__file__).resolve().parent.parent / "src" / "caloforge" / "zoo" / "pretrained" / NAME
 
 
 def mean_likelihood(directory: Path, showers: int = 500) -> float:

@@ -17,6 +17,7 @@ __all__ = [
     "MissingDependencyError",
     "ModelFileError",
     "OutputError",
+    "PluginError",
     "ShowerFileError",
     "SimulationError",
     "TrainingError",
@@ -82,3 +83,7 @@ class TrainingError(CaloForgeError):
 
 class MissingDependencyError(CaloForgeError):
     """An optional dependency is not installed; the message says how to get it."""
+
+
+class PluginError(CaloForgeError):
+    """Something that another distribution adds cannot be loaded; the message names both."""

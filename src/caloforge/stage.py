@@ -13,15 +13,15 @@ in the layers of ``caloforge.nn.batch_layers``; torch's own would see no more th
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
-from typing import Annotated, Any, Literal, Protocol, Self
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Annotated, Any, Literal, Protocol, Self, final
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
-from caloforge.errors import ModelFileError
+from caloforge.errors import ModelFileError, UsageError
 from caloforge.random import Streams
 
 __all__ = [
@@ -35,12 +35,15 @@ __all__ = [
     "OneCycleSchedule",
     "OptimiserConfig",
     "Player",
+    "PointBatch",
     "ScheduleConfig",
     "Stage",
     "StageTraining",
     "TrainingBatch",
     "TrainingConfig",
     "TrainingData",
+    "VoxelBatch",
+    "deposits_of",
     "take_lengths",
 ]
 
@@ -209,49 +212,74 @@ def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, An
     return merged
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TrainingBatch:
     """Some rows of the training data, as they are in the file (augmented, if so asked, but without noise).
 
+    Every batch is a :class:`VoxelBatch` or a :class:`PointBatch`.
+
     Attributes:
-        deposits: energy in each voxel, (B, V), MeV; V = 0 for a readout of points.
         incident_energy: kinetic energy of the incident particle, float64 (B,), MeV.
         row: number of each row in the training data, int64 (B,), always in CPU memory; with the epoch it addresses
             the random numbers of the row.
         epoch: number of the epoch, from 0; 0 in every validation, so that its noise is the same each time.
         direction: flight direction in the local frame, unit vectors (B, 3), or None (along +z).
-        overflow: energy of each layer outside its voxels, (B, layers), MeV, or None.
-        offsets: where the points of each shower start, int64 (B + 1,); None for voxels.
-        points: points of all showers, (M, 4 or 5) as in ``ShowerPoints``; None for voxels.
     """
 
-    deposits: Tensor
     incident_energy: Tensor
     row: Tensor
     epoch: int = 0
     direction: Tensor | None = None
-    overflow: Tensor | None = None
-    offsets: Tensor | None = None
-    points: Tensor | None = None
 
     def __len__(self) -> int:
         return self.row.shape[0]
 
-    def to(self, device: torch.device | str) -> TrainingBatch:
+    def columns(self) -> dict[str, Tensor]:
+        """All columns but the row numbers that are there, by name."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: value for name, value in values.items() if isinstance(value, Tensor) and name != "row"}
+
+    def to(self, device: torch.device | str) -> Self:
         """The same batch on another device; the row numbers stay in CPU memory."""
+        moved: dict[str, Any] = {name: value.to(device, non_blocking=True) for name, value in self.columns().items()}
+        return replace(self, **moved)
 
-        def moved(value: Tensor | None) -> Tensor | None:
-            return None if value is None else value.to(device, non_blocking=True)
 
-        return replace(
-            self,
-            deposits=self.deposits.to(device, non_blocking=True),
-            incident_energy=self.incident_energy.to(device, non_blocking=True),
-            direction=moved(self.direction),
-            overflow=moved(self.overflow),
-            offsets=moved(self.offsets),
-            points=moved(self.points),
-        )
+@dataclass(frozen=True, kw_only=True)
+class VoxelBatch(TrainingBatch):
+    """Rows of showers on voxels.
+
+    Attributes:
+        deposits: energy in each voxel, (B, V), MeV.
+        overflow: energy of each layer outside its voxels, (B, layers), MeV, or None.
+    """
+
+    deposits: Tensor
+    overflow: Tensor | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PointBatch(TrainingBatch):
+    """Rows of showers as points.
+
+    Attributes:
+        offsets: where the points of each shower start, int64 (B + 1,).
+        points: points of all showers, (M, 4 or 5) as in ``ShowerPoints``.
+    """
+
+    offsets: Tensor
+    points: Tensor
+
+
+def deposits_of(batch: TrainingBatch) -> Tensor:
+    """Energy in each voxel, (B, V), MeV.
+
+    Raises:
+        UsageError: if the data hold points.
+    """
+    if not isinstance(batch, VoxelBatch):
+        raise UsageError("the model learns from voxels, the data hold points (place them in cells with 'convert')")
+    return batch.deposits
 
 
 class TrainingData(Protocol):
@@ -310,7 +338,12 @@ class Stage:
         parts: the parts of the model whose parameters and buffers are the result of this stage, by their path in the
             model (``{"shapes": model.shapes}``). Every tensor of a model's state belongs to exactly one stage.
         needs: names of the stages whose results must be in the model before this one starts.
+
+    Attributes:
+        needed_by: of a stage that an aid adds: names of the model's stages that need it.
     """
+
+    needed_by: tuple[str, ...] = ()
 
     def __init__(self, name: str, parts: Mapping[str, nn.Module], *, needs: tuple[str, ...] = ()) -> None:
         self.name = name
@@ -352,7 +385,7 @@ class Stage:
 class GradientStage(Stage, ABC):
     """A stage trained by gradient descent.
 
-    The training loop calls ``prepare`` once. Then, for every batch, for each player in turn and ``steps_per_batch``
+    The training loop calls ``begin`` once. Then, for every batch, for each player in turn and ``steps_per_batch``
     times: ``loss``, backward on ``"loss"``, the player's optimiser and schedule, ``after_step``. The parts are in train
     mode then, and in eval mode under ``torch.no_grad`` for ``validate``. Every turn has random numbers of its own. With
     ``fresh_batches`` every turn takes the next batch of the epoch instead of all turns taking the same one.
@@ -364,6 +397,7 @@ class GradientStage(Stage, ABC):
         needs: see :class:`Stage`.
 
     Attributes:
+        before: what aids do to the initial weights, behind ``prepare`` and with its arguments.
         metric: key of ``validate``'s answer by which the best weights are selected.
         lower_is_better: direction of that metric.
         fresh_batches: whether every turn of every player takes a batch of its own.
@@ -383,6 +417,7 @@ class GradientStage(Stage, ABC):
     ) -> None:
         super().__init__(name, parts, needs=needs)
         self.training = training
+        self.before: tuple[Callable[[TrainingData, Streams], None], ...] = ()
 
     @property
     def epochs(self) -> int:
@@ -399,6 +434,12 @@ class GradientStage(Stage, ABC):
         """The players, in the order of their turns; one player ``main`` with all parameters unless overridden."""
         parameters = tuple(p for part in self.parts.values() for p in part.parameters() if p.requires_grad)
         return (Player("main", parameters, self.training.optimiser, self.training.schedule),)
+
+    @final
+    def begin(self, data: TrainingData, streams: Streams) -> None:
+        """Set initial weights: :meth:`prepare`, and then what aids do; arguments as for :meth:`prepare`."""
+        for step in (self.prepare, *self.before):
+            step(data, streams)
 
     def prepare(self, data: TrainingData, streams: Streams) -> None:
         """Set initial weights that depend on the data; nothing by default.

@@ -1,10 +1,40 @@
-"""What pydantic finds wrong with a configuration, as one sentence."""
+"""Settings as frozen pydantic models, and what pydantic finds wrong with them as one sentence."""
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ValidationError
+from collections.abc import Mapping
+from typing import Annotated, Any, TypeVar
 
-__all__ = ["first_problem"]
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from caloforge.errors import ConfigError
+
+__all__ = ["Count", "Settings", "Size", "first_problem", "validated"]
+
+#: Numbers of things that are made one after the other (blocks, layers), and widths of one of them. What a configuration from
+#: elsewhere may ask for is bounded, so that it cannot keep a machine busy for ever.
+Count = Annotated[int, Field(ge=1, le=10_000)]
+Size = Annotated[int, Field(ge=1, le=1_000_000)]
+
+T = TypeVar("T", bound=BaseModel)
+
+
+class Settings(BaseModel):
+    """Base of all settings that people write: frozen, unknown keys refused, no NaN and no infinities."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+def validated(cls: type[T], data: Mapping[str, Any], *, where: str) -> T:
+    """Validate a mapping, turning the first problem into one sentence that names the key.
+
+    Raises:
+        ConfigError: with the place, the key and what was expected there.
+    """
+    try:
+        return cls.model_validate(data)
+    except ValidationError as error:
+        raise ConfigError(first_problem(error, where)) from None
 
 
 def first_problem(error: ValidationError, where: str) -> str:

@@ -19,8 +19,8 @@ from caloforge.cli.main import main
 from caloforge.detectors import load_detector
 from caloforge.errors import UsageError
 from caloforge.models import ConditionRange, save_model
-from caloforge.models.pointclouds import PointCloudModel
 from caloforge.nn.showerflow import ShowerFlow
+from caloforge.parts.point_model import PointCloudModel
 from caloforge.showers import ShowerPoints, open_showers
 
 
@@ -116,7 +116,6 @@ def test_one_published_preset_brings_the_other_along() -> None:
         (["--model", "caloclouds3", "--against", "nflows"], "exact inverse"),
         (["--model", "caloclouds3-tiny", "--geant4", "1"], "two Geant4 showers"),
         (["--model", "caloclouds3-tiny", "--energies", "ten"], "whole numbers"),
-        (["--model", "caloinn-tiny"], "names no detector"),
         (["--model", "nobody"], "no model directory"),
     ],
 )

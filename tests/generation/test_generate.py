@@ -229,7 +229,8 @@ def test_conditions_outside_the_range_are_refused_or_flagged(tmp_path):
     generate(model, spectrum(30), tmp_path / "inside.h5", show=False)
     provenance = contents(tmp_path / "inside.h5")[1]
     assert provenance["extrapolated"] is False
-    assert provenance["model"] == {"kind": "toy", "sha256": model.record.weights_sha256}
+    identity = model.record.weights_sha256
+    assert provenance["model"] == {"kind": "toy", "profile": "improved", "aids": [], "sha256": identity}
     assert (provenance["energy"], provenance["seed"], provenance["redrawn"]) == ("1.0:10.0", 0, 0)
 
 

@@ -38,7 +38,7 @@ def test_all_stages_train_and_the_file_is_the_same_for_any_batch_size(tmp_path: 
     with create_showers(data, detector=detector, particle=22, kind="points", provenance={}, expected=48) as writer:
         writer.write(some)
     run = tmp_path / "run"
-    train("caloclouds3-tiny", data, run, overrides=BRIEF, stages=["scales", "flow"], threads=1, show=False)
+    train("caloclouds3-tiny", data, run, overrides=BRIEF, stages=["scales", "trend", "flow"], threads=1, show=False)
     result = train("caloclouds3-tiny", data, run, overrides=BRIEF, resume=True, threads=1, show=False)
     assert result.missing == ()
     model = load_model(run)

@@ -12,7 +12,7 @@ from caloforge.detectors import Detector, detector_from_toml, load_detector
 from caloforge.models import ShowerModel
 from caloforge.random import Streams
 from caloforge.showers import ShowerPoints, Showers
-from caloforge.stage import FitStage, TrainingBatch, TrainingConfig
+from caloforge.stage import FitStage, PointBatch, TrainingBatch, TrainingConfig, VoxelBatch
 
 TOY = """
 name = "toy"
@@ -77,9 +77,10 @@ def training_batch(showers: Showers | ShowerPoints, epoch: int = 0, first_row: i
     rows = torch.arange(first_row, first_row + len(showers))
     incident = torch.from_numpy(showers.incident_energy)
     if isinstance(showers, Showers):
-        return TrainingBatch(torch.from_numpy(showers.deposits), incident, rows, epoch)
+        deposits = torch.from_numpy(showers.deposits)
+        return VoxelBatch(deposits=deposits, incident_energy=incident, row=rows, epoch=epoch)
     offsets, points = torch.from_numpy(showers.offsets), torch.from_numpy(showers.points)
-    return TrainingBatch(torch.zeros(len(showers), 0), incident, rows, epoch, offsets=offsets, points=points)
+    return PointBatch(offsets=offsets, points=points, incident_energy=incident, row=rows, epoch=epoch)
 
 
 class Rows:
@@ -98,7 +99,7 @@ class Rows:
 
 def fit(model: ShowerModel, showers: Showers | ShowerPoints) -> None:
     """Run the fit stages."""
-    for stage in model.stages(TrainingConfig()):
+    for stage in model.training_stages(TrainingConfig()):
         if isinstance(stage, FitStage):
             stage.load_state(stage.fit(Rows(showers), Streams(1, stage.name)))
 

@@ -21,6 +21,7 @@ from caloforge.models import (
     build_model,
     load_model,
     missing_stages,
+    planned_model,
     pretrained_names,
     read_plan,
     read_record,
@@ -39,19 +40,20 @@ CONFIG: dict[str, Any] = {
     "energies": {"blocks": 1, "hidden_features": 6},
     "shapes": {"blocks": 1, "hidden_features": 6},
 }
+SCALE = "energies.representation.scale.value"
 RANGE = ConditionRange.of(22, [1e3, 1e5])
 
 
 @pytest.fixture
 def model() -> ShowerModel:
     torch.manual_seed(0)
-    made = build_model("caloflow", CONFIG, toy_detector())
+    made = build_model("caloflow", CONFIG, toy_detector(), profile="published", aids=[{"kind": "marginal-start"}])
     fit(made, sparse_showers(toy_detector(), 20))
     return made
 
 
 def finish_stages(folder: Path, model: ShowerModel, *, without: tuple[str, ...] = ()) -> None:
-    for stage in model.stages(TRAINING):
+    for stage in model.training_stages(TRAINING):
         if stage.name not in without:
             write_stage(folder, stage, {"epoch": 2, "loss": 1.5})
 
@@ -83,9 +85,11 @@ class TestUnfinished:
         assert plan == written
         assert plan.training == TRAINING
         assert (plan.particle, plan.details) == (-11, {"data": "g.h5"})
-        again = plan.build()
+        again = planned_model(plan)
         assert again.config == model.config
         assert again.detector == model.detector
+        assert again.profile == "published"
+        assert [helper.describe() for helper in again.helpers()] == [{"kind": "marginal-start"}]
 
     def test_a_foreign_directory_is_no_model(self, tmp_path: Path) -> None:
         with pytest.raises(ModelFileError, match=r"no model directory: it has no model\.json"):
@@ -97,8 +101,8 @@ class TestUnfinished:
 class TestStages:
     def test_a_result_comes_back_with_its_metrics(self, model: ShowerModel, tmp_path: Path) -> None:
         finish_stages(tmp_path, model)
-        fresh = build_model("caloflow", CONFIG, toy_detector())
-        for stage in fresh.stages(TRAINING):
+        fresh = build_model("caloflow", CONFIG, toy_detector(), profile="published")
+        for stage in fresh.training_stages(TRAINING):
             assert read_stage(tmp_path, stage) == {"epoch": 2, "loss": 1.5}
         expected = model.state_dict()
         assert all(torch.equal(value, expected[name]) for name, value in fresh.state_dict().items())
@@ -108,18 +112,18 @@ class TestStages:
         wider = build_model("caloflow", CONFIG | {"shapes": {"blocks": 1, "hidden_features": 7}}, toy_detector())
         deeper = build_model("caloflow", CONFIG | {"shapes": {"blocks": 2, "hidden_features": 6}}, toy_detector())
         with pytest.raises(ModelFileError, match=r"'shapes\.blocks\.0\..*' of stage 'shapes' has shape"):
-            read_stage(tmp_path, wider.stages(TRAINING)[2])
+            read_stage(tmp_path, wider.training_stages(TRAINING)[2])
         with pytest.raises(ModelFileError, match="lacks the tensor"):
-            read_stage(tmp_path, deeper.stages(TRAINING)[2])
+            read_stage(tmp_path, deeper.training_stages(TRAINING)[2])
 
     def test_no_result_yet(self, model: ShowerModel, tmp_path: Path) -> None:
         with pytest.raises(ModelFileError, match=r"stage 'scale' .* has no result yet"):
-            read_stage(tmp_path, model.stages(TRAINING)[0])
+            read_stage(tmp_path, model.training_stages(TRAINING)[0])
 
     def test_a_failed_write_keeps_the_result_before(
         self, model: ShowerModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        stage = model.stages(TRAINING)[1]
+        stage = model.training_stages(TRAINING)[1]
         write_stage(tmp_path, stage, {"epoch": 1})
 
         def full_disk(*_: object) -> None:
@@ -145,10 +149,14 @@ class TestFinished:
         assert record.training["settings"]["epochs"] == 3
         assert record.training["stages"]["shapes"] == {"epoch": 2, "loss": 1.5}
         assert record.metrics == {"auc": 0.7}
-        assert record.transforms["shapes"][0] == {"transform": "uniform noise", "width_MeV": 0.001}
+        assert record.profile == "published"
+        assert record.aids == [{"kind": "marginal-start"}]
+        assert record.representation["noise"]["voxels"] == {"transform": "uniform noise", "width_MeV": 0.001}
+        assert record.representation == model.describe_representation()
         assert record.training_rows == 20
         assert np.array_equal(training_row_hashes(tmp_path), np.sort(row_hashes(showers)))
         loaded = load_model(tmp_path)
+        assert (loaded.profile, list(loaded.aids)) == ("published", ["marginal-start"])
         expected = model.state_dict()
         assert all(torch.equal(value, expected[name]) for name, value in loaded.state_dict().items())
         assert not any(parameter.requires_grad for parameter in loaded.parameters())
@@ -167,7 +175,7 @@ class TestFinished:
         save_model(tmp_path / "half", model, RANGE, weights=torch.float16)
         loaded = load_model(tmp_path / "half")
         assert loaded.dtype == torch.float32
-        assert torch.equal(loaded.state_dict()["scale.value"], model.state_dict()["scale.value"])
+        assert torch.equal(loaded.state_dict()[SCALE], model.state_dict()[SCALE])
         for (name, half), full in zip(loaded.named_parameters(), model.parameters(), strict=True):
             assert torch.allclose(half, full, rtol=1e-3, atol=1e-6), name
         sizes = [(tmp_path / name / "model.safetensors").stat().st_size for name in ("half", "full")]
@@ -202,9 +210,12 @@ class TestFinished:
     @pytest.mark.parametrize(
         ("changes", "message"),
         [
-            ({"format": 99}, "has format 99, this version reads format 1"),
+            ({"format": 99}, "has format 99, this version reads format 2"),
             ({"kind": "no-such-model"}, "kind 'no-such-model' is not known"),
             ({"surprise": 1}, "the key 'surprise' is not known"),
+            ({"profile": "mine"}, "profile"),
+            ({"aids": [{"kind": "no-such-aid"}]}, "aids: the aid 'no-such-aid' is not known, expected one of emphasis"),
+            ({"aids": [{"kind": "emphasis"}]}, "aids, 'emphasis': the key 'factor' is missing"),
             ({"detector": "name = 3"}, "detector"),
             ({"config": {"shapes": {"blocks": 0, "hidden_features": 6}}}, "shapes.blocks"),
             ({"config": {"shapes": {"blocks": 2, "hidden_features": 6}}}, "does not fit the weights"),

@@ -8,10 +8,10 @@ import pytest
 from model_samples import toy_detector
 from pydantic import ValidationError
 
-from caloforge.detectors import load_detector
 from caloforge.errors import ConfigError, UsageError
-from caloforge.models import load_preset, model_class, preset_names
+from caloforge.models import load_preset
 from caloforge.stage import MilestoneSchedule, OneCycleSchedule, TrainingConfig
+from caloforge.zoo.caloflow import CaloFlowConfig
 
 FILE = """
 kind: caloflow
@@ -30,38 +30,6 @@ def preset_file(tmp_path: Path) -> Path:
     path = tmp_path / "mine.yaml"
     path.write_text(FILE)
     return path
-
-
-@pytest.mark.parametrize("name", preset_names())
-def test_every_shipped_preset_is_valid_and_names_its_stages_rightly(name: str) -> None:
-    preset = load_preset(name)
-    model_class(preset.kind).Config.model_validate(preset.model)
-    assert preset.title
-    sized = [key for key, value in preset.model.items() if isinstance(value, dict) and "hidden_features" in value]
-    small = [f"model.{key}.hidden_features=2" for key in sized]
-    small += ["model.hidden_features=2"] if "hidden_features" in preset.model else []
-    # Which stages there are can depend on whether layers look alike.
-    any_detector = [toy_detector(), toy_detector((2, 2), (2, 2))]
-    detectors = any_detector if preset.detector is None else [load_detector(preset.detector)]
-    models = [load_preset(name, small).build(detector) for detector in detectors]
-    assert set(preset.training.stages) <= {stage.name for model in models for stage in model.stages(preset.training)}
-
-
-def test_published_training_of_caloflow() -> None:
-    training = load_preset("caloflow-calogan-gamma").training
-    energies, shapes = training.for_stage("energies"), training.for_stage("shapes")
-    assert (energies.epochs, energies.batch_size, energies.optimiser.learning_rate) == (75, 175, 1e-4)
-    assert energies.schedule == MilestoneSchedule(epochs=(5, 15, 40, 60), factor=0.5)
-    assert (shapes.epochs, shapes.batch_size) == (100, 175)
-    assert shapes.schedule == MilestoneSchedule(epochs=(50,), factor=0.5)
-
-
-def test_published_training_for_dataset_1() -> None:
-    training = load_preset("caloflow-ds1-pions").training
-    schedule = training.for_stage("shapes").schedule
-    assert schedule == OneCycleSchedule(rise_fraction=0.45, three_phases=True)
-    assert training.for_stage("shapes").batch_size == 500
-    assert training.for_stage("energies").schedule == OneCycleSchedule(rise_fraction=0.4, three_phases=True)
 
 
 def test_a_file_works_like_a_name(preset_file: Path) -> None:
@@ -124,6 +92,53 @@ def test_unknown_names_and_broken_files(tmp_path: Path) -> None:
 def test_a_preset_for_another_readout_is_refused() -> None:
     with pytest.raises(ConfigError, match="meant for the readout of 'calogan', the data come from 'toy'"):
         load_preset("caloflow-calogan-gamma").build(toy_detector())
+
+
+def test_the_reason_why_a_preset_is_for_one_detector_is_in_the_sentence(preset_file: Path) -> None:
+    preset_file.write_text(FILE + "detector: calogan\ndetector_reason: its numbers suit three layers\n")
+    with pytest.raises(ConfigError, match=r"of 'calogan' \(its numbers suit three layers\), the data come from 'toy'"):
+        load_preset(preset_file).build(toy_detector())
+
+
+class TestProfileAndAids:
+    def test_a_file_that_says_nothing_is_improved_and_has_no_aids(self, preset_file: Path) -> None:
+        preset = load_preset(preset_file)
+        assert (preset.like, preset.aids) == ("improved", [])
+        model = preset.build(toy_detector())
+        assert (model.profile, list(model.aids)) == ("improved", [])
+        assert model.described_profile() == "improved"
+
+    def test_like_published_sets_the_switches(self, preset_file: Path) -> None:
+        preset = load_preset(preset_file, ["like=published"])
+        assert preset.settings()["masks"] == "published"
+        assert "masks" not in preset.model
+        model = preset.build(toy_detector())
+        assert isinstance(model.config, CaloFlowConfig)
+        assert (model.profile, model.config.masks, model.config.cut_first) == ("published", "published", False)
+        assert model.described_profile() == "published"
+
+    def test_a_switch_in_the_model_section_wins_and_is_named(self, preset_file: Path) -> None:
+        model = load_preset(preset_file, ["like=published", "model.masks=even"]).build(toy_detector())
+        assert model.described_profile() == "published, but masks=even"
+
+    def test_aids_are_built_in_their_order(self, preset_file: Path) -> None:
+        aids = "aids=[{kind: emphasis, factor: 3.0}, {kind: marginal-start}]"
+        preset = load_preset(preset_file, [aids])
+        assert preset.aid_names == ["emphasis", "marginal-start"]
+        model = preset.build(toy_detector())
+        assert list(model.aids) == ["emphasis", "marginal-start"]
+
+    @pytest.mark.parametrize(
+        ("override", "message"),
+        [
+            ("like=publishd", "'like' .*'published' or 'improved'"),
+            ("aids=marginal-start", "aids"),
+            ("model.start=random", "section 'model': the key 'start' is not known"),
+        ],
+    )
+    def test_what_is_wrong_is_named_when_the_file_is_read(self, preset_file: Path, override: str, message: str) -> None:
+        with pytest.raises(ConfigError, match=message):
+            load_preset(preset_file, [override])
 
 
 def test_training_settings_are_frozen_and_strict() -> None:

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from caloforge.detectors import Detector, load_detector
 from caloforge.models import ShowerModel, build_model, load_preset
-from caloforge.models.cloud_points import DiffusionStage
+from caloforge.parts.point_diffusion import DiffusionStage
 from caloforge.showers import ShowerPoints, Showers
 from caloforge.stage import GradientStage, TrainingBatch, TrainingConfig
 from caloforge.training import loop
@@ -76,7 +76,11 @@ def cases() -> dict[str, tuple[str, dict[str, Any]]]:
             f"caloflow{name}": ("caloflow", {"energies": small, "shapes": small}),
             f"caloflow-student{name}": ("caloflow-student", {"shapes": small}),
             f"caloinn{name}": (
-                "caloinn", {"blocks": 2, "hidden_features": 8, "energies": small, "dropout": p, **norm},
+                "caloinn", {"flow": {"blocks": 2, "hidden_features": 8, "dropout": p, **norm}},
+            ),
+            f"caloinn-factorised{name}": (
+                "caloinn-factorised",
+                {"flow": {"blocks": 2, "hidden_features": 8, "dropout": p, **norm}, "energies": small},
             ),
             f"icaloflow{name}": ("icaloflow", {"energies": small, "first": small, "following": small}),
             f"icaloflow-student{name}": ("icaloflow-student", {"first": small, "following": small}),
@@ -113,10 +117,9 @@ class _Source:
 
 def _model(kind: str, settings: dict[str, Any], showers: Showers | ShowerPoints) -> ShowerModel:
     torch.manual_seed(5)
-    model = build_model(kind, load_preset(f"{kind}-tiny").model | settings, _detector(kind))
-    teacher = kind.removesuffix("-student")
-    if teacher != kind:
-        model.attach("teacher", _model(teacher, cases()[teacher][1], showers))
+    preset, teacher = load_preset(f"{kind}-tiny"), kind.removesuffix("-student")
+    inputs = {} if teacher == kind else {"teacher": _model(teacher, cases()[teacher][1], showers)}
+    model = build_model(kind, preset.settings() | settings, _detector(kind), aids=preset.aids, inputs=inputs)
     fit(model, showers)
     return model
 
@@ -134,7 +137,7 @@ def train(name: str, folder: Path, processes: Processes) -> dict[str, torch.Tens
             directory=folder / name, model=model, data=rows, processes=processes, interruption=interruption, seed=3,
             checkpoint_seconds=1e9, show=False,
         )  # fmt: skip
-        for stage in model.stages(TRAINING):
+        for stage in model.training_stages(TRAINING):
             if isinstance(stage, GradientStage):
                 loop.train_stage(stage, run)
                 found |= {f"{name}: last {key}": value.clone() for key, value in stage.state().items()}

@@ -30,6 +30,7 @@ model:
   energy_scale: 1.0
   energies: {{blocks: 1, hidden_features: 8, hidden_layers: 1}}
   shapes: {{blocks: 1, hidden_features: 8, hidden_layers: 1}}
+aids: [{{kind: marginal-start}}]
 training:
   batch_size: 500
   epochs: 1
@@ -77,7 +78,7 @@ def test_shuffling_keeps_the_spectrum_of_every_voxel_and_nothing_else(tmp_path: 
 def test_an_untrained_copy_keeps_what_was_fitted(tmp_path: Path) -> None:
     detector = load_detector("calogan")
     model = build_model("caloflow", SIZES, detector)
-    model.scale.value.fill_(1.25)
+    model.energies.representation.scale.value.fill_(1.25)
     save_model(
         tmp_path / "m",
         model,
@@ -86,7 +87,8 @@ def test_an_untrained_copy_keeps_what_was_fitted(tmp_path: Path) -> None:
     )
     untrained_copy(tmp_path / "m", tmp_path / "u", seed=1)
     copy = load_model(tmp_path / "u")
-    assert_array_equal(copy.scale.value, model.scale.value)
+    scale, kept = (m.energies.representation.scale.value for m in (model, copy))
+    assert_array_equal(kept, scale)
     before, after = dict(model.named_parameters()), dict(copy.named_parameters())
     changed = [name for name, value in before.items() if not torch.equal(value, after[name])]
     assert any(name.startswith("shapes.") for name in changed)

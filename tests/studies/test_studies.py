@@ -113,8 +113,7 @@ def test_repetitions_below_one_are_refused(tmp_path: Path) -> None:
         (
             "noise",
             "caloinn-tiny",
-            ["model.preprocessing=published", "model.energies=null", "model.drop_voxel=false", "model.noise_on=shares",
-             "model.energy_noise_per=layer"],
+            ["model.variables=logarithms", "model.drop_voxel=false", "model.energy_noise_per=layer"],
             "all its variants have the same preprocessing for the preset 'caloinn-tiny'",
         ),
         ("noise", "caloflow-tiny", ["model.noise=0", "model.energy_noise=0"], "would undo that of 'model.noise'"),
@@ -155,7 +154,7 @@ def test_a_detector_without_symmetries_and_missing_files_are_refused_too(tmp_pat
     ("study", "preset", "short", "stage"),
     [
         ("symmetries", "caloinn-tiny",
-         ["model.blocks=1", "model.hidden_features=8", "model.energies.blocks=1", "model.energies.hidden_features=8"], "flow"),
+         ["model.flow.blocks=1", "model.flow.hidden_features=8"], "flow"),
         ("noise", "l2lflows-tiny",
          ["model.layer.blocks=1", "model.layer.hidden_features=8", "model.energies.blocks=1", "model.embedding.features=4"],
          "layer_00"),

@@ -28,8 +28,8 @@ from caloforge.bench.machine import describe_machine, in_process, matrix_rate, r
 from caloforge.bench.models import named_model
 from caloforge.errors import UsageError
 from caloforge.models import Conditions
-from caloforge.models.pointclouds import PointCloudModel
 from caloforge.nn.showerflow import ShowerFlow
+from caloforge.parts.point_model import PointCloudModel
 from caloforge.random import Streams
 from caloforge.showers import ShowerPoints
 from caloforge.showers.clusters import merge_in_subcells
@@ -330,6 +330,10 @@ def _floor(
 def _fit_scales(model: PointCloudModel, real: Sequence[ShowerPoints]) -> None:
     joined = ShowerPoints.concatenate(list(real))
     rows = np.arange(len(joined))
-    scales = next(stage for stage in model.stages(TrainingConfig()) if isinstance(stage, FitStage))
-    with torch.no_grad():
-        scales.load_state(scales.fit([Table.of(rows, joined).take(rows, 0)], Streams(0, "bench/scales")))
+    done: set[str] = set()
+    for stage in model.training_stages(TrainingConfig()):
+        # Those that need nothing trained: what is left of them has random weights.
+        if isinstance(stage, FitStage) and done.issuperset(stage.needs):
+            with torch.no_grad():
+                stage.load_state(stage.fit([Table.of(rows, joined).take(rows, 0)], Streams(0, "bench/scales")))
+            done.add(stage.name)

@@ -20,6 +20,7 @@ from caloforge.models import ConditionRange, ShowerModel, load_model, load_prese
 from caloforge.nn import MaskedAutoregressiveFlow
 from caloforge.random import Streams
 from caloforge.showers import open_showers
+from caloforge.stage import GradientStage
 from caloforge.training.data import RowOrder, TrainingSet
 
 __all__ = ["GenerationRow", "bench_generation", "starting_model"]
@@ -75,9 +76,9 @@ def starting_model(preset: str = "caloflow-calogan-gamma", overrides: tuple[str,
             raise UsageError("the packaged showers do not name their detector")
         model = chosen.build(source.detector)
         rows = TrainingSet(source, seed=0, val_fraction=0.0, order=RowOrder(None), device=torch.device("cpu"))
-        for stage in model.stages(chosen.training):
-            if hasattr(stage, "prepare"):
-                stage.prepare(rows.for_fit(), Streams(0, "bench"))
+        for stage in model.training_stages(chosen.training):
+            if isinstance(stage, GradientStage):
+                stage.begin(rows.for_fit(), Streams(0, "bench"))
     return model.eval()
 
 

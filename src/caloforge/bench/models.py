@@ -16,9 +16,9 @@ import torch
 
 from caloforge.bench.geant4 import geant4_showers
 from caloforge.bench.machine import PeakMemory, describe_machine, in_process, time_calls
-from caloforge.detectors import EnergySpectrum, load_detector, particle_id
-from caloforge.errors import UsageError
-from caloforge.models import Conditions, ShowerModel, load_model, load_preset, preset_names
+from caloforge.detectors import Detector, EnergySpectrum, catalogue, load_detector, particle_id
+from caloforge.errors import ConfigError, UsageError
+from caloforge.models import Conditions, Preset, ShowerModel, load_model, load_preset, preset_names
 from caloforge.names import is_builtin
 from caloforge.random import Streams
 
@@ -67,16 +67,32 @@ def named_model(name: str | Path) -> ShowerModel:
     """A model ready for sampling: a preset (its size, random weights), or a trained model by directory or name.
 
     Raises:
-        UsageError: if there is no such preset, or it does not name its detector.
+        UsageError: if there is no such preset, or no detector for it.
         ModelFileError: if it is neither a preset nor a model.
     """
     if not _preset(name):
         return load_model(name)
     preset = load_preset(name)
-    if preset.detector is None:
-        raise UsageError(f"the preset '{name}' names no detector, so there is nothing to build it for")
     torch.manual_seed(0)
-    return preset.build(load_detector(preset.detector)).eval().requires_grad_(False)
+    return preset.build(detector_for(preset, name)).eval().requires_grad_(False)
+
+
+def detector_for(preset: Preset, name: str | Path) -> Detector:
+    """The preset's detector; if it names none, the built-in one of fewest voxels that suits.
+
+    Raises:
+        UsageError: if none does.
+    """
+    if preset.detector is not None:
+        return load_detector(preset.detector)
+    known = (load_detector(detector) for detector in catalogue())
+    for detector in sorted((d for d in known if d.gun is not None), key=lambda d: d.readout.n_voxels):
+        try:
+            preset.build(detector)  # only to see whether it can be
+        except ConfigError:
+            continue
+        return detector
+    raise UsageError(f"the preset '{name}' names no detector, and no built-in one suits it")
 
 
 def bench_kind(name: str | Path | None) -> BenchKind:

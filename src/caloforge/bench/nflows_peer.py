@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from caloforge.bench.training import nflows_twin
 from caloforge.errors import MissingDependencyError
 from caloforge.nn import MaskedAutoregressiveFlow
-from caloforge.training.throughput import nflows_twin
 
 __all__ = ["build_peer", "invert_peer", "need_nflows", "one_pass"]
 

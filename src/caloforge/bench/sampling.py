@@ -19,10 +19,10 @@ from caloforge.bench.models import named_model
 from caloforge.bench.nflows_peer import build_peer, invert_peer, need_nflows, one_pass
 from caloforge.detectors import load_detector
 from caloforge.errors import UsageError
-from caloforge.models.caloflow import CaloFlow
 from caloforge.nn import MaskedAutoregressiveFlow
 from caloforge.nn.permutations import alternating_within_layers
 from caloforge.random import Streams
+from caloforge.zoo.caloflow import CaloFlow
 
 __all__ = ["SamplingRow", "bench_sampling", "flow_of", "geant4_milliseconds", "multiply_adds", "published_flow"]
 

@@ -14,18 +14,18 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
+from caloforge.bench.models import detector_for
 from caloforge.datasets import load, names
-from caloforge.detectors import Detector, load_detector
+from caloforge.detectors import Detector, catalogue, load_detector
 from caloforge.errors import ConfigError, UsageError
 from caloforge.kernels.ops.registry import kernel_library, plain_only
-from caloforge.models import Preset, ShowerModel, load_preset, preset_names
+from caloforge.models import Preset, ShowerModel, load_preset, model_class, preset_names
 from caloforge.random import Streams
 from caloforge.showers import ShowerPoints, Showers
 from caloforge.stage import FitStage, GradientStage, Player, StageTraining, TrainingBatch, TrainingData
@@ -35,15 +35,16 @@ from caloforge.training.loop import Run, train_stage
 from caloforge.training.memory import memory_kept
 from caloforge.training.processes import Processes
 
-__all__ = ["KINDS", "StageTime", "bench_stages", "made_up_showers", "teacher_of"]
+__all__ = ["KINDS", "StageTime", "bench_stages", "made_up_showers", "with_teacher"]
 
 Say = Callable[[str], None]
 
-#: The preset of published size that stands for a kind of model.
+#: The preset of published size that stands for a kind of model, where there is one.
 KINDS = {
     "caloflow": "caloflow-calogan-gamma",
     "caloflow-student": "caloflow-student-calogan",
     "caloinn": "caloinn-ds1-photons",
+    "caloinn-factorised": "caloinn-par04-ds2-tiny",
     "icaloflow": "icaloflow-par04-ds2",
     "icaloflow-student": "icaloflow-student-par04-ds2",
     "l2lflows": "l2lflows-calogan",
@@ -113,6 +114,16 @@ def made_up_showers(detector: Detector, rows: int, seed: int = 0) -> Showers | S
     return Showers(deposits.astype(np.float32), incident, 22, readout)
 
 
+def _detector_of(preset: Preset, name: str | Path) -> Detector:
+    """The detector to measure a preset with: a point model that names none takes that of a packaged sample of points."""
+    if preset.detector is None and model_class(preset.kind).shower_kind == "points":
+        clouds = [sample.readout for sample in map(load, names()) if isinstance(sample, ShowerPoints)]
+        for detector in map(load_detector, catalogue()):
+            if detector.readout in clouds:
+                return detector
+    return detector_for(preset, name)
+
+
 @dataclass(frozen=True)
 class _Memory:
     """Showers in memory as the training reads them."""
@@ -131,27 +142,25 @@ class _Memory:
         return self.showers[start:stop]
 
 
-def teacher_of(student: ShowerModel) -> ShowerModel:
-    """An untrained teacher of published size that a student can follow, attached to it.
+def with_teacher(preset: Preset, detector: Detector) -> tuple[ShowerModel, ShowerModel]:
+    """An untrained student, and the untrained teacher of published size that it can follow.
 
     Raises:
         UsageError: if no preset makes one.
     """
-    wanted: Any = getattr(student, "taught_by", None)
+    wanted = getattr(model_class(preset.kind), "taught_by", None)
     for name in sorted(preset_names(), key=len, reverse=True):
-        preset = load_preset(name)
-        if wanted is None or preset.kind != wanted.kind or preset.detector is None:
+        other = load_preset(name)
+        if other.kind != wanted or other.detector is None:
             continue
-        detector = load_detector(preset.detector)
-        if detector.readout != student.detector.readout:
+        if load_detector(other.detector).readout != detector.readout:
             continue
-        model = preset.build(detector)
+        teacher = other.build(detector)
         try:
-            student.attach("teacher", model)
+            return preset.build(detector, inputs={"teacher": teacher}), teacher
         except ConfigError:  # of another shape
             continue
-        return model
-    raise UsageError(f"no preset makes a teacher for '{student.kind}' on '{student.detector.name}'")
+    raise UsageError(f"no preset makes a teacher for '{preset.kind}' on '{detector.name}'")
 
 
 def bench_stages(
@@ -187,16 +196,16 @@ def bench_stages(
         UsageError: if the preset names no detector, or has no such stage.
     """
     preset = load_preset(name, overrides)
-    if preset.detector is None:
-        raise UsageError(f"the preset '{name}' names no detector, so there is nothing to build it for")
-    detector, where = load_detector(preset.detector), Processes.local_device(device)
+    detector, where = _detector_of(preset, name), Processes.local_device(device)
     former = torch.get_num_threads()
     with ExitStack() as on_exit:
         on_exit.callback(torch.set_num_threads, former)
         torch.set_num_threads(threads)
         on_exit.enter_context(memory_kept())
         model = _ready(preset, detector, showers, seed).to(where)
-        named = {stage.name: stage for stage in model.stages(preset.training) if isinstance(stage, GradientStage)}
+        named = {
+            stage.name: stage for stage in model.training_stages(preset.training) if isinstance(stage, GradientStage)
+        }
         for wanted in stages:
             if wanted not in named:
                 raise UsageError(
@@ -227,12 +236,13 @@ def _enough(detector: Detector, showers: Showers | ShowerPoints | None, rows: in
 def _ready(preset: Preset, detector: Detector, showers: Showers | ShowerPoints | None, seed: int) -> ShowerModel:
     """An untrained model whose fit stages know some showers, as far as they can before anything is trained."""
     torch.manual_seed(seed)
-    model = preset.build(detector)
+    student = bool(model_class(preset.kind).inputs)
+    model, teacher = with_teacher(preset, detector) if student else (preset.build(detector), None)
     data = TrainingSet(
         _Memory(detector, _enough(detector, showers, 400)), seed=seed, val_fraction=0.0, order=RowOrder(None)
     )
-    if model.inputs:
-        _fit(teacher_of(model), preset, data, seed)
+    if teacher is not None:
+        _fit(teacher, preset, data, seed)
     _fit(model, preset, data, seed)
     return model
 
@@ -240,7 +250,7 @@ def _ready(preset: Preset, detector: Detector, showers: Showers | ShowerPoints |
 @torch.no_grad()
 def _fit(model: ShowerModel, preset: Preset, data: TrainingSet, seed: int) -> None:
     trained: set[str] = set()
-    for stage in model.stages(preset.training):
+    for stage in model.training_stages(preset.training):
         if isinstance(stage, FitStage) and not trained.intersection(stage.needs):
             stage.load_state(stage.fit(data.for_fit(stage.rows), Streams(seed, stage.name)))
         else:
@@ -306,7 +316,7 @@ class _Clock(GradientStage):
 
     def prepare(self, data: TrainingData, streams: Streams) -> None:
         """As the stage does it."""
-        self._stage.prepare(data, streams)
+        self._stage.begin(data, streams)
 
     def loss(self, player: str, batch: TrainingBatch, streams: Streams) -> dict[str, Tensor]:
         """That of the stage."""

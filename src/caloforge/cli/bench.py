@@ -276,7 +276,7 @@ def training(
     rounds, steps = rounds or 5, steps or 3
 
     from caloforge.bench.machine import describe_machine
-    from caloforge.training.throughput import measure_training
+    from caloforge.bench.training import measure_training
 
     console.print(f"... {rounds + 1} rounds of {steps} steps each; the first one warms up")
     speed = measure_training(

@@ -117,8 +117,11 @@ def models(json_: Annotated[bool, typer.Option("--json", help="Machine-readable 
     if json_:
         print_json({name: preset.model_dump(mode="json") for name, preset in presets.items()})
         return
-    rows = [[name, p.kind, p.detector or "any", p.particle or "any", p.title] for name, p in presets.items()]
-    print_table("", ["preset", "model", "detector", "particle", "what it is"], rows)
+    rows = [
+        [name, p.kind, p.like, ", ".join(p.aid_names) or "-", p.detector or "any", p.particle or "any", p.title]
+        for name, p in presets.items()
+    ]
+    print_table("", ["preset", "model", "profile", "aids", "detector", "particle", "what it is"], rows)
     console.print(
         "Train one with 'caloforge train PRESET --data showers.h5 --out runs/mine'; a YAML file of your own works too."
     )

@@ -96,10 +96,25 @@ class FileEvaluation:
             advance=advance,
             **self._arguments,
         )
+        samples = {
+            word: info.model_copy(update={"made_by": made_by(self.samples[word].provenance)})
+            for word, info in result.samples.items()
+        }
+        result = result.model_copy(update={"samples": samples})
         if not self.timing or model is None:
             return result
         timing = measure_timing(model, reference.showers, seed=self._seed, advance=advance)
         return result.model_copy(update={"timing": timing})
+
+
+def made_by(provenance: Mapping[str, Any]) -> str:
+    """Which model made the showers of a file, with its profile and its aids, in words; empty if the file names none."""
+    model = provenance.get("model")
+    if not isinstance(model, Mapping) or "kind" not in model:
+        return ""
+    aids = [str(aid.get("kind")) for aid in model.get("aids", ()) if isinstance(aid, Mapping)]
+    profile = f", {model['profile']}" if "profile" in model else ""
+    return f"{model['kind']}{profile}; aids: {', '.join(aids) or 'none'}" if profile else str(model["kind"])
 
 
 def _sampler(model: ShowerModel, seed: int) -> Sampler:

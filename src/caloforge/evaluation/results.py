@@ -127,6 +127,9 @@ class SampleInfo(Result):
     energy_max: float = Field(description="MeV")
     cut_deposits: int = Field(description="deposits that the analysis threshold removed")
     fingerprint: str
+    made_by: str = Field(
+        "", description="model that made the showers, with its profile and aids; empty if the file names none"
+    )
 
 
 def observable_name(key: str) -> str:

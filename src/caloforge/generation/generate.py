@@ -149,7 +149,13 @@ def generate(
         "program": "caloforge generate",
         "caloforge": __version__,
         "torch": torch.__version__,
-        "model": {"kind": loaded.kind, "sha256": identity} | chosen,
+        "model": {
+            "kind": loaded.kind,
+            "profile": loaded.described_profile(),
+            "aids": [helper.describe() for helper in loaded.helpers()],
+            "sha256": identity,
+        }
+        | chosen,
         "seed": seed,
         "particle": particle_name(conditions.particle),
         "extrapolated": extrapolate,

@@ -1,58 +1,63 @@
 """What every model is: conditions and latents in, showers out; a frozen configuration; stages of training.
 
-A model's file holds its configuration class, its network class and the line that registers it (``registry``). All
-randomness of a shower is drawn in ``latents``, from its own streams; ``decode_tensors`` is a pure function of tensors,
-so it can be exported. A model may find a shower invalid; whoever called draws it again with the next attempt.
+A model's file holds its configuration class and its network class. All randomness of a shower is drawn in ``latents``, from its
+own streams; ``decode_tensors`` is a pure function of tensors, so it can be exported. A model may find a shower invalid; whoever
+called draws it again with the next attempt.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, final
+from typing import Any, ClassVar, Literal, Protocol, cast, final
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor, nn
 
+from caloforge.conditions import Conditions
 from caloforge.detectors import Detector
-from caloforge.errors import ConfigError, UsageError
-from caloforge.models.conditions import Conditions
+from caloforge.errors import UsageError
+from caloforge.models.profiles import Difference, Profile, deviations
+from caloforge.models.record import ModelRecord
 from caloforge.random import Streams
 from caloforge.showers import ShowerPoints, Showers
-from caloforge.stage import Stage, TrainingConfig
-from caloforge.validation import first_problem
+from caloforge.stage import GradientStage, Stage, TrainingConfig, TrainingData
+from caloforge.validation import Settings, validated
 
-if TYPE_CHECKING:
-    from caloforge.models.directory import ModelRecord
-
-__all__ = ["Conditions", "Latents", "ModelConfig", "ShowerModel", "validated"]
+__all__ = ["Helper", "Latents", "ModelConfig", "ShowerModel"]
 
 #: Random inputs of a batch of showers by name; in every tensor the first axis counts showers, or the model says how.
 Latents = dict[str, Tensor]
 
-T = TypeVar("T", bound=BaseModel)
+
+class ModelConfig(Settings):
+    """The ``model`` section of a preset."""
 
 
-class ModelConfig(BaseModel):
-    """The ``model`` section of a preset: frozen, unknown keys refused."""
+class Helper(Protocol):
+    """What a model knows of the aids that were given to it; see :class:`caloforge.models.aid.Aid`."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    kind: str
 
+    def before_training(self, model: Any, stage: GradientStage, data: TrainingData, streams: Streams) -> None:
+        """Set initial weights of a stage."""
+        ...
 
-def validated(cls: type[T], data: Mapping[str, Any], *, where: str) -> T:
-    """Validate a mapping, turning the first problem into one sentence that names the key.
+    def stages(self, model: Any) -> list[Stage]:
+        """Stages of its own."""
+        ...
 
-    Raises:
-        ConfigError: with the place, the key and what was expected there.
-    """
-    try:
-        return cls.model_validate(data)
-    except ValidationError as error:
-        raise ConfigError(first_problem(error, where)) from None
+    def constants(self) -> dict[str, Tensor] | None:
+        """What a compiled decoder needs to know of it; None if none knows it."""
+        ...
+
+    def describe(self) -> dict[str, Any]:
+        """Its kind and settings."""
+        ...
 
 
 class ShowerModel(nn.Module, ABC):
@@ -63,8 +68,9 @@ class ShowerModel(nn.Module, ABC):
         detector: the calorimeter whose showers it makes.
 
     Attributes:
-        kind: name under which the class is registered.
+        kind: name of the kind: that of its file with dashes, or the one under which it was registered.
         Config: class of the configuration.
+        differences: what it does otherwise than its publication; its profiles are made from them.
         inputs: names of other models that training needs (``teacher``); see :meth:`attach`.
         has_likelihood: whether :meth:`log_prob` works.
         shower_kind: what the model learns and makes: showers on the detector's voxels, or points.
@@ -72,10 +78,13 @@ class ShowerModel(nn.Module, ABC):
         options: which of them were changed, and to what; see :meth:`adjust`.
         record: what the model's directory says about it; None for a model that was not loaded from one.
         directory: that directory.
+        profile: what the switches of its configuration follow.
+        aids: what helps it that stands in no paper, by kind.
     """
 
     kind: ClassVar[str]
-    Config: ClassVar[type[ModelConfig]]
+    Config: ClassVar[type[Settings]]
+    differences: ClassVar[tuple[Difference, ...]] = ()
     inputs: ClassVar[tuple[str, ...]] = ()
     has_likelihood: ClassVar[bool] = False
     shower_kind: ClassVar[Literal["voxels", "points"]] = "voxels"
@@ -83,7 +92,7 @@ class ShowerModel(nn.Module, ABC):
 
     _place: Tensor
 
-    def __init__(self, config: ModelConfig, detector: Detector) -> None:
+    def __init__(self, config: Settings, detector: Detector) -> None:
         super().__init__()
         self.config = config
         self.detector = detector
@@ -92,6 +101,23 @@ class ShowerModel(nn.Module, ABC):
         self.directory: Path | None = None
         # A parametrisation has no parameters, and yet has a place and a precision; this goes wherever the model goes.
         self.register_buffer("_place", torch.empty(0), persistent=False)
+        self.profile: Profile = "improved"
+        self.aids = nn.ModuleDict()
+
+    @classmethod
+    def settled(cls, config: Settings, detector: Detector, inputs: Mapping[str, ShowerModel]) -> Settings:
+        """The configuration after a look at the models that it is trained from; the same one by default.
+
+        Args:
+            config: as the preset says.
+            detector: the calorimeter.
+            inputs: those of ``inputs`` that are there, by name.
+
+        Raises:
+            UsageError: if one of them does not fit.
+            ConfigError: if the configuration contradicts one.
+        """
+        return config
 
     @abstractmethod
     def stages(self, training: TrainingConfig) -> list[Stage]:
@@ -100,6 +126,37 @@ class ShowerModel(nn.Module, ABC):
         Args:
             training: the training section of the preset; the stages carry what concerns them.
         """
+
+    @final
+    def training_stages(self, training: TrainingConfig) -> list[Stage]:
+        """All that is trained: the model's own stages and those of its aids, each right behind the last that it needs.
+
+        Args:
+            training: see :meth:`stages`.
+        """
+        stages = self.stages(training)
+        for helper in self.helpers():
+            for added in helper.stages(self):
+                places = [number for number, stage in enumerate(stages) if stage.name in added.needs]
+                stages.insert(max(places, default=-1) + 1, added)
+                for stage in stages:
+                    if stage.name in added.needed_by:
+                        stage.needs = (*stage.needs, added.name)
+        for stage in stages:
+            if isinstance(stage, GradientStage):
+                stage.before = tuple(partial(helper.before_training, self, stage) for helper in self.helpers())
+        return stages
+
+    @final
+    def helpers(self) -> Sequence[Helper]:
+        """The aids that were given to the model."""
+        return tuple(cast("Helper", aid) for aid in self.aids.values())
+
+    @final
+    def described_profile(self) -> str:
+        """Profile, and the switches that differ from it, for people."""
+        changed = deviations(self.differences, self.profile, self.config)
+        return self.profile if not changed else f"{self.profile}, but {', '.join(changed)}"
 
     @abstractmethod
     def latents(self, conditions: Conditions, streams: Streams) -> Latents:
@@ -183,8 +240,8 @@ class ShowerModel(nn.Module, ABC):
         """
         raise UsageError(f"the model '{self.kind}' has no likelihood")
 
-    def transforms(self) -> dict[str, Any]:
-        """The preprocessing in words and numbers, for ``model.json``; JSON values only."""
+    def describe_representation(self) -> dict[str, Any]:
+        """How showers become numbers, in words and numbers, for ``model.json``; JSON values only."""
         return {}
 
     def attach(self, name: str, model: ShowerModel) -> None:

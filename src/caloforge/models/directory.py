@@ -16,31 +16,32 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from caloforge import __version__
 from caloforge.atomic import output_error, replace_file, written_beside
+from caloforge.conditions import ConditionRange
 from caloforge.containment import check_contained
 from caloforge.detectors import detector_from_toml
 from caloforge.errors import CaloForgeError, ConfigError, ModelFileError
-from caloforge.models.base import ShowerModel, validated
+from caloforge.models.base import ShowerModel
 from caloforge.models.budget import limited_to
-from caloforge.models.conditions import ConditionRange
+from caloforge.models.record import FORMAT, ModelRecord, RunPlan
 from caloforge.models.registry import build_model
+from caloforge.models.renaming import renamed_tensors, upgraded
 from caloforge.names import is_builtin
 from caloforge.stage import Stage, TrainingConfig, take_lengths
 from caloforge.textfiles import read_text
+from caloforge.validation import validated
 
 __all__ = [
     "CONTENT",
-    "ModelRecord",
-    "RunPlan",
     "assemble_model",
     "load_model",
     "missing_stages",
+    "planned_model",
     "pretrained_names",
     "read_plan",
     "read_record",
@@ -52,85 +53,13 @@ __all__ = [
     "write_stage",
 ]
 
-#: Version of the layout of a model directory.
-FORMAT = 1
 #: What a model directory holds, while it is trained and afterwards.
 CONTENT = ("plan.json", "config.yaml", "metrics.jsonl", "model.json", "model.safetensors", "stages", "tensorboard")
 #: Tensor beside the weights that holds the hashes of the training rows; the model itself has none of this name.
 _ROWS = "training-row-hashes"
-_PRETRAINED = resources.files("caloforge.models") / "pretrained"
+_PRETRAINED = resources.files("caloforge") / "zoo" / "pretrained"
 
 R = TypeVar("R", bound=BaseModel)
-
-
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class ModelRecord(_Frozen):
-    """What ``model.json`` says.
-
-    Attributes:
-        format: version of the layout.
-        caloforge: version of the program that wrote it.
-        kind: registered name of the model class.
-        config: the model's configuration.
-        detector: the detector as TOML text.
-        valid: conditions that the model was trained for.
-        transforms: the preprocessing in words and numbers.
-        training: how it was trained (data, rows, seed, settings, epochs, durations of each stage).
-        training_rows: number of row hashes beside the weights.
-        inputs: hashes of the models that it was trained from, by name (``teacher``).
-        metrics: what it scores.
-        licence: licence of the weights.
-        parameters: number of trainable parameters.
-        weights_sha256: hash of ``model.safetensors``; also the identity of the model.
-    """
-
-    format: int = FORMAT
-    caloforge: str = __version__
-    kind: str
-    config: dict[str, Any]
-    detector: str
-    valid: ConditionRange
-    transforms: dict[str, Any] = Field(default_factory=dict)
-    training: dict[str, Any] = Field(default_factory=dict)
-    training_rows: int = 0
-    inputs: dict[str, str] = Field(default_factory=dict)
-    metrics: dict[str, Any] = Field(default_factory=dict)
-    licence: str = "Apache-2.0"
-    parameters: int
-    weights_sha256: str
-
-
-class RunPlan(_Frozen):
-    """What ``plan.json`` says: written when training starts, so that an unfinished directory explains itself.
-
-    Attributes:
-        kind: registered name of the model class.
-        config: the model's configuration.
-        detector: the detector as TOML text.
-        particle: PDG id of the incident particle.
-        training: the training section.
-        stages: names of all stages, in order.
-        inputs: paths of the models that training needs, by name.
-        details: whatever else the training loop wants to find again (data file, seed, split).
-    """
-
-    format: int = FORMAT
-    kind: str
-    config: dict[str, Any]
-    detector: str
-    particle: int
-    training: TrainingConfig
-    stages: list[str]
-    inputs: dict[str, str] = Field(default_factory=dict)
-    details: dict[str, Any] = Field(default_factory=dict)
-
-    def build(self) -> ShowerModel:
-        """A new, untrained model as planned."""
-        detector = detector_from_toml(self.detector, where="plan.json, detector")
-        return build_model(self.kind, self.config, detector, where="plan.json, config")
 
 
 def _make_folder_of(path: Path) -> None:
@@ -171,6 +100,7 @@ def _read_json(cls: type[R], path: Path) -> R:
         raise ModelFileError(f"'{path}' cannot be read as JSON ({error})") from None
     if not isinstance(data, dict):
         raise ModelFileError(f"'{path}' holds no JSON object")
+    data = upgraded(data, where=str(path))
     if data.get("format") != FORMAT:
         raise ModelFileError(f"'{path}' has format {data.get('format')!r}, this version reads format {FORMAT}")
     try:
@@ -200,11 +130,13 @@ def write_plan(
     """
     plan = RunPlan(
         kind=model.kind,
+        profile=model.profile,
         config=model.config.model_dump(mode="json"),
+        aids=[helper.describe() for helper in model.helpers()],
         detector=model.detector.to_toml(),
         particle=particle,
         training=training,
-        stages=[stage.name for stage in model.stages(training)],
+        stages=[stage.name for stage in model.training_stages(training)],
         inputs=dict(inputs or {}),
         details=dict(details or {}),
     )
@@ -219,6 +151,21 @@ def read_plan(directory: Path) -> RunPlan:
         ModelFileError: if it is not there or damaged.
     """
     return _read_json(RunPlan, directory / "plan.json")
+
+
+def planned_model(plan: RunPlan, *, inputs: Mapping[str, ShowerModel] | None = None) -> ShowerModel:
+    """A new, untrained model as planned.
+
+    Args:
+        plan: the plan.
+        inputs: models that it is trained from, by name, if it is to be trained on.
+    """
+    detector = detector_from_toml(plan.detector, where="plan.json, detector")
+    model = build_model(
+        plan.kind, plan.config, detector, profile=None, aids=plan.aids, inputs=inputs, where="plan.json, config"
+    )
+    model.profile = plan.profile
+    return model
 
 
 def stage_directory(directory: Path, stage: str, which: Literal["last", "best"]) -> Path:
@@ -310,10 +257,12 @@ def save_model(
     _replace_tensors(path, tensors)
     record = ModelRecord(
         kind=model.kind,
+        profile=model.profile,
         config=model.config.model_dump(mode="json"),
+        aids=[helper.describe() for helper in model.helpers()],
         detector=model.detector.to_toml(),
         valid=valid,
-        transforms=model.transforms(),
+        representation=model.describe_representation(),
         training=dict(training or {}),
         training_rows=len(hashes),
         inputs=dict(inputs or {}),
@@ -355,8 +304,8 @@ def assemble_model(
             f"the model in '{directory}' cannot be assembled, these stages are missing: {_list(missing)}"
         )
     plan = read_plan(directory)
-    model = plan.build()
-    results = {stage.name: read_stage(directory, stage) for stage in model.stages(plan.training)}
+    model = planned_model(plan)
+    results = {stage.name: read_stage(directory, stage) for stage in model.training_stages(plan.training)}
     story = {"settings": plan.training.model_dump(mode="json"), **plan.details, **(training or {}), "stages": results}
     return save_model(directory, model, valid, row_hashes=row_hashes, training=story, inputs=inputs, metrics=metrics)
 
@@ -449,10 +398,11 @@ def load_model(
         raise ModelFileError(f"'{path}' is not the file that model.json describes ({why})")
     tensors, _ = _read_tensors(path)
     tensors.pop(_ROWS, None)
+    tensors = renamed_tensors(record.kind, tensors)
     try:
         detector = detector_from_toml(record.detector, where="detector")
         with limited_to(tensors):
-            model = build_model(record.kind, record.config, detector, where="config")
+            model = build_model(record.kind, record.config, detector, aids=record.aids, where="config")
     except CaloForgeError as error:
         raise ModelFileError(f"'{directory / 'model.json'}': {error}") from None
     if any(tensors[name].dtype == torch.float64 for name, _ in model.named_parameters() if name in tensors):
@@ -465,7 +415,7 @@ def load_model(
                 f"'{path}' does not fit model.json: the tensor '{name}' is missing, unknown or of another shape or kind"
             )
     model.load_state_dict(tensors)
-    model.record, model.directory = record, directory
+    model.record, model.directory, model.profile = record, directory, record.profile
     model.requires_grad_(False)
     model.adjust(options or {})
     return model.to(device).eval()

@@ -4,15 +4,18 @@ The package's own are in ``presets/``; a user's file works the same way::
 
     kind: caloflow
     title: one line for people
-    detector: calogan        # optional: sizes and constants are meant for this readout
+    like: published          # or improved, the default: what the kind's switches follow
+    detector: calogan        # optional: numbers in it belong to this readout
+    detector_reason: ...     # optional: why it is for no other, one sentence
     particle: gamma          # optional: likewise for this particle
-    model: {...}             # configuration of the kind
+    model: {...}             # configuration of the kind: sizes, constants, other values of switches
+    aids: [{kind: ...}]      # what helps where showers are few and stands in no paper
     training: {...}          # caloforge.stage.TrainingConfig
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -22,14 +25,16 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from caloforge.detectors import Detector, load_detector
 from caloforge.errors import ConfigError, UsageError
-from caloforge.models.base import ShowerModel, validated
+from caloforge.models.base import ShowerModel
+from caloforge.models.profiles import Profile, profile_settings
 from caloforge.models.registry import build_model, model_class
 from caloforge.stage import TrainingConfig
 from caloforge.textfiles import read_text
+from caloforge.validation import validated
 
 __all__ = ["Preset", "load_preset", "preset_names"]
 
-_PRESETS = resources.files("caloforge.models") / "presets"
+_PRESETS = resources.files("caloforge") / "zoo" / "presets"
 
 
 class Preset(BaseModel):
@@ -38,9 +43,12 @@ class Preset(BaseModel):
     Attributes:
         kind: registered name of the model class.
         title: one line for people.
-        detector: name of the detector whose readout it is meant for; None suits any.
+        like: profile that the switches of the kind follow.
+        detector: name of the detector whose readout it is meant for; None suits any that suits the kind.
+        detector_reason: why it is for no other, for people.
         particle: the particle it is meant for; None suits any.
         model: configuration of the model, as plain values.
+        aids: what helps it, each with its kind and settings.
         training: how it is trained.
     """
 
@@ -48,22 +56,48 @@ class Preset(BaseModel):
 
     kind: str
     title: str = ""
+    like: Profile = "improved"
     detector: str | None = None
+    detector_reason: str = ""
     particle: str | None = None
     model: dict[str, Any] = Field(default_factory=dict)
+    aids: list[dict[str, Any]] = Field(default_factory=list)
     training: TrainingConfig = TrainingConfig()
 
-    def build(self, detector: Detector) -> ShowerModel:
+    def build(self, detector: Detector, *, inputs: Mapping[str, ShowerModel] | None = None) -> ShowerModel:
         """A new, untrained model for a detector.
+
+        Args:
+            detector: the calorimeter.
+            inputs: models that it is trained from, by name (``teacher``).
 
         Raises:
             ConfigError: if the model section is wrong or the preset is meant for another readout.
+            UsageError: if an input does not fit.
         """
         if self.detector is not None and load_detector(self.detector).readout != detector.readout:
+            reason = f" ({self.detector_reason})" if self.detector_reason else ""
             raise ConfigError(
-                f"the preset is meant for the readout of '{self.detector}', the data come from '{detector.name}'"
+                f"the preset is meant for the readout of '{self.detector}'{reason}, the data come from '{detector.name}'"
             )
-        return build_model(self.kind, self.model, detector, where="the preset's model section")
+        return build_model(
+            self.kind,
+            self.model,
+            detector,
+            profile=self.like,
+            aids=self.aids,
+            inputs=inputs,
+            where="the preset's model section",
+        )
+
+    @property
+    def aid_names(self) -> list[str]:
+        """Kinds of the aids, in order."""
+        return [str(aid.get("kind")) for aid in self.aids]
+
+    def settings(self) -> dict[str, Any]:
+        """The ``model`` section with the switches of the profile filled in, as plain values."""
+        return profile_settings(model_class(self.kind).differences, self.like) | self.model
 
 
 def preset_names() -> list[str]:
@@ -104,7 +138,7 @@ def load_preset(name: str | Path, overrides: Sequence[str] = ()) -> Preset:
         before.append(key)
         _apply(data, override)
     preset = validated(Preset, data, where=where)
-    validated(model_class(preset.kind).Config, preset.model, where=f"{where}, section 'model'")
+    validated(model_class(preset.kind).Config, preset.settings(), where=f"{where}, section 'model'")
     return preset
 
 

@@ -1,24 +1,21 @@
-"""Which kinds of models there are: those of this package, and those that other packages bring.
+"""Which kinds of models there are: those of this package, those of other packages, and those of the present process.
 
-A module in ``caloforge.models`` registers its class when it is imported. Another package names its modules in the
-entry point group ``caloforge.models``::
-
-    [project.entry-points."caloforge.models"]
-    mymodel = "mypackage.mymodel"
+A module in ``caloforge.zoo`` is a kind of the name of its file. Another package names its kinds in the entry point group
+``caloforge.models`` (see ``caloforge.plugins``). A class of a script or a notebook makes itself known by :func:`register`.
 """
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
-from collections.abc import Callable, Mapping
-from functools import cache
-from importlib.metadata import entry_points
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
+from caloforge import plugins
 from caloforge.detectors import Detector
 from caloforge.errors import ConfigError
-from caloforge.models.base import ShowerModel, validated
+from caloforge.models.aid import make_aid
+from caloforge.models.base import ShowerModel
+from caloforge.models.profiles import Profile, profile_settings
+from caloforge.validation import validated
 
 __all__ = ["build_model", "model_class", "model_kinds", "register"]
 
@@ -28,7 +25,7 @@ M = TypeVar("M", bound=type[ShowerModel])
 
 
 def register(kind: str) -> Callable[[M], M]:
-    """Class decorator that makes a model known as ``kind``.
+    """Class decorator that makes a model known as ``kind`` in this process.
 
     Raises:
         ConfigError: if another class has that name already.
@@ -45,19 +42,9 @@ def register(kind: str) -> Callable[[M], M]:
     return enter
 
 
-@cache
-def _discover() -> None:
-    package = importlib.import_module("caloforge.models")
-    for module in pkgutil.iter_modules(package.__path__):
-        importlib.import_module(f"caloforge.models.{module.name}")
-    for entry in entry_points(group="caloforge.models"):
-        entry.load()
-
-
 def model_kinds() -> list[str]:
-    """Names of all kinds of models, sorted."""
-    _discover()
-    return sorted(_CLASSES)
+    """Names of all kinds of models, sorted; none is loaded."""
+    return sorted({*_CLASSES, *plugins.names("models")})
 
 
 def model_class(kind: str) -> type[ShowerModel]:
@@ -65,24 +52,53 @@ def model_class(kind: str) -> type[ShowerModel]:
 
     Raises:
         ConfigError: if there is no such kind.
+        PluginError: if it cannot be loaded.
     """
-    _discover()
-    if kind not in _CLASSES:
+    if kind in _CLASSES:
+        return _CLASSES[kind]
+    if kind not in plugins.find("models"):
         raise ConfigError(f"the model kind '{kind}' is not known, expected one of {', '.join(model_kinds())}")
-    return _CLASSES[kind]
+    cls: type[ShowerModel] = plugins.load("models", kind)
+    return cls
 
 
-def build_model(kind: str, config: Mapping[str, Any], detector: Detector, *, where: str = "model") -> ShowerModel:
+def build_model(
+    kind: str,
+    config: Mapping[str, Any],
+    detector: Detector,
+    *,
+    profile: Profile | None = None,
+    aids: Iterable[Mapping[str, Any]] = (),
+    inputs: Mapping[str, ShowerModel] | None = None,
+    where: str = "model",
+) -> ShowerModel:
     """A new, untrained model.
 
     Args:
-        kind: registered name.
+        kind: name of the kind.
         config: the ``model`` section of a preset, as plain values.
         detector: the calorimeter.
+        profile: whose switches count where ``config`` says nothing; None takes the defaults, which are those of ``improved``.
+        aids: what helps it, each with its ``kind`` and settings.
+        inputs: models that it is trained from, by name (``teacher``).
         where: what to call the section in an error.
 
     Raises:
         ConfigError: if the kind is not known, a key is unknown or wrong, or the detector does not suit.
+        UsageError: if an input does not fit.
+        PluginError: if the kind or an aid cannot be loaded.
     """
     cls = model_class(kind)
-    return cls(validated(cls.Config, config, where=where), detector)
+    switches = {} if profile is None else profile_settings(cls.differences, profile)
+    given = dict(inputs or {})
+    settings = cls.settled(validated(cls.Config, switches | dict(config), where=where), detector, given)
+    model = cls(settings, detector)
+    model.profile = profile or "improved"
+    for entry in aids:
+        aid = make_aid(entry, model)
+        if aid.kind in model.aids:
+            raise ConfigError(f"the aid '{aid.kind}' is named twice")
+        model.aids[aid.kind] = aid
+    for name, other in given.items():
+        model.attach(name, other)
+    return model

@@ -8,7 +8,7 @@ the channels so that the next coupling has other halves. One pass in either dire
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import cast
 
 import torch
@@ -342,6 +342,26 @@ class ConvolutionalFlow(nn.Module):
         norms = cast("Iterable[ActNorm]", self.norms)
         couplings = cast("Iterable[ImageCoupling]", self.couplings)
         return list(zip(norms, couplings, cast("Iterable[InvertibleConvolution]", self.mixings), strict=True))
+
+    @torch.no_grad()
+    def start_norms(self, values: Tensor, start: Callable[[ImageCoupling, Tensor], None] | None = None) -> None:
+        """Set the activation norms so that what passes them has mean 0 and standard deviation 1 (arXiv:1807.03039).
+
+        Args:
+            values: training images, (rows, H W) or (rows, H, W); the couplings must be as they begin.
+            start: sets initial weights of a coupling from the channels that it transforms, (rows, A, H, W).
+        """
+        z = self.squeeze(values.reshape(-1, 1, *self.shape))
+        for norm, coupling, mixing in self.chain():
+            norm.start_from(z)
+            z, _ = norm(z)
+            passive, active = z[:, : coupling.passive], z[:, coupling.passive :]
+            if start is not None:
+                start(coupling, active)
+            active = active.movedim(1, -1)
+            raw = coupling.network.last.bias.view(coupling.active, -1).expand(*active.shape, -1)
+            active, _ = coupling.spline(active, raw)
+            z, _ = mixing(torch.cat([passive, active.movedim(-1, 1)], dim=1))
 
     def forward(self, image: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
         """Data to latent.

@@ -6,7 +6,7 @@ leaves half of the features alone, so more blocks are needed. The chain runs fro
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import zip_longest
 from typing import Literal, cast
 
@@ -249,6 +249,27 @@ class CouplingFlow(ConditionalFlow):
         blocks = cast("Iterable[SplineCoupling]", self.blocks)
         permutations = cast("Iterable[FixedPermutation]", self.permutations)
         yield from zip_longest(norms[: len(self.blocks)], blocks, permutations)
+
+    @torch.no_grad()
+    def start_norms(self, values: Tensor, start: Callable[[SplineCoupling, Tensor], None] | None = None) -> None:
+        """Set the activation norms so that what passes them has mean 0 and standard deviation 1 (arXiv:1807.03039).
+
+        Args:
+            values: training data as the flow sees them, (rows, D).
+            start: sets initial weights of a block from the variables that it transforms, (rows, A), before they pass it; the
+                splines must not depend on the others then.
+        """
+        for norm, block, permutation in self.chain():
+            if norm is not None:
+                norm.start_from(values)
+                values, _ = norm(values)
+            passive, active = values[:, : block.passive], values[:, block.passive :]
+            if start is not None:
+                start(block, active)
+            raw = cast("nn.Linear", block.network[-1]).bias.view(block.active, -1).expand(len(values), -1, -1)
+            active, _ = block.spline(active, raw)
+            values = torch.cat([passive, active], dim=1)
+            values = values if permutation is None else permutation(values)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """See :meth:`caloforge.nn.flow.ConditionalFlow.forward`."""

@@ -264,6 +264,7 @@ def render_page(
 <p class="kicker">CaloForge evaluation · suite {escape(result.suite)}</p>
 <h1>{escape(title)}</h1>
 <p>{generated.showers:,} showers against {reference.showers:,} showers of {escape(reference.label)}.</p>
+{f"<p>Made by {escape(generated.made_by)}.</p>" if generated.made_by else ""}
 <nav><a href="#summary">Summary</a>{links}<a href="#details">Details</a></nav>
 </header>
 <main>

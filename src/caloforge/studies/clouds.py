@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from caloforge.atomic import replace_file, save_figure
 from caloforge.errors import UsageError
 from caloforge.models import load_model, load_preset, model_class
-from caloforge.models.pointclouds import PointCloudModel
+from caloforge.parts.point_model import PointCloudModel
 from caloforge.report import Comparison, load_report
 from caloforge.report.cloud_figures import cloud_groups, draw_cloud_models
 from caloforge.report.style import figure_style

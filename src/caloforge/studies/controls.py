@@ -76,10 +76,11 @@ def untrained_copy(trained: Path, out: Path, *, seed: int) -> None:
     model, record = load_model(trained), read_record(trained)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(Streams(seed, "study/untrained").integer(0))
-        fresh = build_model(record.kind, record.config, model.detector, where="config")
+        fresh = build_model(record.kind, record.config, model.detector, aids=record.aids, where="config")
+        fresh.profile = record.profile
     training = TrainingConfig.model_validate(record.training["settings"])
-    fitted = {stage.name: stage for stage in model.stages(training) if isinstance(stage, FitStage)}
-    for stage in fresh.stages(training):
+    fitted = {stage.name: stage for stage in model.training_stages(training) if isinstance(stage, FitStage)}
+    for stage in fresh.training_stages(training):
         if stage.name in fitted:
             stage.load_state(fitted[stage.name].state())
     out.mkdir(parents=True, exist_ok=True)

@@ -125,7 +125,7 @@ def _check_same_variables(first: ShowerModel, second: ShowerModel) -> None:
     """Densities can only be compared in the same variables: detector and preprocessing must agree, fitted scales too."""
     if first.detector.hash != second.detector.hash or first.kind != second.kind:
         raise UsageError("the two models differ in kind or detector, so their densities are in different variables")
-    one, two = first.transforms(), second.transforms()
+    one, two = first.describe_representation(), second.describe_representation()
     for key in one.keys() | two.keys():
         if one.get(key) != two.get(key):
             raise UsageError(

@@ -280,11 +280,15 @@ def check_study(study: Study, data: str | Path, preset: str, overrides: Sequence
         for variant in study.variants:
             chosen = load_preset(preset, (*overrides, *variant.overrides))
             model = chosen.build(source.detector)
-            stages = [stage for stage in model.stages(chosen.training) if isinstance(stage, GradientStage)]
+            stages = [stage for stage in model.training_stages(chosen.training) if isinstance(stage, GradientStage)]
             if not stages:
                 raise UsageError(f"the study '{study.name}' compares losses, and no stage of a '{kind.kind}' has one")
             turned = [symmetries and stage.training.augmentation != "none" for stage in stages]
-            seen.append({"preprocessing": model.transforms(), "augmentation": turned, None: variant.name}[study.about])
+            seen.append(
+                {"preprocessing": model.describe_representation(), "augmentation": turned, None: variant.name}[
+                    study.about
+                ]
+            )
         if any(other == seen[0] for other in seen[1:]):
             raise UsageError(
                 f"the study '{study.name}' has nothing to compare: all its variants have the same {study.about} for the "

@@ -25,7 +25,7 @@ from caloforge.errors import ShowerFileError, UsageError
 from caloforge.progress import Progress
 from caloforge.random import Streams
 from caloforge.showers import ShowerPoints, Showers, row_hashes
-from caloforge.stage import StageTraining, TrainingBatch
+from caloforge.stage import StageTraining, TrainingBatch, VoxelBatch
 from caloforge.training.order import DataOrder, split_rows
 from caloforge.training.table import Table, joined
 
@@ -361,6 +361,7 @@ class _Turns:
 
     def __call__(self, batch: TrainingBatch) -> TrainingBatch:
         chosen = self.choice[batch.row].to(self.group.device, non_blocking=True)
+        assert isinstance(batch, VoxelBatch)  # symmetries are permutations of voxels
         return replace(batch, deposits=batch.deposits.gather(1, self.group[chosen]))
 
 
@@ -391,16 +392,8 @@ def _cast(batch: TrainingBatch, precision: str) -> TrainingBatch:
     if precision != "float64":
         return batch
 
-    def wide(values: Tensor | None) -> Tensor | None:
-        return None if values is None else values.double()
-
-    return replace(
-        batch,
-        deposits=batch.deposits.double(),
-        direction=wide(batch.direction),
-        overflow=wide(batch.overflow),
-        points=wide(batch.points),
-    )
+    wide: dict[str, Any] = {name: column.double() for name, column in batch.columns().items() if name != "offsets"}
+    return replace(batch, **wide)
 
 
 def _concatenated(parts: Sequence[Showers | ShowerPoints]) -> Showers | ShowerPoints:

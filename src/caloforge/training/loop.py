@@ -396,7 +396,7 @@ def _prepare(stage: GradientStage, run: Run) -> None:
     streams = run.streams(stage.name).child("prepare")
     torch.manual_seed(streams.child("torch").integer(0))
     if run.processes.first:
-        stage.prepare(run.data.for_fit(), streams)
+        stage.begin(run.data.for_fit(), streams)
     run.processes.share(stage.state())
 
 

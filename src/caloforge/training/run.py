@@ -31,6 +31,7 @@ from caloforge.models import (
     assemble_model,
     load_model,
     load_preset,
+    model_class,
     read_plan,
     read_record,
     read_stage,
@@ -146,7 +147,7 @@ def train(
         if isinstance(source, str | Path):
             source = on_exit.enter_context(open_showers(Path(source), detector=detector, particle=particle))
         model, used = _new_model(chosen_preset, source, seed, inputs or {})
-        all_stages = model.stages(chosen_preset.training)
+        all_stages = model.training_stages(chosen_preset.training)
         chosen = _chosen(all_stages, stages)
         check_contained(directory, CONTENT, OutputError)
         if overwrite and processes.first:
@@ -234,22 +235,19 @@ def _new_model(
         raise UsageError("the data do not say which detector they belong to, so one must be named")
     if source.particle == 0:
         raise UsageError("the data do not say which particle made the showers, so one must be named")
-    torch.manual_seed(Streams(seed, "training/initial weights").integer(0))
-    model = preset.build(source.detector)
-    missing = [name for name in model.inputs if name not in inputs]
+    wanted = model_class(preset.kind).inputs
+    missing = [name for name in wanted if name not in inputs]
     if missing:
         raise UsageError(
-            f"the model '{model.kind}' learns from another model, so it needs {missing[0]}=<model directory>"
+            f"the model '{preset.kind}' learns from another model, so it needs {missing[0]}=<model directory>"
         )
-    unknown = [name for name in inputs if name not in model.inputs]
+    unknown = [name for name in inputs if name not in wanted]
     if unknown:
-        raise UsageError(f"the model '{model.kind}' takes no other model as '{unknown[0]}'")
-    used = {}
-    for name, path in inputs.items():
-        other = load_model(path)
-        model.attach(name, other)
-        assert other.record is not None  # every loaded model has one
-        used[name] = other.record.weights_sha256
+        raise UsageError(f"the model '{preset.kind}' takes no other model as '{unknown[0]}'")
+    others = {name: load_model(path) for name, path in inputs.items()}
+    torch.manual_seed(Streams(seed, "training/initial weights").integer(0))
+    model = preset.build(source.detector, inputs=others)
+    used = {name: other.record.weights_sha256 for name, other in others.items() if other.record is not None}
     return model, used
 
 
@@ -342,7 +340,9 @@ def _plan(
     }
     return RunPlan(
         kind=model.kind,
+        profile=model.profile,
         config=model.config.model_dump(mode="json"),
+        aids=[helper.describe() for helper in model.helpers()],
         detector=model.detector.to_toml(),
         particle=rows.particle,
         training=preset.training,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from caloforge.showers import ShowerPoints, Showers
-from caloforge.stage import TrainingBatch
+from caloforge.stage import PointBatch, TrainingBatch, VoxelBatch
 
 __all__ = ["Table", "joined"]
 
@@ -41,24 +41,22 @@ class Table:
             rows: their numbers in the file, ascending.
             showers: the showers.
         """
-        points = showers if isinstance(showers, ShowerPoints) else None
-        voxels = showers if isinstance(showers, Showers) else None
-        data = TrainingBatch(
-            deposits=torch.empty((len(rows), 0)) if voxels is None else _tensor(voxels.deposits),
-            incident_energy=_tensor(showers.incident_energy),
-            row=torch.empty(0, dtype=torch.int64),
-            direction=None if showers.direction is None else _tensor(showers.direction),
-            overflow=None if voxels is None or voxels.overflow is None else _tensor(voxels.overflow),
-            offsets=None if points is None else _tensor(points.offsets),
-            points=None if points is None else _tensor(points.points),
-        )
-        return cls(rows, data, None if points is None else points.offsets)
+        common: dict[str, Any] = {
+            "incident_energy": _tensor(showers.incident_energy),
+            "row": torch.empty(0, dtype=torch.int64),
+            "direction": None if showers.direction is None else _tensor(showers.direction),
+        }
+        if isinstance(showers, ShowerPoints):
+            points = PointBatch(offsets=_tensor(showers.offsets), points=_tensor(showers.points), **common)
+            return cls(rows, points, showers.offsets)
+        overflow = None if showers.overflow is None else _tensor(showers.overflow)
+        return cls(rows, VoxelBatch(deposits=_tensor(showers.deposits), overflow=overflow, **common), None)
 
     @classmethod
     def joined(cls, batches: Sequence[TrainingBatch]) -> Table:
         """Batches in CPU memory as a table; their rows ascend from one to the next."""
         data = joined(batches)
-        return cls(data.row.numpy(), data, None if data.offsets is None else data.offsets.numpy())
+        return cls(data.row.numpy(), data, data.offsets.numpy() if isinstance(data, PointBatch) else None)
 
     def to(self, device: torch.device) -> Table:
         """The same rows on another device."""
@@ -70,9 +68,7 @@ class Table:
     @property
     def nbytes(self) -> int:
         """Memory of the columns, bytes."""
-        data = self.data
-        columns = (data.deposits, data.incident_energy, data.direction, data.overflow, data.offsets, data.points)
-        return sum(column.nbytes for column in columns if column is not None)
+        return sum(column.nbytes for column in self.data.columns().values())
 
     def take(self, rows: Rows, epoch: int) -> TrainingBatch:
         """A batch of rows in the order given.
@@ -82,36 +78,27 @@ class Table:
             epoch: number of the epoch.
         """
         places = rows if self._is_whole_file else np.searchsorted(self.rows, rows)
-        device = self.data.deposits.device
-        index = torch.from_numpy(places).to(device, non_blocking=True)
-
-        def chosen(values: Tensor | None) -> Tensor | None:
-            return None if values is None else values.index_select(0, index)
-
-        offsets, points = self._points(places)
-        return TrainingBatch(
-            deposits=self.data.deposits.index_select(0, index),
-            incident_energy=self.data.incident_energy.index_select(0, index),
-            row=torch.from_numpy(np.ascontiguousarray(rows)),
-            epoch=epoch,
-            direction=chosen(self.data.direction),
-            overflow=chosen(self.data.overflow),
-            offsets=offsets,
-            points=points,
-        )
+        index = torch.from_numpy(places).to(self.data.incident_energy.device, non_blocking=True)
+        # Points are as many as they are; every other column has a row for each shower.
+        columns = {name: column for name, column in self.data.columns().items() if name not in ("offsets", "points")}
+        chosen: dict[str, Any] = {name: column.index_select(0, index) for name, column in columns.items()}
+        chosen |= {"row": torch.from_numpy(np.ascontiguousarray(rows)), "epoch": epoch}
+        if isinstance(self.data, PointBatch):
+            offsets, points = self._points(self.data, places)
+            return PointBatch(offsets=offsets, points=points, **chosen)
+        return VoxelBatch(**chosen)
 
     @property
     def _is_whole_file(self) -> bool:
         return len(self.rows) > 0 and self.rows[0] == 0 and self.rows[-1] == len(self.rows) - 1
 
-    def _points(self, places: Rows) -> tuple[Tensor | None, Tensor | None]:
-        if self.starts is None or self.data.points is None:
-            return None, None
+    def _points(self, data: PointBatch, places: Rows) -> tuple[Tensor, Tensor]:
+        assert self.starts is not None  # there are points
         counts = self.starts[places + 1] - self.starts[places]
         offsets = np.concatenate([[0], np.cumsum(counts)])
         index = np.repeat(self.starts[places] - offsets[:-1], counts) + np.arange(offsets[-1])
-        device = self.data.points.device
-        points = self.data.points.index_select(0, torch.from_numpy(index).to(device, non_blocking=True))
+        device = data.points.device
+        points = data.points.index_select(0, torch.from_numpy(index).to(device, non_blocking=True))
         return torch.from_numpy(offsets).to(device, non_blocking=True), points
 
 
@@ -120,26 +107,14 @@ def joined(batches: Sequence[TrainingBatch]) -> TrainingBatch:
     first = batches[0]
     if len(batches) == 1:
         return first
-
-    def column(values: Iterable[Tensor | None]) -> Tensor | None:
-        given = [value for value in values if value is not None]
-        return torch.cat(given) if given else None
-
-    offsets = None
-    if first.offsets is not None:
-        counts = column(None if b.offsets is None else b.offsets.diff() for b in batches)
-        assert counts is not None
-        offsets = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
-    return TrainingBatch(
-        deposits=torch.cat([b.deposits for b in batches]),
-        incident_energy=torch.cat([b.incident_energy for b in batches]),
-        row=torch.cat([b.row for b in batches]),
-        epoch=first.epoch,
-        direction=column(b.direction for b in batches),
-        overflow=column(b.overflow for b in batches),
-        offsets=offsets,
-        points=column(b.points for b in batches),
-    )
+    columns: dict[str, Any] = {
+        name: torch.cat([batch.columns()[name] for batch in batches]) for name in first.columns() if name != "offsets"
+    }
+    columns |= {"row": torch.cat([batch.row for batch in batches]), "epoch": first.epoch}
+    if isinstance(first, PointBatch):
+        counts = torch.cat([batch.offsets.diff() for batch in batches if isinstance(batch, PointBatch)])
+        columns["offsets"] = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+    return type(first)(**columns)
 
 
 def _tensor(values: NDArray[Any]) -> Tensor:

@@ -1,0 +1,103 @@
+"""Aids: what helps where showers are few, and stands in no paper. Each is one thing, off unless a preset names it.
+
+An aid works at places that stages and representations offer: before the training of a stage, around a value that passes a
+representation, and as a stage of its own behind others. A model that names none calls none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, TypeVar
+
+from torch import Tensor, nn
+
+from caloforge import plugins
+from caloforge.errors import ConfigError
+from caloforge.models.base import ShowerModel
+from caloforge.random import Streams
+from caloforge.stage import GradientStage, Stage, TrainingData
+from caloforge.validation import Settings, validated
+
+__all__ = ["Aid", "aid_kinds", "make_aid", "only_module"]
+
+M = TypeVar("M", bound=nn.Module)
+
+
+class Aid(nn.Module):
+    """Base of all aids; what it learns from the data are its buffers, which travel with the model's weights.
+
+    Args:
+        config: its settings.
+        model: the model that it helps; it is not kept.
+
+    Attributes:
+        kind: its name, that of its file with dashes.
+        title: one line for people.
+        Config: class of its settings.
+
+    Raises:
+        ConfigError: if it does not suit the model.
+    """
+
+    kind: ClassVar[str]
+    title: ClassVar[str]
+    Config: ClassVar[type[Settings]] = Settings
+
+    def __init__(self, config: Settings, model: ShowerModel) -> None:
+        super().__init__()
+        self.config = config
+
+    def before_training(self, model: ShowerModel, stage: GradientStage, data: TrainingData, streams: Streams) -> None:
+        """Set initial weights of a stage, which its own preparation has just set; nothing by default."""
+
+    def stages(self, model: ShowerModel) -> list[Stage]:
+        """Stages of its own; each comes right behind the last one that it needs."""
+        return []
+
+    def constants(self) -> dict[str, Tensor] | None:
+        """What a compiled decoder needs to know of it, by name; nothing if it does nothing in generation, as by default.
+
+        None says that no compiled decoder can do what it does, so the model is decoded step by step.
+        """
+        return {}
+
+    def describe(self) -> dict[str, Any]:
+        """Its kind and settings, as in a preset."""
+        return {"kind": self.kind, **self.config.model_dump(mode="json")}
+
+
+def aid_kinds() -> list[str]:
+    """Names of all aids, sorted."""
+    return plugins.names("aids")
+
+
+def make_aid(entry: Mapping[str, Any], model: ShowerModel, *, where: str = "aids") -> Aid:
+    """An aid as a preset names it.
+
+    Args:
+        entry: ``kind`` and settings.
+        model: the model that it helps.
+        where: what to call the place in an error.
+
+    Raises:
+        ConfigError: if there is no such aid, a setting is wrong, or it does not suit the model.
+        PluginError: if it cannot be loaded.
+    """
+    settings = dict(entry)
+    kind = settings.pop("kind", None)
+    if kind not in aid_kinds():
+        raise ConfigError(f"{where}: the aid '{kind}' is not known, expected one of {', '.join(aid_kinds())}")
+    cls: type[Aid] = plugins.load("aids", kind)
+    return cls(validated(cls.Config, settings, where=f"{where}, '{kind}'"), model)
+
+
+def only_module(model: ShowerModel, kind: type[M], aid: str) -> M:
+    """The one part of a model that is of some class.
+
+    Raises:
+        ConfigError: if the model has none, so that the aid does not suit it.
+    """
+    found = [module for module in model.modules() if isinstance(module, kind)]
+    if len(found) != 1:
+        raise ConfigError(f"the aid '{aid}' does not suit the model '{model.kind}', which has no {kind.__name__}")
+    return found[0]

@@ -1,0 +1,1 @@
+"""What models are made of: trained parts that bring their stages, and bases that several of them share."""

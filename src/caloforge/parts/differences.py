@@ -1,0 +1,77 @@
+"""Differences from publications that several models share: rows of their tables, and switches of their profiles."""
+
+from __future__ import annotations
+
+from caloforge.models.profiles import Difference
+
+__all__ = ["CUT_FIRST", "FLOAT32", "LAYER_NOISE", "MASKS", "POINT_DIFFERENCES", "SPLIT"]
+
+MASKS = Difference(
+    "masks of the MADEs",
+    "degrees 1 .. H of the hidden units, as nflows gives them",
+    "degrees spread evenly over all inputs",
+    "with H < D - 1 the inputs behind number H condition nothing",
+    "masks",
+    ("published", "even"),
+)
+
+LAYER_NOISE = Difference(
+    "noise on layer energies",
+    "sums of the noisy voxels",
+    "one noise for each layer",
+    "the sums are shifted by half a width for every voxel",
+    "energy_noise_per",
+    ("voxel", "layer"),
+)
+
+CUT_FIRST = Difference(
+    "threshold before training",
+    "none",
+    "the detector's analysis threshold",
+    "what lies below it is cut behind the model anyway",
+    "cut_first",
+    (False, True),
+)
+
+FLOAT32 = Difference(
+    "precision of training",
+    "float64",
+    "float32, or `training.precision: float64`",
+    "twice as fast; the densities agree to rounding",
+)
+
+SPLIT = Difference(
+    "validation share",
+    "30 % of the showers",
+    "10 %, or `--val-fraction 0.3`",
+    "few showers to train on",
+)
+
+POINT_DIFFERENCES = (
+    Difference(
+        "features of the flow",
+        "points and energies of the layers",
+        "their square roots",
+        "the spread of a square root hardly depends on the energy",
+        "profiles",
+        ("linear", "sqrt"),
+    ),
+    Difference(
+        "noise on the flow's features in training",
+        "none",
+        "a tenth of their standard deviation",
+        "few showers are learnt by heart otherwise",
+        "profile_noise",
+        (0.0, 0.1),
+    ),
+    Difference(
+        "scale of the features", "constants", "mean and standard deviation of the data", "constants belong to data"
+    ),
+    Difference(
+        "padding", "padded to the largest shower, rows of padding enter the loss", "packed", "no work for nothing"
+    ),
+    Difference("batches", "showers of similar size", "random", "nothing is padded"),
+    Difference(
+        "points outside the box", "kept as they are", "reflected at its edge", "training showers have no points there"
+    ),
+)

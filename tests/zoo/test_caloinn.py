@@ -1,0 +1,221 @@
+"""CaloINN: published sizes, representation on real showers, both sets of variables, cubic splines."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from model_samples import Rows, fit, geant4_showers, sparse_showers, toy_detector, training_batch
+
+from caloforge.detectors import load_detector
+from caloforge.errors import ConfigError, UsageError
+from caloforge.models import Conditions, build_model, load_preset
+from caloforge.random import Streams
+from caloforge.representation import JointShares, Logit, LogShares
+from caloforge.showers import Showers
+from caloforge.stage import GradientStage, TrainingConfig
+from caloforge.zoo.caloinn import CaloINN
+
+STREAMS = Streams(11, "test")
+FLOW: dict[str, Any] = {"blocks": 3, "hidden_features": 12, "layers": 2}
+LOGARITHMS: dict[str, Any] = {"variables": "logarithms"}
+
+
+def small(detector: str = "calogan", *, flow: dict[str, Any] | None = None, **changes: Any) -> CaloINN:
+    torch.manual_seed(2)
+    model = build_model("caloinn", {"flow": FLOW | (flow or {})} | changes, load_detector(detector))
+    assert isinstance(model, CaloINN)
+    return model.eval()
+
+
+@pytest.mark.parametrize(
+    ("preset", "features", "blocks", "total"),
+    [
+        ("caloinn-ds1-photons", 373, 12, 18_821_350),
+        ("caloinn-ds1-pions", 540, 12, 26_592_624),
+        ("caloinn-par04-ds2", 6525, 14, 270_999_370),
+    ],
+)
+def test_published_sizes(preset: str, features: int, blocks: int, total: int) -> None:
+    detector = load_detector(load_preset(preset).detector or "")
+    # All blocks are alike, and every one but the first brings an activation norm: two models say what 14 would have.
+    one, two = (load_preset(preset, [f"model.flow.blocks={count}"]).build(detector) for count in (1, 2))
+    assert isinstance(one, CaloINN)
+    assert one.flow.features == features
+    assert type(one).Config.model_validate(load_preset(preset).model).flow.blocks == blocks
+    step = two.parameter_count() - one.parameter_count()
+    assert one.parameter_count() + (blocks - 1) * step == total
+
+
+@pytest.mark.parametrize("noise_on", ["shares", "deposits"])
+@pytest.mark.parametrize("particle", [22, -11, 211])
+def test_real_showers_come_back_from_noise(particle: int, noise_on: str) -> None:
+    """What the flow learns, sent straight to the post-processing, gives the showers back."""
+    showers = geant4_showers(particle)
+    model = small(extra_energy=200.0, noise_on=noise_on)
+    fit(model, showers)
+    assert isinstance(model.representation, JointShares)
+    deposits = torch.from_numpy(showers.deposits).double()
+    incident = torch.from_numpy(showers.incident_energy)
+    encoded = model.representation.encode(deposits, incident, STREAMS, torch.arange(len(showers)), 0)
+    assert bool(encoded.inside.all())
+    energies = model.representation.energies.decode(encoded.y[:, 504:], incident)
+    made = model.representation.decode(encoded.y, incident).numpy()
+    wanted = showers.above(0.010)
+    assert np.array_equal(made > 0, wanted.deposits > 0)
+    np.testing.assert_allclose(energies, wanted.layer_energies() + 0.5e-3, rtol=1e-6, atol=0.6e-3)
+    assert np.abs(made - wanted.deposits)[made > 0].mean() < 1e-3
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("flow", "changes"),
+    [({}, {}), ({"spline": "cubic"}, {}), ({}, LOGARITHMS)],
+    ids=["logits", "cubic", "logarithms"],
+)
+def test_loss_is_the_negative_log_density_without_the_jacobians(flow: dict[str, Any], changes: dict[str, Any]) -> None:
+    model = small(flow=flow, **changes).double()
+    showers = geant4_showers(22)[:6]
+    fit(model, showers)
+    stage = model.training_stages(TrainingConfig())[1]
+    assert isinstance(stage, GradientStage)
+    loss = float(stage.loss("main", training_batch(showers), STREAMS)["loss"])
+    deposits, incident = torch.from_numpy(showers.deposits).double(), torch.from_numpy(showers.incident_energy)
+    logdet = model.representation.encode(deposits, incident, STREAMS, torch.arange(6), 0).logdet
+    log_prob = model.log_prob(showers, STREAMS)
+    assert loss == pytest.approx(float((logdet - log_prob).mean()), rel=1e-9)
+
+
+def test_too_much_energy_has_no_density() -> None:
+    model = small(energy_scale=1.0)
+    showers = geant4_showers(22)[:3]
+    assert bool(torch.isfinite(model.log_prob(showers, STREAMS)).all())
+    bright = Showers(showers.deposits * 3, showers.incident_energy, 22, showers.readout)
+    assert bool((model.log_prob(bright, STREAMS) == -np.inf).all())
+
+
+@pytest.mark.parametrize("changes", [{}, {"spline": "cubic", "permutations": "reverse", "batch_norm": True}])
+def test_a_few_steps_lower_the_loss_from_where_the_data_start_it(changes: dict[str, Any]) -> None:
+    detector = toy_detector()
+    torch.manual_seed(0)
+    model = build_model("caloinn", {"flow": FLOW | changes}, detector, aids=[{"kind": "marginal-start"}])
+    showers = sparse_showers(detector, 300)
+    fit(model, showers)
+    stage = model.training_stages(TrainingConfig())[1]
+    assert isinstance(stage, GradientStage)
+    random = float(stage.validate(training_batch(showers), STREAMS)["loss"].detach())
+    with torch.no_grad():
+        stage.begin(Rows(showers), STREAMS)
+    optimiser = torch.optim.Adam(stage.players[0].parameters, 2e-3)
+    losses = []
+    for epoch in range(25):
+        loss = stage.loss("main", training_batch(showers, epoch), STREAMS)["loss"]
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(float(loss.detach()))
+    assert losses[0] < random - 5
+    assert np.mean(losses[-5:]) < losses[0] - 0.5
+
+
+@pytest.mark.parametrize("size", [1e2, 1e5, 1e30, float("inf"), float("nan")])
+@pytest.mark.parametrize("changes", [{}, LOGARITHMS], ids=["logits", "logarithms"])
+def test_extreme_latents_give_finite_showers_or_invalid_ones(size: float, changes: dict[str, Any]) -> None:
+    model = small(energy_scale=1.0, **changes)
+    conditions = Conditions.first(np.full(4, 5e4), 22)
+    latents = model.latents(conditions, STREAMS)
+    latents["flow"][0, 505] = size
+    latents["flow"][1, 100] = -size
+    latents["flow"][2, :] = -size
+    made, valid = model.decode(conditions, latents)
+    made.check_values()
+    assert valid[3]
+    assert (made.total_energy()[~valid] == 0).all()
+    if np.isnan(size):  # what is no number must not pass for an empty shower
+        assert not valid[:3].any()
+
+
+def test_an_untrained_scale_makes_showers_invalid_rather_than_wrong() -> None:
+    """Mutation: leave ``unless_finite`` out of ``LogShares.decode`` or ``VoxelShares.deposits``."""
+    conditions = Conditions.first(np.full(3, 5e4), 22)
+    for changes in ({}, LOGARITHMS):
+        model = small(**changes)
+        made, valid = model.decode(conditions, model.latents(conditions, STREAMS))
+        assert not valid.any()
+        assert made.total_energy().sum() == 0
+
+
+@torch.no_grad()
+def test_noise_on_shares_says_nothing_about_energies() -> None:
+    model = small(energy_scale=1.0)
+    showers = geant4_showers(22)[:50].above(0.010)
+    assert isinstance(model.representation, JointShares)
+    y, *_ = model.representation.encode(
+        torch.from_numpy(showers.deposits), torch.from_numpy(showers.incident_energy), STREAMS, torch.arange(50), 0
+    )
+    assert model.representation.shares.share_noise == pytest.approx(1e-3 / 1e5)
+    empty = torch.from_numpy(showers.deposits == 0)
+    shares = Logit(1e-9).restore(y[:, :504])
+    assert float(shares[empty].max()) <= 1e-8
+    assert float(shares[~empty].min()) > 5e-8
+
+
+def test_logarithms_have_relative_noise() -> None:
+    model = small(**LOGARITHMS).double()
+    showers = geant4_showers(22)[:20]
+    fit(model, showers)
+    y, *_ = model.representation.encode(
+        torch.from_numpy(showers.deposits), torch.from_numpy(showers.incident_energy), STREAMS, torch.arange(20), 0
+    )
+    shares = torch.exp(y[:, :504]) - 1e-8
+    wanted = showers.deposits / np.repeat(showers.layer_energies() + 1e-16, [288, 144, 72], axis=1)
+    extra = shares.numpy() - wanted
+    assert extra.min() > -1e-7
+    assert extra.max() < 5e-6 + 1e-7
+    assert extra.mean() == pytest.approx(2.5e-6, rel=0.05)
+    assert model.describe_representation()["noise"]["width_relative"] == 5e-6
+
+
+def test_the_published_profile_takes_logarithms() -> None:
+    """Of all shares and fractions, and the deposits as the file has them."""
+    model = build_model("caloinn", {"flow": FLOW}, load_detector("calogan"), profile="published")
+    assert isinstance(model, CaloINN)
+    assert isinstance(model.representation, LogShares)
+    assert model.representation.margin.alpha == 1e-8
+    assert model.flow.features == 507
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"drop_voxel": True, "noise_on": "deposits"}, "sums of the noisy voxels"),
+        ({"energy_noise_per": "voxel"}, "no sums of noisy voxels"),
+        (
+            {"drop_voxel": True, "noise_on": "deposits", "energy_noise_per": "voxel", "variables": "logarithms"},
+            "exclude each other",
+        ),
+        ({"layer_reference": 3e3}, "'layer_reference' and 'layer_offset' do nothing"),
+        ({"layer_offset": 0.1}, "'layer_reference' and 'layer_offset' do nothing"),
+        ({"flow": FLOW | {"least": 0.09, "bins": 12}}, "do not fit"),
+        ({"flow": FLOW | {"spline": "quartic"}}, "rqs"),
+    ],
+)
+def test_impossible_settings_are_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        build_model("caloinn", {"flow": FLOW} | changes, toy_detector())
+
+
+def test_detectors_that_do_not_suit_are_refused() -> None:
+    with pytest.raises(ConfigError, match="read out as points"):
+        build_model("caloinn", {"flow": FLOW}, load_detector("ild-ecal/points"))
+    with pytest.raises(ConfigError, match="at least two variables"):
+        build_model("caloinn", {"flow": FLOW} | LOGARITHMS, toy_detector((1, 1)))
+    with pytest.raises(ConfigError, match="needs a layer with several of them, 'toy' has none"):
+        build_model("caloinn", {"flow": FLOW}, toy_detector((1, 1)))
+    model = small()
+    with pytest.raises(UsageError, match="readout"):
+        model.log_prob(sparse_showers(toy_detector(), 2), STREAMS)
+    with pytest.raises(UsageError, match="at least one draw"):
+        model.log_prob(geant4_showers(22)[:2], STREAMS, draws=0)
