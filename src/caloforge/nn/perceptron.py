@@ -8,10 +8,28 @@ from torch import Tensor, nn
 
 from caloforge.kernels.ops.linear import fits_kernel, linear
 
-__all__ = ["Perceptron"]
+__all__ = ["Perceptron", "dense"]
 
 #: Multiplications from which on the operator is worth its overhead.
 _LEAST_WORK = 200_000
+
+
+def dense(x: Tensor, weight: Tensor, bias: Tensor | None, slope: float = 1.0) -> Tensor:
+    """``x W^T + b`` and a leaky ReLU: by the operator where it fits and is worth its overhead.
+
+    Args:
+        x: inputs (..., I).
+        weight: W, (O, I).
+        bias: b, (O,), or None.
+        slope: of the activation below zero; 0 for a ReLU, 1 for none.
+
+    Returns:
+        (..., O).
+    """
+    if x.ndim == 2 and len(x) * weight.numel() >= _LEAST_WORK and fits_kernel(x, weight, bias):
+        return linear(x, weight, bias, slope=slope)
+    out = nn.functional.linear(x, weight, bias)
+    return out if slope == 1 else nn.functional.leaky_relu(out, slope) if slope else nn.functional.relu(out)
 
 
 class Perceptron(nn.Sequential):
@@ -30,18 +48,13 @@ def _run(layers: Sequence[nn.Module], x: Tensor) -> Tensor:
     number = 0
     while number < len(layers):
         layer = layers[number]
-        slope = _slope(layers[number + 1]) if number + 1 < len(layers) else None
-        if (
-            isinstance(layer, nn.Linear)
-            and x.ndim == 2
-            and len(x) * layer.weight.numel() >= _LEAST_WORK
-            and fits_kernel(x, layer.weight, layer.bias)
-        ):
-            x = linear(x, layer.weight, layer.bias, slope=1.0 if slope is None else slope)
-            number += 1 if slope is None else 2
-        else:
+        number += 1
+        if not isinstance(layer, nn.Linear):
             x = layer(x)
-            number += 1
+            continue
+        slope = _slope(layers[number]) if number < len(layers) else None
+        x = dense(x, layer.weight, layer.bias, 1.0 if slope is None else slope)
+        number += slope is not None
     return x
 
 

@@ -12,6 +12,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor, nn
 
+from caloforge.nn.perceptron import dense
+
 __all__ = ["SameConvolution", "StepConvolution", "StepTransposedConvolution", "taps"]
 
 Shape = tuple[int, int]
@@ -65,10 +67,9 @@ def _product(image: Tensor, weight: Tensor, bias: Tensor, joins: Tensor, shape: 
     """
     outputs, inputs, _ = weight.shape
     to, of, elements = joins.shape
-    dense = weight.reshape(-1, elements) @ joins.to(weight.dtype).reshape(-1, elements).T
-    dense = dense.view(outputs, inputs, to, of).transpose(1, 2).reshape(outputs * to, inputs * of)
-    made = nn.functional.linear(image.flatten(1), dense).view(-1, outputs, *shape)
-    return made + bias[:, None, None]
+    matrix = weight.reshape(-1, elements) @ joins.to(weight.dtype).reshape(-1, elements).T
+    matrix = matrix.view(outputs, inputs, to, of).transpose(1, 2).reshape(outputs * to, inputs * of)
+    return dense(image.flatten(1), matrix, bias.repeat_interleave(to)).view(-1, outputs, *shape)
 
 
 class SameConvolution(nn.Conv2d):
