@@ -16,11 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from caloforge.errors import ConfigError
+from caloforge.kernels.ops.cubic_splines import raw_end_derivative
 from caloforge.models import Aid, ShowerModel
 from caloforge.nn.autoregressive import AutoregressiveFlow, AutoregressiveSpline
 from caloforge.nn.convolutional import ConvolutionalFlow, ImageCoupling
 from caloforge.nn.coupling import CouplingFlow, SplineCoupling
-from caloforge.nn.cubic_splines import raw_end_derivative
 from caloforge.parts.flows import FlowStage
 from caloforge.random import Streams
 from caloforge.stage import GradientStage, TrainingConfig, TrainingData

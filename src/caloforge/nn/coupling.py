@@ -8,23 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import zip_longest
-from typing import Literal, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from caloforge.errors import ConfigError
+from caloforge.kernels.ops.cubic_splines import cubic_parameter_count, cubic_spline
+from caloforge.kernels.ops.spline_layer import SplineKind
 from caloforge.kernels.ops.splines import raw_parameter_count
 from caloforge.nn.batch_layers import BatchNorm1d, Dropout
-from caloforge.nn.cubic_splines import cubic_parameter_count, cubic_spline
 from caloforge.nn.flow import ConditionalFlow, fixed_permutations
 from caloforge.nn.perceptron import Perceptron
 from caloforge.nn.permutations import FixedPermutation, IndexArray
 from caloforge.nn.splines import SplineBlock
 
 __all__ = ["ActNorm", "CouplingFlow", "SplineCoupling", "SplineKind", "conditioner", "spline_size"]
-
-SplineKind = Literal["rqs", "cubic"]
 
 
 def spline_size(kind: SplineKind, bins: int) -> int:
@@ -158,13 +157,9 @@ class SplineCoupling(SplineBlock):
     def _run(self, values: Tensor, context: Tensor | None, *, inverse: bool) -> tuple[Tensor, Tensor]:
         passive, active = values[:, : self.passive], values[:, self.passive :]
         seen = passive if context is None else torch.cat([passive, context], dim=1)
-        if self.kind == "rqs":
-            last = cast("nn.Linear", self.network[-1])
-            active, logdet, _ = self.spline_layer(active, self.network.hidden_units(seen), last, inverse=inverse)
-            return torch.cat([passive, active], dim=1), logdet
-        raw = self.network(seen).unflatten(1, (self.active, -1))
-        active, logabsdet = self.spline(active, raw, inverse=inverse)
-        return torch.cat([passive, active], dim=1), logabsdet.sum(dim=1)
+        last = cast("nn.Linear", self.network[-1])
+        active, logdet, _ = self.spline_layer(active, self.network.hidden_units(seen), last, inverse=inverse)
+        return torch.cat([passive, active], dim=1), logdet
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Data to latent: (batch, D) and context (batch, C) to outputs (batch, D) and log-determinants (batch,)."""

@@ -8,7 +8,7 @@ from typing import Protocol
 from torch import Tensor, nn
 
 from caloforge.kernels.ops.linear import Staircase, fits_kernel
-from caloforge.kernels.ops.spline_layer import spline_layer
+from caloforge.kernels.ops.spline_layer import SplineKind, spline_layer
 from caloforge.kernels.ops.splines import check_spline_minima, rqs
 
 __all__ = ["SplineBlock"]
@@ -46,6 +46,9 @@ class SplineBlock(nn.Module):
     Raises:
         ConfigError: If a setting is out of range.
     """
+
+    #: What the splines are; see :meth:`spline`.
+    kind: SplineKind = "rqs"
 
     def __init__(
         self, bins: int, bound: float, min_bin_width: float, min_bin_height: float, min_derivative: float
@@ -98,8 +101,8 @@ class SplineBlock(nn.Module):
         if fits_kernel(values, hidden, last.weight, last.bias):
             stairs: Staircase | None = getattr(last, "stairs", None)
             return spline_layer(
-                values, hidden, last.weight, last.bias, self.spline_shape, stairs=stairs, inverse=inverse,
-                keep_raw=keep_raw,
+                values, hidden, last.weight, last.bias, self.spline_shape, kind=self.kind, stairs=stairs,
+                inverse=inverse, keep_raw=keep_raw,
             )  # fmt: skip
         raw = last(hidden).view(*values.shape, -1)
         outputs, logabsdet = self.spline(values, raw, inverse=inverse)

@@ -46,8 +46,8 @@ _FUNCTIONS: dict[str, tuple[object, list[object]]] = {
     "spline_forward": (None, [_long, _int, _int, *[_double] * 4, _int, *[_pointer] * 4]),
     "spline_backward": (None, [_long, _int, _int, *[_double] * 4, _int, *[_pointer] * 6]),
     "spline_layer_tiles": (None, [_long, _pointer]),
-    "spline_layer_forward": (None, [*[_pointer] * 3, _int, _int, *[_pointer] * 7]),
-    "spline_layer_backward": (None, [*[_pointer] * 3, _int, _int, *[_pointer] * 11]),
+    "spline_layer_forward": (None, [*[_pointer] * 3, *[_int] * 3, *[_pointer] * 7]),
+    "spline_layer_backward": (None, [*[_pointer] * 3, *[_int] * 3, *[_pointer] * 11]),
     "linear_forward": (None, [*[_pointer] * 2, _double, _pointer, _int, *[_pointer] * 7]),
     "linear_backward": (None, [*[_pointer] * 2, _double, _pointer, _int, *[_pointer] * 12]),
 }

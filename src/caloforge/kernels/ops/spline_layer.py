@@ -1,6 +1,6 @@
-"""The last linear layer of a spline flow's network together with the rational-quadratic splines that it sets.
+"""The last linear layer of a spline flow's network together with the splines that it sets, rational-quadratic or cubic.
 
-The raw parameters, 3K - 1 for every feature of every row, are by far the largest numbers of a flow. The compiled kernel
+The raw parameters, some dozens for every feature of every row, are by far the largest numbers of a flow. The compiled kernel
 makes those of one feature after the other and hands them to the spline while they are in the first cache; backwards their
 gradients go from the spline into the products of the layer in the same way.
 """
@@ -8,16 +8,19 @@ gradients go from the spline into the products of the layer in the same way.
 from __future__ import annotations
 
 import ctypes
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from caloforge.kernels.ops.cubic_splines import cubic_spline
 from caloforge.kernels.ops.linear import Staircase, plain_linear
 from caloforge.kernels.ops.registry import SUFFIXES, operator
-from caloforge.kernels.ops.splines import MOST_BINS, plain_rqs, plain_rqs_backward
+from caloforge.kernels.ops.splines import MOST_BINS, plain_rqs
 
-__all__ = ["raw_by_rows", "spline_layer"]
+__all__ = ["SplineKind", "raw_by_rows", "spline_layer"]
+
+SplineKind = Literal["rqs", "cubic"]
 
 
 def spline_layer(
@@ -27,6 +30,7 @@ def spline_layer(
     bias: Tensor,
     shape: tuple[float, ...],
     *,
+    kind: SplineKind = "rqs",
     stairs: Staircase | None = None,
     inverse: bool = False,
     keep_raw: bool = False,
@@ -36,10 +40,11 @@ def spline_layer(
     Args:
         x: values (N, D).
         hidden: hidden units (N, H).
-        weight: W, (D P, H), with P = 3K - 1 rows for each feature; zero where ``stairs`` says so.
+        weight: W, (D P, H), with P rows for each feature, the raw parameters of a spline; zero where ``stairs`` says so.
         bias: b, (D P,).
-        shape: bound, smallest relative bin width and height, smallest derivative; see
-            :func:`caloforge.kernels.ops.splines.rqs`.
+        shape: bound, smallest relative bin width and height, smallest derivative (of no meaning for cubic splines).
+        kind: ``rqs``, see :func:`caloforge.kernels.ops.splines.rqs`, or ``cubic``, see
+            :func:`caloforge.kernels.ops.cubic_splines.cubic_spline`.
         stairs: of a masked layer; the P rows of a feature have the same reach.
         inverse: evaluate the inverse splines.
         keep_raw: whether the raw parameters are wanted; else they may be empty.
@@ -50,7 +55,7 @@ def spline_layer(
     """
     reach = None if stairs is None else _reach_of_features(stairs, x.shape[1])
     keep = keep_raw or (torch.is_grad_enabled() and any(t.requires_grad for t in (x, hidden, weight, bias)))
-    outputs, logdet, tiles = _SplineLayer.apply(x, hidden, weight, bias, reach, keep, inverse, shape)  # type: ignore[no-untyped-call]
+    outputs, logdet, tiles = _SplineLayer.apply(x, hidden, weight, bias, reach, keep, kind, inverse, shape)  # type: ignore[no-untyped-call]
     return outputs, logdet, tiles
 
 
@@ -63,7 +68,19 @@ def _reach_of_features(stairs: Staircase, features: int) -> Tensor:
     return stairs.reach.view(features, -1)[:, 0].contiguous()
 
 
+def _bins(parameters: int, kind: str) -> int:
+    """Bins of a spline with so many raw parameters."""
+    return (parameters + 1) // 3 if kind == "rqs" else parameters // 2 - 1
+
+
 # ---- plain PyTorch --------------------------------------------------------------------------------------------------
+
+
+def _plain_spline(x: Tensor, raw: Tensor, kind: str, inverse: bool, *shape: float) -> tuple[Tensor, Tensor]:
+    if kind == "rqs":
+        return plain_rqs(x, raw, inverse, *shape)
+    limits = dict(zip(("bound", "min_bin_width", "min_bin_height"), shape, strict=False))
+    return cubic_spline(x, raw, inverse=inverse, **limits)
 
 
 def _plain_forward(
@@ -73,11 +90,12 @@ def _plain_forward(
     bias: Tensor,
     reach: Tensor | None,
     keep: bool,
+    kind: str,
     inverse: bool,
     *shape: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     raw = plain_linear(hidden, weight, bias, None, None, None, None, None, [], 1.0).view(*x.shape, -1)
-    outputs, logabsdet = plain_rqs(x, raw, inverse, *shape)
+    outputs, logabsdet = _plain_spline(x, raw, kind, inverse, *shape)
     return outputs, logabsdet.sum(dim=-1), raw.permute(1, 2, 0)[None].contiguous()
 
 
@@ -91,11 +109,15 @@ def _plain_backward(
     grad_logdet: Tensor,
     grad_raw: Tensor | None,
     weights: bool,
+    kind: str,
     inverse: bool,
     *shape: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     raw, to_log = raw_by_rows(raw, len(x)), grad_logdet[:, None].expand_as(x)
-    to_x, to_raw = plain_rqs_backward(x, raw, grad_outputs, to_log, inverse, *shape)
+    with torch.enable_grad():
+        leaves = x.detach().requires_grad_(), raw.detach().requires_grad_()
+        made = _plain_spline(*leaves, kind, inverse, *shape)
+        to_x, to_raw = torch.autograd.grad(made, leaves, (grad_outputs, to_log))
     if grad_raw is not None:
         to_raw = to_raw + raw_by_rows(grad_raw, len(x))
     flat = to_raw.flatten(1)
@@ -119,13 +141,14 @@ def _tiles(library: ctypes.CDLL, x: Tensor) -> tuple[int, int]:
 
 
 def _settings(
-    x: Tensor, hidden: Tensor, weight: Tensor, reach: Tensor | None, inverse: bool, shape: tuple[float, ...]
+    x: Tensor, hidden: Tensor, weight: Tensor, reach: Tensor | None, kind: str, inverse: bool, shape: tuple[float, ...]
 ) -> tuple[Any, ...]:
-    bins = (len(weight) // x.shape[1] + 1) // 3
+    bins = _bins(len(weight) // x.shape[1], kind)
     return (
         (ctypes.c_int64 * 4)(*x.shape, hidden.shape[1], bins),
         None if reach is None else reach.data_ptr(),
         (ctypes.c_double * 4)(*shape),
+        int(kind == "cubic"),
         int(inverse),
         torch.get_num_threads(),
     )
@@ -139,17 +162,18 @@ def _compiled_forward(
     bias: Tensor,
     reach: Tensor | None,
     keep: bool,
+    kind: str,
     inverse: bool,
     *shape: float,
 ) -> Any:
-    if x.dtype not in SUFFIXES or len(weight) // x.shape[1] >= 3 * MOST_BINS:
+    if x.dtype not in SUFFIXES or _bins(len(weight) // x.shape[1], kind) > MOST_BINS:
         return NotImplemented
     x, hidden, weight, bias = (t.contiguous() for t in (x, hidden, weight, bias))
     tiles, width = _tiles(library, x)
     raw = x.new_empty((tiles, x.shape[1], len(weight) // x.shape[1], width) if keep else 0)
     outputs, logdet = torch.empty_like(x), x.new_empty(len(x))
     getattr(library, f"caloforge_spline_layer_forward_{SUFFIXES[x.dtype]}")(
-        *_settings(x, hidden, weight, reach, inverse, shape),
+        *_settings(x, hidden, weight, reach, kind, inverse, shape),
         *(t.data_ptr() for t in (x, hidden, weight, bias)), raw.data_ptr() if keep else None, outputs.data_ptr(),
         logdet.data_ptr(),
     )  # fmt: skip
@@ -167,6 +191,7 @@ def _compiled_backward(
     grad_logdet: Tensor,
     grad_raw: Tensor | None,
     weights: bool,
+    kind: str,
     inverse: bool,
     *shape: float,
 ) -> Any:
@@ -179,14 +204,14 @@ def _compiled_backward(
     made = torch.empty_like(x), torch.empty_like(hidden)
     of_weights = (torch.empty_like(weight), x.new_empty(len(weight))) if weights else (x.new_empty(0), x.new_empty(0))
     getattr(library, f"caloforge_spline_layer_backward_{SUFFIXES[x.dtype]}")(
-        *_settings(x, hidden, weight, reach, inverse, shape),
+        *_settings(x, hidden, weight, reach, kind, inverse, shape),
         *(t.data_ptr() for t in given), None if grad_raw is None else grad_raw.data_ptr(),
         *(t.data_ptr() for t in made), *(t.data_ptr() if weights else None for t in of_weights),
     )  # fmt: skip
     return *made, *of_weights
 
 
-_SHAPE = "bool inverse, float bound, float min_bin_width, float min_bin_height, float min_derivative"
+_SHAPE = "str kind, bool inverse, float bound, float min_bin_width, float min_bin_height, float min_derivative"
 _forward = operator(
     f"spline_layer(Tensor x, Tensor hidden, Tensor weight, Tensor bias, Tensor? reach, bool keep, {_SHAPE}) "
     "-> (Tensor, Tensor, Tensor)",
@@ -213,19 +238,20 @@ class _SplineLayer(torch.autograd.Function):
         bias: Tensor,
         reach: Tensor | None,
         keep: bool,
+        kind: str,
         inverse: bool,
         shape: tuple[float, ...],
     ) -> Any:
-        made = _forward(x, hidden, weight, bias, reach, keep, inverse, *shape)
+        made = _forward(x, hidden, weight, bias, reach, keep, kind, inverse, *shape)
         ctx.save_for_backward(x, hidden, weight, bias, made[2], reach)
-        ctx.rest = inverse, shape
+        ctx.rest = kind, inverse, shape
         ctx.set_materialize_grads(False)
         return made
 
     @staticmethod
     def backward(ctx: Any, grad_outputs: Tensor | None, grad_logdet: Tensor | None, grad_raw: Tensor | None) -> Any:
         x, hidden, weight, bias, raw, reach = ctx.saved_tensors
-        inverse, shape = ctx.rest
+        kind, inverse, shape = ctx.rest
         if grad_outputs is None:
             grad_outputs = torch.zeros_like(x)
         if grad_logdet is None:
@@ -234,15 +260,15 @@ class _SplineLayer(torch.autograd.Function):
             if grad_raw is None:
                 grad_raw = torch.zeros_like(raw)
             leaves = (x, hidden, weight, bias)
-            made = _differentiable(*leaves, reach, raw.shape[3], inverse, shape)
+            made = _differentiable(*leaves, reach, raw.shape[3], kind, inverse, shape)
             wanted = [t for t in leaves if t.requires_grad]
             found = iter(torch.autograd.grad(made, wanted, (grad_outputs, grad_logdet, grad_raw), create_graph=True))
-            return *(next(found) if t.requires_grad else None for t in leaves), *[None] * 4
+            return *(next(found) if t.requires_grad else None for t in leaves), *[None] * 5
         weights = ctx.needs_input_grad[2] or ctx.needs_input_grad[3]
         grads = _backward(
-            x, hidden, weight, raw, reach, grad_outputs, grad_logdet, grad_raw, weights, inverse, *shape
+            x, hidden, weight, raw, reach, grad_outputs, grad_logdet, grad_raw, weights, kind, inverse, *shape
         )  # fmt: skip
-        return *(g if want else None for g, want in zip(grads, ctx.needs_input_grad, strict=False)), *[None] * 4
+        return *(g if want else None for g, want in zip(grads, ctx.needs_input_grad, strict=False)), *[None] * 5
 
 
 def _differentiable(
@@ -252,6 +278,7 @@ def _differentiable(
     bias: Tensor,
     reach: Tensor | None,
     width: int,
+    kind: str,
     inverse: bool,
     shape: tuple[float, ...],
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -260,6 +287,6 @@ def _differentiable(
         each = reach.repeat_interleave(len(weight) // len(reach))
         weight = weight * (torch.arange(weight.shape[1]) < each[:, None]).to(weight.device)
     raw = torch.nn.functional.linear(hidden, weight, bias).view(*x.shape, -1)
-    outputs, logabsdet = plain_rqs(x, raw, inverse, *shape)
+    outputs, logabsdet = _plain_spline(x, raw, kind, inverse, *shape)
     padded = torch.nn.functional.pad(raw, (0, 0, 0, 0, 0, -len(x) % width))
     return outputs, logabsdet.sum(dim=-1), padded.view(-1, width, *padded.shape[1:]).permute(0, 2, 3, 1)

@@ -77,4 +77,19 @@ inline Vec<S> gradients(const S* raw, ptrdiff_t stride, Vec<S> in, Vec<S> grad_o
     return inside ? (Inverse ? along : grad_theta * per_width) : grad_out;
 }
 
+// Rational-quadratic splines as spline_layer.hpp wants them.
+struct RationalSplines {
+    static int parameters(int bins) { return 3 * bins - 1; }
+
+    template <class S, int Bins, bool Inverse>
+    static Vec<S> evaluate(const S* raw, ptrdiff_t stride, Vec<S> in, const SplineShape& shape, Vec<S>& logdet) {
+        return spline<S, Bins, Inverse>(raw, stride, in, shape, logdet);
+    }
+    template <class S, int Bins, bool Inverse>
+    static Vec<S> gradients(const S* raw, ptrdiff_t stride, Vec<S> in, Vec<S> grad_out, Vec<S> grad_log, const SplineShape& shape,
+                            S* grad_raw, ptrdiff_t grad_stride) {
+        return caloforge::gradients<S, Bins, Inverse>(raw, stride, in, grad_out, grad_log, shape, grad_raw, grad_stride);
+    }
+};
+
 }  // namespace caloforge

@@ -1,6 +1,6 @@
 // The last layer of a spline flow's network together with the splines that it sets, forwards and backwards.
 //
-// Raw parameters are the product of the layer's weights with the hidden units, 3K - 1 of them for each feature and row: by far
+// Raw parameters are the product of the layer's weights with the hidden units, some dozens for each feature and row: by far
 // the largest numbers of a flow. Here lanes are rows. A feature's parameters stay in the first cache between the product and
 // the spline, and their gradients between the spline and the products that need them.
 #pragma once
@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "blocks.hpp"
+#include "cubic.hpp"
 #include "parallel.hpp"
 #include "spline_gradients.hpp"
 
@@ -55,9 +56,9 @@ struct SplineLayer {
     int features, hidden;
     const int* reach_of;  // how many hidden units reach each feature; null for all
     SplineShape shape;
-    int threads;
+    int threads, raw_parameters;  // of one spline
 
-    int parameters() const { return 3 * shape.bins - 1; }
+    int parameters() const { return raw_parameters; }
     int reach(int feature) const { return reach_of ? reach_of[feature] : hidden; }
     // Features that are worked on together. It must not depend on the threads: sums over features are made group by group.
     int group() const { return features >= 64 ? 4 : features >= 16 ? 2 : 1; }
@@ -83,7 +84,7 @@ struct SplineLayer {
 };
 
 // `raw` keeps the raw parameters if it is not null; what lies beyond the last row is zero there.
-template <class S, int Bins, bool Inverse>
+template <class Splines, class S, int Bins, bool Inverse>
 void spline_layer_forward(const SplineLayer<S>& layer, const S* x, const S* hidden, const S* weight, const S* bias, S* raw, S* out,
                           S* logdet) {
     constexpr int L = kLanes<S>;
@@ -113,7 +114,7 @@ void spline_layer_forward(const SplineLayer<S>& layer, const S* x, const S* hidd
                     S* value = values.data() + size_t(f - from) * W;
                     for (int c = 0; c < W; c += L) {
                         Vec<S> sum = load(log + c);
-                        store(value + c, spline<S, Bins, Inverse>(own + c, W, load(value + c), layer.shape, sum));
+                        store(value + c, Splines::template evaluate<S, Bins, Inverse>(own + c, W, load(value + c), layer.shape, sum));
                         store(log + c, sum);
                     }
                     if (raw && filled < W)
@@ -153,7 +154,7 @@ inline void weight_gradients(bool add, const S* to_raw, int W, int P, int H, int
 }
 
 // Gradients. Those by raw parameters from elsewhere (`grad_raw`) and those by weights and biases may be null.
-template <class S, int Bins, bool Inverse>
+template <class Splines, class S, int Bins, bool Inverse>
 void spline_layer_backward(const SplineLayer<S>& layer, const S* x, const S* hidden, const S* weight, const S* raw, const S* grad_out,
                            const S* grad_log, const S* grad_raw, S* grad_x, S* grad_hidden, S* grad_weight, S* grad_bias) {
     constexpr int L = kLanes<S>;
@@ -187,8 +188,8 @@ void spline_layer_backward(const SplineLayer<S>& layer, const S* x, const S* hid
                     const S *own = raw + layer.place(tile, f), *grad = grads.data() + size_t(k) * W, *log = logs.data() + first;
                     S *to = to_raw.data() + size_t(k) * P * W, *value = values.data() + size_t(k) * W;
                     for (int c = 0; c < W; c += L)
-                        store(value + c, gradients<S, Bins, Inverse>(own + c, W, load(value + c), load(grad + c), load(log + c),
-                                                                     layer.shape, to + c, W));
+                        store(value + c, Splines::template gradients<S, Bins, Inverse>(own + c, W, load(value + c), load(grad + c),
+                                                                                       load(log + c), layer.shape, to + c, W));
                     if (grad_raw) {
                         const S* other = grad_raw + layer.place(tile, f);
                         for (int i = 0; i < P * W; i += L) store(to + i, load(to + i) + load(other + i));

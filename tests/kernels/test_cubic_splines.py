@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from caloforge.errors import ConfigError
-from caloforge.nn.cubic_splines import cubic_parameter_count, cubic_spline, raw_end_derivative
+from caloforge.kernels.ops.cubic_splines import cubic_parameter_count, cubic_spline, raw_end_derivative
 
 BOUND, MINIMUM = 14.0, 1e-3
 
