@@ -80,12 +80,7 @@ class ConstantSchedule(_Settings):
 
 
 class MilestoneSchedule(_Settings):
-    """The learning rate is multiplied by ``factor`` after each of the given epochs.
-
-    Attributes:
-        epochs: numbers of finished epochs, rising.
-        factor: what to multiply by each time.
-    """
+    """The learning rate is multiplied by ``factor`` after each of the given numbers of finished epochs."""
 
     kind: Literal["milestones"] = "milestones"
     epochs: tuple[Annotated[int, Field(ge=1)], ...]
@@ -106,7 +101,7 @@ class CosineSchedule(_Settings):
 
 
 class OneCycleSchedule(_Settings):
-    """``torch.optim.lr_scheduler.OneCycleLR`` with cosine annealing over all steps, stepped after every batch.
+    """``torch.optim.lr_scheduler.OneCycleLR`` with cosine annealing, stepped after every batch.
 
     Attributes:
         rise_fraction: share of the steps in which the learning rate rises.
@@ -137,11 +132,7 @@ class CyclicSchedule(_Settings):
 
 
 class ExponentialSchedule(_Settings):
-    """The learning rate is multiplied by ``factor`` after every epoch.
-
-    Attributes:
-        factor: what to multiply by.
-    """
+    """The learning rate is multiplied by ``factor`` after every epoch."""
 
     kind: Literal["exponential"] = "exponential"
     factor: Annotated[float, Field(gt=0, le=1)]
@@ -247,12 +238,7 @@ class TrainingBatch:
 
 @dataclass(frozen=True, kw_only=True)
 class VoxelBatch(TrainingBatch):
-    """Rows of showers on voxels.
-
-    Attributes:
-        deposits: energy in each voxel, (B, V), MeV.
-        overflow: energy of each layer outside its voxels, (B, layers), MeV, or None.
-    """
+    """Rows of showers: energies of voxels (B, V) and, or None, of what lies outside the voxels (B, layers), MeV."""
 
     deposits: Tensor
     overflow: Tensor | None = None
@@ -361,9 +347,7 @@ class Stage:
             ModelFileError: if a tensor is missing, unknown or of another shape.
         """
         for path, part in self.parts.items():
-            take_lengths(
-                part, {key.removeprefix(f"{path}."): v for key, v in state.items() if key.startswith(f"{path}.")}
-            )
+            take_lengths(part, _below(path, state))
         own = self.state()
         for key in sorted(own.keys() | state.keys()):
             if key not in state:
@@ -372,14 +356,17 @@ class Stage:
                 raise ModelFileError(
                     f"the state of stage '{self.name}' has the tensor '{key}', which the model has not"
                 )
-            if own[key].shape != state[key].shape:
-                raise ModelFileError(
-                    f"the tensor '{key}' of stage '{self.name}' has shape {tuple(state[key].shape)}, "
-                    f"expected {tuple(own[key].shape)}"
-                )
+            found, wanted = tuple(state[key].shape), tuple(own[key].shape)
+            if found != wanted:
+                raise ModelFileError(f"the tensor '{key}' of stage '{self.name}' has shape {found}, expected {wanted}")
         for path, part in self.parts.items():
-            start = f"{path}."
-            part.load_state_dict({key.removeprefix(start): v for key, v in state.items() if key.startswith(start)})
+            part.load_state_dict(_below(path, state))
+
+
+def _below(path: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a part, under its own names."""
+    start = f"{path}."
+    return {key.removeprefix(start): value for key, value in state.items() if key.startswith(start)}
 
 
 class GradientStage(Stage, ABC):
@@ -449,7 +436,7 @@ class GradientStage(Stage, ABC):
 
         Args:
             data: the training rows; may be iterated more than once.
-            streams: random streams of this stage.
+            streams: random streams of it.
         """
 
     @abstractmethod

@@ -14,6 +14,7 @@ from caloforge.nn.convolutional import ConvolutionalFlow
 from caloforge.nn.coupling import CouplingFlow, SplineKind
 from caloforge.nn.flow import ConditionalFlow
 from caloforge.nn.permutations import reverse_all
+from caloforge.nn.splines import SplineSettings
 from caloforge.parts.flows import FlowStage
 from caloforge.random import Streams
 from caloforge.stage import GradientStage, TrainingConfig
@@ -24,7 +25,7 @@ STREAMS = Streams(4, "start")
 def flow(bins: int = 8) -> MaskedAutoregressiveFlow:
     torch.manual_seed(0)
     return MaskedAutoregressiveFlow(
-        features=4, context_features=1, blocks=3, hidden_features=20, hidden_layers=1, bins=bins, bound=14.0
+        features=4, context_features=1, blocks=3, hidden_features=20, hidden_layers=1, splines=SplineSettings(bins)
     ).double()
 
 
@@ -88,7 +89,7 @@ def test_every_variable_of_a_coupling_flow_starts_standard_normal(spline: Spline
     broad = 2 * torch.rand(4000, 4, dtype=torch.float64, generator=generator) ** 2
     x = torch.cat([spike, broad], dim=1)
     coupling = CouplingFlow(
-        features=7, context_features=0, blocks=8, hidden_features=8, layers=2, bound=4.0, spline=spline,
+        features=7, context_features=0, blocks=8, hidden_features=8, layers=2, splines=SplineSettings(10, 4.0), spline=spline,
         permutations=[reverse_all(7)] * 7,
     ).double()  # fmt: skip
     before = coupling.log_prob(x).mean()
@@ -104,7 +105,7 @@ def test_every_variable_of_a_coupling_flow_starts_standard_normal(spline: Spline
 @torch.no_grad()
 def test_pixels_of_a_convolutional_flow_start_standard_normal() -> None:
     torch.manual_seed(1)
-    images = ConvolutionalFlow((4, 4), 1, steps=6, hidden_channels=2, bound=4.0).double().eval()
+    images = ConvolutionalFlow((4, 4), 1, steps=6, hidden_channels=2, splines=SplineSettings(10, 4.0)).double().eval()
     generator = torch.Generator().manual_seed(1)
     one, two, three = torch.randn(3, 500, 4, 4, generator=generator, dtype=torch.float64)
     data, context = torch.where(one > 0.5, two + 3, 0.1 * three), torch.randn(500, 1, 4, 4, dtype=torch.float64)

@@ -14,7 +14,9 @@ from caloforge.nn.convolutional import (
     UNet,
     least_factor,
 )
+from caloforge.nn.splines import SplineSettings
 
+LEAST = (1e-3, 1e-3, 1e-3)
 SHAPES = [(4, 6), (2, 1), (3, 3), (1, 5)]
 
 
@@ -24,7 +26,12 @@ def images(rows: int, *shape: int, seed: int = 0) -> torch.Tensor:
 
 def new_flow(shape: tuple[int, int] = (4, 6), **changes) -> ConvolutionalFlow:
     torch.manual_seed(4)
-    settings = {"steps": 2, "hidden_channels": 3, "context_channels": 2, "bins": 5, "bound": 4.0} | changes
+    settings = {
+        "steps": 2,
+        "hidden_channels": 3,
+        "context_channels": 2,
+        "splines": SplineSettings(5, 4.0, *LEAST),
+    } | changes
     flow = ConvolutionalFlow(shape, 2, **settings).double()
     for name, parameter in flow.named_parameters():
         if not name.startswith("mixings"):
@@ -126,13 +133,24 @@ def test_a_deep_network_sees_the_whole_image():
 def test_couplings_begin_as_the_identity_and_norms_from_the_data():
     torch.manual_seed(1)
     coupling = ImageCoupling(
-        5, 1, (2, 2), hidden_channels=2, levels=1, bins=6, bound=4.0, periodic=False, batch_norm=True, least=1e-3
+        5,
+        1,
+        (2, 2),
+        hidden_channels=2,
+        levels=1,
+        splines=SplineSettings(6, 4.0, *LEAST),
+        periodic=False,
+        batch_norm=True,
     )
     image, context = images(4, 5, 2, 2).float(), images(4, 1, 2, 2).float()
     same, logdet = coupling(image, context)
     torch.testing.assert_close(same, image)
     torch.testing.assert_close(logdet, torch.zeros(4), atol=1e-4, rtol=0)
-    flow = ConvolutionalFlow((4, 4), 1, steps=3, hidden_channels=2, bound=4.0).double().eval()
+    flow = (
+        ConvolutionalFlow((4, 4), 1, steps=3, hidden_channels=2, splines=SplineSettings(10, 4.0, *LEAST))
+        .double()
+        .eval()
+    )
     data, context = 5 + 3 * images(500, 4, 4, seed=1), images(500, 1, 4, 4)
     before = {name: value.clone() for name, value in flow.state_dict().items()}
     flow.start_norms(data)
@@ -150,4 +168,4 @@ def test_impossible_settings_are_refused():
     with pytest.raises(ConfigError, match="at least one step"):
         ConvolutionalFlow((2, 2), 1, steps=0, hidden_channels=2)
     with pytest.raises(ConfigError, match="bin width"):
-        ConvolutionalFlow((2, 2), 1, steps=1, hidden_channels=2, least=0.5)
+        SplineSettings(10, 15.0, 0.5, 0.5, 0.5)

@@ -10,13 +10,14 @@ import torch
 from caloforge.errors import ConfigError, UsageError
 from caloforge.nn.coupling import ActNorm, CouplingFlow, SplineKind
 from caloforge.nn.permutations import random_all
+from caloforge.nn.splines import SplineSettings
 
 KINDS: list[SplineKind] = ["rqs", "cubic"]
 
 
 def new_flow(features: int = 5, spline: SplineKind = "rqs", context: int = 2, **changes) -> CouplingFlow:
     torch.manual_seed(3)
-    settings = {"blocks": 4, "hidden_features": 12, "layers": 3, "bins": 6, "bound": 4.0} | changes
+    settings = {"blocks": 4, "hidden_features": 12, "layers": 3, "splines": SplineSettings(6, 4.0)} | changes
     flow = CouplingFlow(
         features=features,
         context_features=context,
@@ -114,7 +115,9 @@ def test_activation_norm_standardises_and_inverts():
 def test_the_data_set_the_norms_and_nothing_else():
     generator = torch.Generator().manual_seed(2)
     x = -3.5 + 0.1 * torch.randn(4000, 7, dtype=torch.float64, generator=generator)
-    flow = CouplingFlow(features=7, context_features=0, blocks=2, hidden_features=8, layers=2, bound=4.0).double()
+    flow = CouplingFlow(
+        features=7, context_features=0, blocks=2, hidden_features=8, layers=2, splines=SplineSettings(10, 4.0)
+    ).double()
     flow.start_norms(x)
     assert all(float(parameter.abs().max()) == 0 for parameter in flow.blocks[0].network[-1].parameters())
     (norm,) = flow.norms
@@ -126,7 +129,13 @@ def test_the_data_set_the_norms_and_nothing_else():
 
 def test_published_parameter_count_of_a_block():
     flow = CouplingFlow(
-        features=373, context_features=1, blocks=1, hidden_features=256, layers=4, bins=10, batch_norm=True
+        features=373,
+        context_features=1,
+        blocks=1,
+        hidden_features=256,
+        layers=4,
+        splines=SplineSettings(10),
+        batch_norm=True,
     )
     # 187 passive variables and the condition, 186 active ones with 29 spline parameters, three normalised hidden layers.
     expected = (188 * 256 + 256) + 2 * (256 * 256 + 256) + (256 + 1) * 186 * 29 + 3 * 2 * 256
@@ -148,13 +157,21 @@ def test_untrained_log_prob_is_close_to_the_base_distribution():
         ({"blocks": 0}, "at least one block"),
         ({"permutations": [[0, 1]]}, "does not fit 4 features"),
         ({"permutations": [[0, 1, 2, 3]] * 4}, "do not fit behind"),
-        ({"min_bin_width": 0.2}, "bin width"),
     ],
 )
 def test_impossible_settings_are_refused(changes, message):
     settings = {"features": 4, "context_features": 0, "blocks": 2, "hidden_features": 4, "layers": 2} | changes
     with pytest.raises(ConfigError, match=message):
         CouplingFlow(**settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [({"min_bin_width": 0.2}, "bin width"), ({"bins": 0}, "bin"), ({"bound": 0.0}, "interval|bound")],
+)
+def test_impossible_splines_are_refused(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        SplineSettings(**settings)
 
 
 def test_wrong_shapes_are_refused():

@@ -17,6 +17,7 @@ from caloforge.kernels.ops.autoregressive import solve_autoregressive
 from caloforge.kernels.ops.registry import plain_only
 from caloforge.nn import MaskedAutoregressiveFlow
 from caloforge.nn.permutations import random_all
+from caloforge.nn.splines import SplineSettings
 
 ROUTES = ["modules", "plain", "tile", "single"]
 
@@ -27,7 +28,8 @@ def random_flow(seed, *, features, hidden, layers, bins=8, context=2, masks="eve
     torch.manual_seed(seed)
     flow = MaskedAutoregressiveFlow(
         features=features, context_features=context, blocks=blocks, hidden_features=hidden, hidden_layers=layers,
-        bins=bins, masks=masks, permutations=[random_all(features, seed=seed, stream=k) for k in range(blocks - seed % 2)],
+        splines=SplineSettings(bins), masks=masks,
+        permutations=[random_all(features, seed=seed, stream=k) for k in range(blocks - seed % 2)],
         dropout=0.3,
     )  # fmt: skip
     return flow.to(dtype)

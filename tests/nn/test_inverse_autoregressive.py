@@ -15,6 +15,7 @@ from caloforge.nn.autoregressive import AutoregressiveFlow
 from caloforge.nn.distillation import check_guided, data_loss, latent_loss, trace_student, trace_teacher
 from caloforge.nn.inverse_autoregressive import InverseAutoregressiveFlow
 from caloforge.nn.permutations import random_all
+from caloforge.nn.splines import SplineSettings
 
 SIZES = {"features": 7, "context_features": 2, "blocks": 3, "hidden_features": 12, "hidden_layers": 1}
 
@@ -240,8 +241,8 @@ def test_students_that_cannot_be_guided_are_refused() -> None:
     other.permutations[1].set_index(torch.arange(7))  # type: ignore[operator, union-attr]
     for wrong, message in (
         (student(blocks=4), "as many blocks as its teacher, 3, not 4"),
-        (student(bins=6), "its teacher's splines, 8 bins"),
-        (student(bound=5.0), "its teacher's splines"),
+        (student(splines=SplineSettings(6)), "its teacher's splines, 8 bins"),
+        (student(splines=SplineSettings(bound=5.0)), "its teacher's splines"),
         (student(permutations=permutations(3)), "the permutations of its teacher"),
         (other, "the permutations of its teacher"),
     ):

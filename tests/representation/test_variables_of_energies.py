@@ -86,6 +86,16 @@ def test_more_energy_than_there_can_be_is_not_possible(changes: dict[str, Any]) 
     assert bool(torch.isfinite(encoded.y).all())
 
 
+def test_layers_that_fit_one_by_one_may_be_too_much_together() -> None:
+    """Of a fixed energy each layer by itself is a fraction, as published; of the scale all of them together."""
+    energies = torch.tensor([[70.0, 60.0], [70.0, 20.0]], dtype=torch.float64)
+    incident = torch.full((2,), 100.0, dtype=torch.float64)
+    single = layer_energies(2, fractions="single", scale=1.0, extra_energy=0.0)
+    assert single.encode(energies, incident).possible.tolist() == [False, True]
+    fixed = layer_energies(2, fractions="single", scale=None, reference=100.0)
+    assert fixed.encode(energies, incident).possible.tolist() == [True, True]
+
+
 @pytest.mark.parametrize("fractions", ["recursive", "single"])
 def test_no_logits_make_more_energy_than_there_can_be(fractions: FractionsKind) -> None:
     part = layer_energies(fractions=fractions)

@@ -30,10 +30,12 @@ from caloforge.kernels.ops.splines import raw_parameter_count
 from caloforge.nn.flow import ConditionalFlow, fixed_permutations
 from caloforge.nn.made import MADE, MaskKind
 from caloforge.nn.permutations import FixedPermutation, IndexArray
-from caloforge.nn.splines import SplineBlock
+from caloforge.nn.splines import SplineBlock, SplineSettings
 from caloforge.nn.weights import weights_now
 
 __all__ = ["AutoregressiveFlow", "AutoregressiveSpline", "MaskedAutoregressiveFlow"]
+
+_SPLINES = SplineSettings()
 
 #: Up to this batch size showers are inverted one by one: a tile reads all weights however few its showers are.
 _MOST_SINGLE = 2
@@ -47,13 +49,9 @@ class AutoregressiveSpline(SplineBlock):
         context_features: Number of context values; 0 for none.
         hidden_features: Units per hidden layer.
         hidden_layers: Masked hidden-to-hidden layers.
-        bins: Spline bins K.
-        bound: The spline acts on [-bound, bound].
+        splines: Bins, interval and least sizes of the splines.
         dropout: Dropout probability of the conditioner.
         masks: ``"even"`` or ``"published"``, see :func:`caloforge.nn.made.hidden_degrees`.
-        min_bin_width: Smallest bin width as a fraction of the interval.
-        min_bin_height: Smallest bin height as a fraction of the interval.
-        min_derivative: Smallest interior derivative.
     """
 
     def __init__(
@@ -63,21 +61,17 @@ class AutoregressiveSpline(SplineBlock):
         context_features: int,
         hidden_features: int,
         hidden_layers: int,
-        bins: int,
-        bound: float,
+        splines: SplineSettings,
         dropout: float,
         masks: MaskKind,
-        min_bin_width: float,
-        min_bin_height: float,
-        min_derivative: float,
     ) -> None:
-        super().__init__(bins, bound, min_bin_width, min_bin_height, min_derivative)
+        super().__init__(splines)
         self.conditioner = MADE(
             features=features,
             context_features=context_features,
             hidden_features=hidden_features,
             hidden_layers=hidden_layers,
-            parameters_per_feature=raw_parameter_count(bins),
+            parameters_per_feature=raw_parameter_count(splines.bins),
             dropout=dropout,
             masks=masks,
         )
@@ -138,14 +132,10 @@ class AutoregressiveFlow(ConditionalFlow):
         blocks: Number of blocks.
         hidden_features: Units per hidden layer of each conditioner.
         hidden_layers: Masked hidden-to-hidden layers of each conditioner.
-        bins: Spline bins K.
-        bound: Splines act on [-bound, bound] and are the identity outside.
+        splines: Bins, interval and least sizes of the splines.
         dropout: Dropout probability of the conditioners.
         masks: ``"even"`` or ``"published"``, see :func:`caloforge.nn.made.hidden_degrees`.
         permutations: Index arrays; number k follows block k in the direction from data to latent. At most ``blocks``.
-        min_bin_width: Smallest bin width as a fraction of the interval.
-        min_bin_height: Smallest bin height as a fraction of the interval.
-        min_derivative: Smallest interior derivative.
 
     Raises:
         ConfigError: If a size is out of range or a permutation does not fit.
@@ -162,34 +152,26 @@ class AutoregressiveFlow(ConditionalFlow):
         blocks: int,
         hidden_features: int,
         hidden_layers: int,
-        bins: int = 8,
-        bound: float = 14.0,
+        splines: SplineSettings = _SPLINES,
         dropout: float = 0.0,
         masks: MaskKind = "even",
         permutations: Sequence[Sequence[int] | IndexArray | Tensor] = (),
-        min_bin_width: float = 1e-6,
-        min_bin_height: float = 1e-6,
-        min_derivative: float = 1e-6,
     ) -> None:
         super().__init__()
         if blocks < 1:
             raise ConfigError(f"a flow needs at least one block, not {blocks}")
         self.features = features
         self.context_features = context_features
-        self.bins = bins
+        self.bins = splines.bins
         self.blocks = nn.ModuleList(
             AutoregressiveSpline(
                 features=features,
                 context_features=context_features,
                 hidden_features=hidden_features,
                 hidden_layers=hidden_layers,
-                bins=bins,
-                bound=bound,
+                splines=splines,
                 dropout=dropout,
                 masks=masks,
-                min_bin_width=min_bin_width,
-                min_bin_height=min_bin_height,
-                min_derivative=min_derivative,
             )
             for _ in range(blocks)
         )

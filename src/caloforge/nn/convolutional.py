@@ -20,7 +20,7 @@ from caloforge.nn.batch_layers import BatchNorm2d
 from caloforge.nn.coupling import ActNorm
 from caloforge.nn.flow import log_density
 from caloforge.nn.small_images import SameConvolution, StepConvolution, StepTransposedConvolution
-from caloforge.nn.splines import SplineBlock
+from caloforge.nn.splines import SplineBlock, SplineSettings
 
 __all__ = [
     "ContextNet",
@@ -31,6 +31,8 @@ __all__ = [
     "UNet",
     "least_factor",
 ]
+
+_SPLINES = SplineSettings(10, 15.0, 1e-3, 1e-3, 1e-3)
 
 Shape = tuple[int, int]
 
@@ -216,11 +218,9 @@ class ImageCoupling(SplineBlock):
         shape: height and width of the image.
         hidden_channels: channels of the U-Net's first level.
         levels: most levels of the U-Net.
-        bins: spline bins.
-        bound: the splines act on [-bound, bound].
+        splines: bins, interval and least sizes of the splines.
         periodic: whether the first axis closes on itself.
         batch_norm: batch norm in the U-Net.
-        least: smallest relative bin width and height and smallest interior derivative.
 
     Raises:
         ConfigError: if a setting is out of range.
@@ -234,20 +234,18 @@ class ImageCoupling(SplineBlock):
         *,
         hidden_channels: int,
         levels: int,
-        bins: int,
-        bound: float,
+        splines: SplineSettings,
         periodic: bool,
         batch_norm: bool,
-        least: float,
     ) -> None:
-        super().__init__(bins, bound, least, least, least)
+        super().__init__(splines)
         if channels < 2:
             raise ConfigError(f"a coupling of images needs at least two channels, not {channels}")
         self.passive = (channels + 1) // 2
         self.active = channels - self.passive
         self.network = UNet(
             self.passive + context_channels,
-            self.active * raw_parameter_count(bins),
+            self.active * raw_parameter_count(splines.bins),
             shape,
             channels=hidden_channels,
             levels=levels,
@@ -255,8 +253,8 @@ class ImageCoupling(SplineBlock):
             batch_norm=batch_norm,
         )
         # Raw parameters at zero would bend the spline at the knots; these make it the identity.
-        start = torch.zeros(self.active, raw_parameter_count(bins))
-        start[:, 2 * bins :] = math.log(math.expm1(1 - least))
+        start = torch.zeros(self.active, raw_parameter_count(splines.bins))
+        start[:, 2 * splines.bins :] = math.log(math.expm1(1 - splines.min_derivative))
         with torch.no_grad():
             self.network.last.bias.copy_(start.flatten())
 
@@ -285,11 +283,9 @@ class ConvolutionalFlow(nn.Module):
         hidden_channels: channels of the U-Nets' first level.
         context_channels: channels of the context behind its network.
         levels: most levels of the U-Nets.
-        bins: spline bins.
-        bound: the splines act on [-bound, bound].
+        splines: bins, interval and least sizes of the splines.
         periodic: whether the first axis closes on itself.
         batch_norm: batch norm in the U-Nets.
-        least: smallest relative bin width and height and smallest interior derivative.
 
     Raises:
         ConfigError: if a setting is out of range.
@@ -304,11 +300,9 @@ class ConvolutionalFlow(nn.Module):
         hidden_channels: int,
         context_channels: int = 8,
         levels: int = 2,
-        bins: int = 10,
-        bound: float = 15.0,
+        splines: SplineSettings = _SPLINES,
         periodic: bool = False,
         batch_norm: bool = True,
-        least: float = 1e-3,
     ) -> None:
         super().__init__()
         if steps < 1:
@@ -327,11 +321,9 @@ class ConvolutionalFlow(nn.Module):
                 small,
                 hidden_channels=hidden_channels,
                 levels=levels,
-                bins=bins,
-                bound=bound,
+                splines=splines,
                 periodic=periodic,
                 batch_norm=batch_norm,
-                least=least,
             )
             for _ in range(steps)
         )

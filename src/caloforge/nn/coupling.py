@@ -21,9 +21,11 @@ from caloforge.nn.batch_layers import BatchNorm1d, Dropout
 from caloforge.nn.flow import ConditionalFlow, fixed_permutations
 from caloforge.nn.perceptron import Perceptron
 from caloforge.nn.permutations import FixedPermutation, IndexArray
-from caloforge.nn.splines import SplineBlock
+from caloforge.nn.splines import SplineBlock, SplineSettings
 
 __all__ = ["ActNorm", "CouplingFlow", "SplineCoupling", "SplineKind", "conditioner", "spline_size"]
+
+_SPLINES = SplineSettings(bins=10)
 
 
 def spline_size(kind: SplineKind, bins: int) -> int:
@@ -103,13 +105,9 @@ class SplineCoupling(SplineBlock):
         hidden_features: Units of each hidden layer of the network.
         layers: Linear layers of the network.
         spline: ``"rqs"`` or ``"cubic"``.
-        bins: Spline bins.
-        bound: The splines act on [-bound, bound].
+        splines: Bins, interval and least sizes of the splines.
         batch_norm: Normalise the hidden layers over the batch.
         dropout: Dropout probability.
-        min_bin_width: Smallest bin width as a fraction of the interval.
-        min_bin_height: Smallest bin height as a fraction of the interval.
-        min_derivative: Smallest interior derivative of a rational-quadratic spline.
 
     Raises:
         ConfigError: If a setting is out of range.
@@ -123,15 +121,11 @@ class SplineCoupling(SplineBlock):
         hidden_features: int,
         layers: int,
         spline: SplineKind,
-        bins: int,
-        bound: float,
+        splines: SplineSettings,
         batch_norm: bool,
         dropout: float,
-        min_bin_width: float,
-        min_bin_height: float,
-        min_derivative: float,
     ) -> None:
-        super().__init__(bins, bound, min_bin_width, min_bin_height, min_derivative)
+        super().__init__(splines)
         if features < 2:
             raise ConfigError(f"a coupling block needs at least two features, not {features}")
         self.features = features
@@ -140,7 +134,7 @@ class SplineCoupling(SplineBlock):
         self.kind = spline
         self.network = conditioner(
             self.passive + context_features,
-            self.active * spline_size(spline, bins),
+            self.active * spline_size(spline, splines.bins),
             hidden_features=hidden_features,
             layers=layers,
             batch_norm=batch_norm,
@@ -181,14 +175,10 @@ class CouplingFlow(ConditionalFlow):
         layers: Linear layers of each network.
         permutations: Index arrays; number k follows block k in the direction from data to latent. At most ``blocks``.
         spline: ``"rqs"`` or ``"cubic"``.
-        bins: Spline bins.
-        bound: The splines act on [-bound, bound] and are the identity outside.
+        splines: Bins, interval and least sizes of the splines.
         act_norm: Put an activation norm in front of every block but the first.
         batch_norm: Normalise the hidden layers of the networks over the batch.
         dropout: Dropout probability of the networks.
-        min_bin_width: Smallest bin width as a fraction of the interval.
-        min_bin_height: Smallest bin height as a fraction of the interval.
-        min_derivative: Smallest interior derivative of a rational-quadratic spline.
 
     Raises:
         ConfigError: If a setting is out of range or a permutation does not fit.
@@ -204,14 +194,10 @@ class CouplingFlow(ConditionalFlow):
         layers: int,
         permutations: Sequence[Sequence[int] | IndexArray | Tensor] = (),
         spline: SplineKind = "rqs",
-        bins: int = 10,
-        bound: float = 14.0,
+        splines: SplineSettings = _SPLINES,
         act_norm: bool = True,
         batch_norm: bool = False,
         dropout: float = 0.0,
-        min_bin_width: float = 1e-6,
-        min_bin_height: float = 1e-6,
-        min_derivative: float = 1e-6,
     ) -> None:
         super().__init__()
         if blocks < 1 or layers < 1:
@@ -225,13 +211,9 @@ class CouplingFlow(ConditionalFlow):
                 hidden_features=hidden_features,
                 layers=layers,
                 spline=spline,
-                bins=bins,
-                bound=bound,
+                splines=splines,
                 batch_norm=batch_norm,
                 dropout=dropout,
-                min_bin_width=min_bin_width,
-                min_bin_height=min_bin_height,
-                min_derivative=min_derivative,
             )
             for _ in range(blocks)
         )

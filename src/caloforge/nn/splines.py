@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol
 
 from torch import Tensor, nn
@@ -11,7 +12,7 @@ from caloforge.kernels.ops.linear import Staircase, fits_kernel
 from caloforge.kernels.ops.spline_layer import SplineKind, spline_layer
 from caloforge.kernels.ops.splines import check_spline_minima, rqs
 
-__all__ = ["SplineBlock"]
+__all__ = ["SplineBlock", "SplineSettings"]
 
 
 class LastLayer(Protocol):
@@ -33,33 +34,48 @@ class LastLayer(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class SplineSettings:
+    """What the splines of a flow are like, whatever finds their parameters.
+
+    Attributes:
+        bins: spline bins K.
+        bound: the splines act on [-bound, bound] and are the identity outside.
+        min_bin_width: smallest bin width as a fraction of the interval.
+        min_bin_height: smallest bin height as a fraction of the interval.
+        min_derivative: smallest interior derivative of a rational-quadratic spline.
+
+    Raises:
+        ConfigError: if a setting is out of range.
+    """
+
+    bins: int = 8
+    bound: float = 14.0
+    min_bin_width: float = 1e-6
+    min_bin_height: float = 1e-6
+    min_derivative: float = 1e-6
+
+    def __post_init__(self) -> None:
+        check_spline_minima(self.bins, self.bound, self.min_bin_width, self.min_bin_height, self.min_derivative)
+
+
 class SplineBlock(nn.Module):
     """A block of a flow whose rational-quadratic splines get their raw parameters from a network.
 
     Args:
-        bins: Spline bins K.
-        bound: The splines act on [-bound, bound].
-        min_bin_width: Smallest bin width as a fraction of the interval.
-        min_bin_height: Smallest bin height as a fraction of the interval.
-        min_derivative: Smallest interior derivative.
-
-    Raises:
-        ConfigError: If a setting is out of range.
+        splines: bins, interval and least sizes.
     """
 
     #: What the splines are; see :meth:`spline`.
     kind: SplineKind = "rqs"
 
-    def __init__(
-        self, bins: int, bound: float, min_bin_width: float, min_bin_height: float, min_derivative: float
-    ) -> None:
+    def __init__(self, splines: SplineSettings) -> None:
         super().__init__()
-        check_spline_minima(bins, bound, min_bin_width, min_bin_height, min_derivative)
-        self.bins = bins
-        self.bound = bound
-        self.min_bin_width = min_bin_width
-        self.min_bin_height = min_bin_height
-        self.min_derivative = min_derivative
+        self.bins = splines.bins
+        self.bound = splines.bound
+        self.min_bin_width = splines.min_bin_width
+        self.min_bin_height = splines.min_bin_height
+        self.min_derivative = splines.min_derivative
 
     @property
     def spline_shape(self) -> tuple[float, ...]:

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from caloforge.nn.coupling import CouplingFlow
 from caloforge.nn.permutations import random_all, reverse_all
+from caloforge.nn.splines import SplineSettings
 from caloforge.validation import Count, Settings, Size
 
 __all__ = ["CouplingSize"]
@@ -65,12 +66,8 @@ class CouplingSize(Settings):
                 for k in range(self.blocks - 1)
             ],
             spline=self.spline,
-            bins=self.bins,
-            bound=self.bound,
+            splines=SplineSettings(self.bins, self.bound, self.least, self.least, self.least),
             act_norm=self.act_norm,
             batch_norm=self.batch_norm,
             dropout=self.dropout,
-            min_bin_width=self.least,
-            min_bin_height=self.least,
-            min_derivative=self.least,
         )

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from caloforge.conditions import Conditions
 from caloforge.nn.autoregressive import AutoregressiveFlow, MaskedAutoregressiveFlow
 from caloforge.nn.inverse_autoregressive import InverseAutoregressiveFlow
+from caloforge.nn.splines import SplineSettings
 from caloforge.parts.rows import collect_rows
 from caloforge.random import Streams
 from caloforge.stage import GradientStage, StageTraining, TrainingBatch, TrainingData
@@ -73,8 +74,7 @@ def autoregressive_flow(
         blocks=size.blocks,
         hidden_features=size.hidden_features,
         hidden_layers=size.hidden_layers,
-        bins=size.bins,
-        bound=size.bound,
+        splines=SplineSettings(size.bins, size.bound),
         dropout=size.dropout,
         masks=masks,
         permutations=permutations,

@@ -15,6 +15,7 @@ from caloforge.detectors import Detector, PolarGrid
 from caloforge.errors import ConfigError
 from caloforge.models import Difference
 from caloforge.nn.convolutional import ConvolutionalFlow
+from caloforge.nn.splines import SplineSettings
 from caloforge.parts.differences import CUT_FIRST, MASKS
 from caloforge.parts.layer_voxels import LayerByLayer, LayerByLayerConfig, LayerEmbedding, LayerFlow
 from caloforge.representation import CellLogs, EncodedShares
@@ -162,11 +163,9 @@ class _ConvolutionalLayer(LayerFlow):
             hidden_channels=config.hidden_channels,
             context_channels=config.context_channels,
             levels=config.levels,
-            bins=config.bins,
-            bound=config.bound,
+            splines=SplineSettings(config.bins, config.bound, config.least, config.least, config.least),
             periodic=isinstance(readout.layers[number].grid, PolarGrid),
             batch_norm=config.batch_norm,
-            least=config.least,
         )
 
     def encode(self, noisy: Tensor) -> EncodedShares:
