@@ -36,7 +36,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Tensors, Tensors,
     ]
     one = train_all(folder / "one", Processes())
     for rank in ranks:
-        _, errors = rank.communicate(timeout=300)
+        _, errors = rank.communicate(timeout=1200)
         assert rank.returncode == 0, errors
     return one, *(load_file(folder / f"rank{rank}.safetensors") for rank in range(2))  # type: ignore[return-value]
 
