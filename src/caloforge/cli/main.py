@@ -51,9 +51,9 @@ def _root(
 @cache
 def _register() -> None:
     # The commands import their rooms when they run, so that help and completion stay fast.
-    from caloforge.cli import bench, demo, detectors, evaluate, files, generate, simulate, study, train
+    from caloforge.cli import bench, demo, detectors, evaluate, files, generate, kernels, simulate, study, train
 
-    for module in (detectors, simulate, train, generate, evaluate, files, bench, study, demo):
+    for module in (detectors, simulate, train, generate, evaluate, files, bench, study, demo, kernels):
         module.register(app)
 
 

@@ -10,7 +10,7 @@ import multiprocessing
 import signal
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, Self
@@ -23,6 +23,7 @@ from caloforge.detectors import Readout
 from caloforge.errors import CaloForgeError, GenerationError
 from caloforge.generation.conditions import ConditionSource
 from caloforge.generation.sampling import Sample, Timing, sample_showers
+from caloforge.kernels.ops.registry import Choice, use_choice
 from caloforge.models import Conditions, ShowerModel, load_model
 from caloforge.random import Streams
 from caloforge.showers import ShowerPoints, Showers
@@ -46,6 +47,7 @@ class WorkerSettings:
         device: where to run.
         threads: CPU threads of each worker.
         options: changes of how a model that is loaded samples.
+        kernels: what the parent has settled, built and warned about; None lets each worker do so.
     """
 
     model: str | Path | ShowerModel
@@ -56,6 +58,7 @@ class WorkerSettings:
     device: str
     threads: int
     options: Mapping[str, Any] = field(default_factory=dict)
+    kernels: Choice | None = None
 
 
 @dataclass(frozen=True)
@@ -87,6 +90,7 @@ def _serve(connection: Connection, settings: WorkerSettings) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to deal with
     torch.set_num_threads(settings.threads)
     try:
+        use_choice(settings.kernels)
         model = settings.model
         if not isinstance(model, ShowerModel):
             model = load_model(model, options=settings.options)
@@ -136,10 +140,11 @@ class Workers:
 
     def __enter__(self) -> Self:
         context = multiprocessing.get_context("spawn")
+        settings = replace(self._settings, kernels=use_choice())  # built before the workers start, not by each of them
         try:
             for _ in range(self._count):
                 ours, theirs = context.Pipe()
-                process = context.Process(target=_serve, args=(theirs, self._settings), daemon=True)
+                process = context.Process(target=_serve, args=(theirs, settings), daemon=True)
                 process.start()
                 theirs.close()
                 self._workers.append(_Worker(process, ours, deque()))

@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from caloforge.atomic import written_beside
+from caloforge.caches import cache_folder
 from caloforge.errors import SimulationError, UsageError
 from caloforge.simulation import nucleons
 from caloforge.simulation.packages import need_engine
@@ -31,7 +32,6 @@ __all__ = [
     "TableSource",
     "atomic_number",
     "builtin_fingerprint",
-    "cache_directory",
     "fetch_official",
     "find_official",
     "find_tables",
@@ -105,13 +105,6 @@ def atomic_number(symbol: str) -> int:
         raise SimulationError(f"'{symbol}' is not the symbol of an element from H to U") from None
 
 
-def cache_directory() -> Path:
-    """Per-user cache: ``CALOFORGE_CACHE``, else ``XDG_CACHE_HOME/caloforge``, else ``~/.cache/caloforge``."""
-    if own := os.environ.get("CALOFORGE_CACHE"):
-        return Path(own)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "caloforge"
-
-
 def geant4_data() -> Path:
     """Where calzone keeps official tables: ``GEANT4_DATA_DIR`` or its own default directory."""
     named = os.environ.get("GEANT4_DATA_DIR")
@@ -151,7 +144,7 @@ def find_tables(choice: str | Path, elements: Iterable[int], *, hadronic: bool =
         named = "GEANT4_DATA_DIR" in os.environ
         choice = "official" if named or find_official() else "builtin"
     if choice == "builtin":
-        path = write_tables(cache_directory() / "geant4" / builtin_fingerprint(), elements, hadronic=hadronic)
+        path = write_tables(cache_folder() / "geant4" / builtin_fingerprint(), elements, hadronic=hadronic)
         return TableSource("builtin", path, builtin_fingerprint())
     official = choice == "official"
     directory = geant4_data() if official else Path(choice)

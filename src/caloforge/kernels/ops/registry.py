@@ -5,14 +5,25 @@ from __future__ import annotations
 import contextlib
 import ctypes
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from caloforge.kernels.compiled import compiled_library
+from caloforge.kernels.compiled import Choice, compiled_library, use_choice
 
-__all__ = ["SUFFIXES", "check_status", "eager", "kernel_library", "operator", "ordinary", "plain_only"]
+__all__ = [
+    "SUFFIXES",
+    "Choice",
+    "check_status",
+    "eager",
+    "kernel_library",
+    "operator",
+    "ordinary",
+    "plain_only",
+    "use_choice",
+]
 
 #: Ends of the names of the kernels for each type of numbers.
 SUFFIXES = {torch.float32: "f32", torch.float64: "f64"}
@@ -20,11 +31,32 @@ SUFFIXES = {torch.float32: "f32", torch.float64: "f64"}
 _LIBRARY: Any = torch.library.Library("caloforge", "DEF")  # type: ignore[no-untyped-call]
 _KINDS = (Tensor, nn.Parameter)
 _plain = False
+_joined: ctypes.CDLL | None = None
 
 
 def kernel_library() -> ctypes.CDLL | None:
     """The compiled kernels, or None if there are none or :func:`plain_only` is in force."""
-    return None if _plain else compiled_library()
+    if _plain:
+        return None
+    library = compiled_library()
+    if library is not None and library is not _joined:
+        _join(library)
+    return library
+
+
+def _join(library: ctypes.CDLL) -> None:
+    """Let kernels work on the threads of PyTorch's own OpenMP library, where it has one of that interface.
+
+    Threads besides PyTorch's would have to share the cores with them, since those spin for a while after each operation.
+    """
+    global _joined
+    entry = ctypes.c_void_p()
+    for path in sorted((Path(torch.__file__).parent / "lib").glob("libtorch_cpu.*")):
+        with contextlib.suppress(OSError, AttributeError):
+            # Found in what that library is linked to, whatever other OpenMP libraries are loaded.
+            entry = ctypes.cast(ctypes.CDLL(str(path)).GOMP_parallel, ctypes.c_void_p)
+    library.caloforge_use_openmp(entry)
+    _joined = library
 
 
 @contextlib.contextmanager
