@@ -136,6 +136,24 @@ def test_the_same_file_twice_is_named_before_anything_else(capsys, tmp_path):
         assert load_report(tmp_path / "r").spoiled
 
 
+def test_uncut_comes_from_the_command_line(capsys, folder, tmp_path):
+    common = ("evaluate", folder / "dead.h5", TEST, "--max-showers", "150", "--only", "voxels", "--format", "html")
+    for options, said in (
+        (("--uncut",), "No analysis threshold was applied"),
+        ((), "threshold of 10 keV were removed"),
+    ):
+        assert run(capsys, *common, *options, "--out", tmp_path / "r", "--overwrite")[0] == 0
+        assert said in (tmp_path / "r" / "index.html").read_text()
+        assert load_report(tmp_path / "r").uncut == bool(options)
+    uncut, cut = tmp_path / "r" / "report.json", folder / "report" / "report.json"
+    uncut.write_text(
+        uncut.read_text().replace('"uncut":false', '"uncut":true').replace('"uncut": false', '"uncut": true')
+    )
+    code, out, _ = run(capsys, "compare", uncut, cut, "--name", "A", "--name", "B")
+    assert code == 0
+    assert "threshold was applied in some of the reports only (B)" in " ".join(out.split())
+
+
 def test_a_finished_report_is_not_replaced_unless_asked(capsys, folder, tmp_path):
     report = folder / "report" / "report.json"
     before = report.read_bytes()

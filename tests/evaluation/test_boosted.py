@@ -10,8 +10,9 @@ import pytest
 from caloforge import datasets
 from caloforge.detectors import load_detector
 from caloforge.errors import UsageError
+from caloforge.evaluation import plan_evaluation
+from caloforge.evaluation.cells import cells_of
 from caloforge.evaluation.classifiers import boosted, boosted_test, expected_boosted_seconds
-from caloforge.evaluation.clouds import cells_of
 from caloforge.evaluation.observables import cells_as_points
 from caloforge.evaluation.results import ClassifierResult
 from caloforge.random import Streams
@@ -130,7 +131,13 @@ def test_expected_time_follows_the_amount_of_work(monkeypatch: pytest.MonkeyPatc
     assert expected_boosted_seconds(cells, 3000) == pytest.approx(3 * 2 * 5 * 150)
 
 
-def test_too_few_showers_are_refused() -> None:
-    cells = cells_as_points(photons("test", 49))
+def test_too_few_showers_are_refused_or_left_out_with_a_word() -> None:
+    few = photons("test", 49)
     with pytest.raises(UsageError, match="49 showers of each class, expected at least 50"):
-        told(cells, cells)
+        told(cells_as_points(few), cells_as_points(few))
+    plan = plan_evaluation(few, few, suite_name="caloclouds", skip=["caloclouds-features"], measure_time=False)
+    assert "boosted" not in plan.measures
+    assert any("needs at least 50 showers of each sample, and there are 49" in note for note in plan.notes)
+    many = photons("test", 60)
+    with pytest.raises(UsageError, match="there are 40"):
+        plan_evaluation(many, many, only=["boosted"], max_showers=40, measure_time=False)

@@ -14,23 +14,16 @@ from numpy.testing import assert_allclose, assert_array_equal
 from caloforge.detectors import load_detector
 from caloforge.errors import UsageError
 from caloforge.evaluation import evaluate, plan_evaluation
+from caloforge.evaluation.cells import cell_grid, cells_of, in_cells, placed, square_cells
 from caloforge.evaluation.classifiers import boosted
-from caloforge.evaluation.clouds import (
-    cell_grid,
-    cells_of,
-    cloud_features,
-    compare_clouds,
-    energy_windows,
-    in_cells,
-    placed,
-    relative_to_axis,
-    square_cells,
-)
+from caloforge.evaluation.clouds import cloud_features, compare_clouds, energy_windows, relative_to_axis
 from caloforge.evaluation.measures import cut
 from caloforge.evaluation.results import CloudObservable, EvaluationResult
 from caloforge.random import Streams
 from caloforge.report import compare_reports, load_report, write_report
 from caloforge.showers import ShowerPoints, voxelise
+from caloforge.showers.clusters import merge_in_subcells
+from caloforge.showers.projection import CellMap, project
 
 PLACES = Streams(1, "places")
 
@@ -151,7 +144,7 @@ def test_points_become_cells_before_the_cut() -> None:
     assert isinstance(kept, ShowerPoints)
     assert_allclose(kept.points[:, 3], [0.12, 0.2], rtol=1e-6)
     # What has become cells stays as it is.
-    assert in_cells(cells, DETECTOR)
+    assert in_cells(cells, DETECTOR) == "grid"
     assert_allclose(cells_of(cells, DETECTOR, PLACES).points, cells.points, rtol=1e-6)
 
 
@@ -177,15 +170,57 @@ def test_each_shower_enters_somewhere_in_a_cell_wherever_it_stands_in_a_file() -
 
 
 def test_a_file_that_holds_cells_is_named_beside_one_that_holds_points(toys: ShowerPoints) -> None:
-    loose = changed(toy_showers(80, 2), 0, 0.7)
+    loose = scattered(toy_showers(80, 2))
     result = evaluate(loose, toys, detector=DETECTOR, suite_name="caloclouds", only=["layers"])
-    assert sum("reference points lie at centres of cells" in note for note in result.notes) == 1
+    assert sum("reference points are at centres of the detector's cells" in note for note in result.notes) == 1
     same = evaluate(toys, toys, detector=DETECTOR, suite_name="caloclouds", only=["layers"])
-    assert not any("centres of cells" in note for note in same.notes)
+    assert not any("the same cells" in note for note in same.notes)
     # The same showers get the same cells, whatever the file.
     again = evaluate(loose, loose, detector=DETECTOR, suite_name="caloclouds", only=["layers"]).generated.layers
     assert again is not None
     assert all(r is None or r.value == pytest.approx(1, abs=1e-12) for r in (*again.energy, *again.lit))
+
+
+def scattered(cells: ShowerPoints) -> ShowerPoints:
+    """Points anywhere in their cells."""
+    places = np.random.default_rng(1).uniform(-PITCH / 2, PITCH / 2, (len(cells.points), 2)).astype(np.float32)
+    return replace(cells, points=np.column_stack([cells.points[:, :2] + places, cells.points[:, 2:]]))
+
+
+def gap_map() -> CellMap:
+    """Cells of the detector in wafers of 18 with 1 mm between them, every other layer half a cell aside."""
+    strips = {"cells": 90, "pitch": PITCH, "start": -183.66, "group": 18, "gap": 1.0}
+    staggered = {"repeat": 30, "x": strips, "y": strips, "shifts": [[0.0, 0.0], [PITCH / 2, 0.0]]}
+    return CellMap.model_validate({"layers": [staggered]})
+
+
+def test_cells_of_a_realistic_map_are_not_placed_again() -> None:
+    """Gaps and staggering stay. Mutation: recognising the ideal grid alone."""
+    loose = scattered(real_showers(inclined=False))
+    assert in_cells(loose, DETECTOR) is None
+    entry = np.random.default_rng(2).uniform(0, PITCH, (len(loose), 2))
+    for made in (project(loose, gap_map()).cells, project(loose, gap_map(), entry=entry).cells):
+        assert in_cells(made, DETECTOR) == "map"
+        assert cells_of(made, DETECTOR, PLACES).points is made.points
+    # Sub-cells are no cells, and a handful of points could be anything; a file that says so is believed.
+    merged = merge_in_subcells(loose, (PITCH, PITCH), 5, Streams(1, "merge"), position="centre")
+    assert in_cells(merged, DETECTOR) is None
+    few = made[:1]
+    few = replace(few, offsets=np.array([0, 3]), points=few.points[:3])
+    assert in_cells(few, DETECTOR) is None
+    said = replace(few, provenance={"converted": {"cells": "map.toml", "cut_MeV": 0.1}})
+    assert in_cells(said, DETECTOR) == "map"
+
+
+def test_gaps_and_staggering_survive_an_evaluation() -> None:
+    """The same showers in a map and on the ideal grid: the energy in the gaps is missing, and columns lie elsewhere."""
+    loose = scattered(toy_showers(80, 2))
+    real, ideal = project(loose, gap_map()).cells, project(loose, cell_grid(DETECTOR, (PITCH, PITCH))).cells
+    result = evaluate(real, ideal, detector=DETECTOR, suite_name="caloclouds", only=["layers"])
+    layers = result.generated.layers
+    assert layers is not None
+    assert max(r.value for r in layers.energy if r is not None) < 0.99
+    assert any("in cells of a map (generated)" in note for note in result.notes)
 
 
 def test_cells_of_voxels_and_of_other_readouts(toys: ShowerPoints) -> None:

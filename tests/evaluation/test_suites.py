@@ -208,6 +208,33 @@ def test_the_threshold_is_applied_to_both_alike(test_split: Showers, floor_split
     assert len(result.generated.voxels.over_lit) < 5
 
 
+def test_uncut_files_are_compared_as_they_are(test_split: Showers, floor_split: Showers) -> None:
+    """CaloFlow's table 3: a model's showers are cut, Geant4's are not. Mutations: a threshold left on the reference, or in
+    the binning of the spectrum."""
+    # 10 keV hardly matters to photons (0.2 % of the lit voxels), so a higher threshold is taken.
+    detector = DETECTOR.model_copy(update={"analysis_threshold": 0.5})
+    cut, raw = floor_split[:300].above(0.5), test_split[:300]
+    settings: dict[str, Any] = {
+        "detector": detector, "floor": floor_split[300:600], "suite_name": "calochallenge",
+        "only": ["voxel-energy", "boosted"],
+    }  # fmt: skip
+    uncut, both = (evaluate(cut, raw, uncut=u, **settings) for u in (True, False))
+    assert uncut.uncut
+    assert not both.uncut
+    assert [s.cut_deposits for s in uncut.samples.values()] == [0, 0, 0]
+    assert both.samples["generated"].cut_deposits == 0 < both.samples["reference"].cut_deposits
+    assert uncut.detector == both.detector  # it is described as it is
+    for result, told in ((uncut, True), (both, False)):
+        trees = result.generated.classifiers["boosted"].auc
+        assert trees.error is not None
+        assert (trees.mean > 0.9) == told
+        assert result.floor is not None
+        assert result.floor.classifiers["boosted"].auc.mean < 0.6
+    spectra = [observables(result)["shower/voxel-energy"] for result in (uncut, both)]
+    assert spectra[0].edges[0] < 0.01 < 0.5 == spectra[1].edges[0]
+    assert any("without the analysis threshold" in note for note in uncut.notes)
+
+
 def test_what_cannot_be_evaluated(test_split: Showers, floor_split: Showers) -> None:
     with pytest.raises(UsageError, match="suite 'fast' is not known, expected one of quick"):
         evaluate(floor_split, test_split, detector=DETECTOR, suite_name="fast")

@@ -71,6 +71,10 @@ def evaluate(
     allow_mismatch: Annotated[
         bool, typer.Option("--allow-mismatch", help="Compare different spectra, particles or detectors all the same.")
     ] = False,
+    uncut: Annotated[
+        bool,
+        typer.Option("--uncut", help="Apply the analysis threshold to none of the files (default: to all of them)."),
+    ] = False,
     seed: SeedOption = 0,
     device: Annotated[str, typer.Option(help="cpu | cuda | cuda:N, for the classifiers.")] = "cpu",
     format_: Annotated[
@@ -113,6 +117,7 @@ def evaluate(
         max_showers=max_showers,
         device=device,
         allow_mismatch=allow_mismatch,
+        uncut=uncut,
         timing=timing,
     )
     keep = claim_folder(out, resume=resume, overwrite=overwrite)

@@ -10,46 +10,37 @@ and table 3), in bits. Profiles are compared as shapes, so their sums are in ``t
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array, vstack
 
-from caloforge.detectors import Detector, Readout
-from caloforge.errors import UsageError
+from caloforge.detectors import Detector
+from caloforge.evaluation.cells import square_cells
 from caloforge.evaluation.distances import js_distance, js_divergence
 from caloforge.evaluation.histograms import Binning, adapted_binning, bin_numbers, published_or_adapted, radial_edges
 from caloforge.evaluation.observables import cells_as_points
 from caloforge.evaluation.observables.caloclouds import centre_of_gravity, hit_count, visible_energy
 from caloforge.evaluation.results import CloudObservable, CloudSlice, JensenShannon, Value
 from caloforge.random import Streams
-from caloforge.showers import ShowerPoints, Showers, row_hashes, voxelise
-from caloforge.showers.projection import IdealGrid, Pair, cell_pitch, project, random_entry
+from caloforge.showers import ShowerPoints, Showers
 from caloforge.units import GeV, format_energy
 
 __all__ = [
     "EnergyWindow",
-    "cell_grid",
-    "cells_of",
     "cloud_features",
     "compare_clouds",
     "energy_windows",
-    "in_cells",
-    "placed",
     "relative_to_axis",
-    "square_cells",
 ]
 
 Float64 = NDArray[np.float64]
 Index = NDArray[np.int64]
 
 _SOURCE = "arXiv:2511.01460"
-#: Points that are placed in cells at a time.
-_BLOCK = 100_000
 #: Bootstrap and shuffling draws.
 _DRAWS = 100
 #: Fewer showers than this say nothing about a window of energies.
@@ -60,82 +51,9 @@ _ENERGIES = range(10, 131, 10)
 _REACH = 0.999
 #: Published bins are used if the reference's bulk covers more than this number of them.
 _FEWEST_BINS = 10
-#: Places of cells are rounded in files; what lies nearer than this share of a cell to a centre lies there.
-_ROUNDED = 0.01
 #: Edges of the layer groups (of 30 layers) and of the rings (mm) of arXiv:2309.05704, section 4.
 _GROUPS = (0, 8, 11, 13, 15, 16, 18, 19, 21, 24, 30)
 _RINGS = (0, 6.558, 9.849, 12.96, 17.028, 23.434, 33.609, 40.119, 48.491, 68.808, 300)
-
-
-def square_cells(readout: Readout) -> Pair | None:
-    """Size of a readout's cells in x and y, mm, or None if its cells are not all equal and Cartesian."""
-    try:
-        return cell_pitch(readout)
-    except UsageError:
-        return None
-
-
-def cells_of(showers: Showers | ShowerPoints, detector: Detector, streams: Streams) -> ShowerPoints:
-    """Every lit cell of every shower as a point at its centre, relative to where the shower enters, without a threshold.
-
-    Voxels are cells. Points are added up in the cells of the readout, which go on beyond its edges where they are equal
-    Cartesian ones; each shower enters at a random place of a cell, as in the calibration of the models. That place depends
-    on the seed and on the shower itself, so it is the same in every file and among any others. In readouts with other
-    cells showers enter at the origin, and what lies outside is left out. Points of a readout without cells are taken for
-    cells, and so are those that lie at the centres of cells already (see :func:`in_cells`).
-
-    Args:
-        showers: on voxels or points.
-        detector: whose cells are meant.
-        streams: random numbers of the places.
-    """
-    if isinstance(showers, Showers):
-        return cells_as_points(showers)
-    showers = replace(showers, readout=detector.readout)
-    if not detector.readout.has_voxels:
-        return showers
-    pitch = square_cells(detector.readout)
-    if pitch is None:
-        return cells_as_points(voxelise(showers, detector.readout))
-    if in_cells(showers, detector):
-        return placed(showers, cell_grid(detector, pitch))
-    # The lowest bit makes room for the sign.
-    numbers = (row_hashes(showers) >> np.uint64(1)).astype(np.int64)
-    return placed(showers, cell_grid(detector, pitch), random_entry(pitch, numbers, streams))
-
-
-def in_cells(showers: ShowerPoints, detector: Detector) -> bool:
-    """Whether all points lie at centres of the detector's equal Cartesian cells, as ``convert --cells ideal`` puts them.
-
-    Args:
-        showers: points.
-        detector: whose cells are meant.
-    """
-    pitch = square_cells(detector.readout)
-    if pitch is None or not len(showers.points):
-        return False
-    grid = cell_grid(detector, pitch)
-    number = (showers.points[:, :2].astype(np.float64) - grid.origin) / pitch
-    return bool((np.abs(number - np.floor(number) - 0.5) < _ROUNDED).all())
-
-
-def cell_grid(detector: Detector, pitch: Pair) -> IdealGrid:
-    """A detector's equal Cartesian cells, continued beyond their edges."""
-    grid = detector.readout.layers[0].grid
-    assert grid is not None
-    return IdealGrid(pitch, (float(grid.edges[0][0]), float(grid.edges[1][0])))
-
-
-def placed(points: ShowerPoints, grid: IdealGrid, entry: Float64 | None = None) -> ShowerPoints:
-    """Points added up in cells, some showers at a time; arguments as for ``showers.projection.project``."""
-    # Blocks that a cache holds are sorted several times faster.
-    ends = np.searchsorted(points.offsets, np.arange(_BLOCK, len(points.points) + _BLOCK, _BLOCK))
-    bounds = np.unique(np.concatenate([[0], ends.clip(max=len(points)), [len(points)]]))
-    parts = [
-        project(points[low:high], grid, entry=None if entry is None else entry[low:high]).cells
-        for low, high in itertools.pairwise(bounds.tolist())
-    ]
-    return ShowerPoints.concatenate(parts) if parts else points
 
 
 def relative_to_axis(points: ShowerPoints) -> ShowerPoints:

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from caloforge.detectors import Detector
 from caloforge.errors import UsageError
-from caloforge.evaluation.clouds import EnergyWindow, cell_grid, energy_windows, placed, square_cells
+from caloforge.evaluation.cells import cell_grid, placed, square_cells
+from caloforge.evaluation.clouds import EnergyWindow, energy_windows
 from caloforge.evaluation.clue import ClueSettings, clue
 from caloforge.evaluation.observables import cells_as_points
 from caloforge.evaluation.results import DiphotonResult, SeparationCurve, Value

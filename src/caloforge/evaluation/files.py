@@ -150,6 +150,7 @@ def prepare_evaluation(
     max_showers: int | None = None,
     device: str = "cpu",
     allow_mismatch: bool = False,
+    uncut: bool = False,
     timing: bool = False,
     say: Callable[[str], None] = lambda text: None,
 ) -> FileEvaluation:
@@ -173,6 +174,7 @@ def prepare_evaluation(
         max_showers: use at most so many of each sample.
         device: torch device of the classifiers.
         allow_mismatch: compare samples of different spectra, particles, directions or detectors all the same.
+        uncut: compare all files as they are, without the analysis threshold.
         timing: measure the model's speed, too; the suite ``calogan`` does so whenever there is a model.
         say: told what is being done, now and then.
 
@@ -231,7 +233,7 @@ def prepare_evaluation(
         model=found,
         remarks=tuple(remarks),
         timing=timed,
-        _arguments=choices | {"cross_particle": pairs, "allow_mismatch": allow_mismatch},
+        _arguments=choices | {"cross_particle": pairs, "allow_mismatch": allow_mismatch, "uncut": uncut},
         _seed=seed,
         _trained_on=trained_on,
     )

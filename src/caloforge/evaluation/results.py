@@ -313,6 +313,7 @@ class EvaluationResult(Result):
         measures: which measures were asked for.
         detector: name, description (TOML) and fingerprint of the detector.
         samples: ``generated``, ``reference`` and, if given, ``floor``.
+        uncut: whether the analysis threshold was applied to none of the samples; else it was applied to all.
         checks: what was looked at first.
         shared: which of the samples share showers.
         generated: scores of the generated showers.
@@ -330,6 +331,7 @@ class EvaluationResult(Result):
     seed: int
     detector: dict[str, str]
     samples: dict[str, SampleInfo]
+    uncut: bool = False
     checks: tuple[Check, ...]
     shared: tuple[SharedRows, ...] = ()
     generated: Scores

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 import caloforge
 from caloforge.detectors import Detector
 from caloforge.errors import UsageError
+from caloforge.evaluation.cells import cells_of, in_cells
 from caloforge.evaluation.checks import AnyShowers, check_samples, refuse_trained_on, repeated_rows, shared_rows
 from caloforge.evaluation.classifiers import ParticlePair, cross_particle_test, recipe
 from caloforge.evaluation.classifiers.retraining import class_rows
-from caloforge.evaluation.clouds import cells_of, in_cells
 from caloforge.evaluation.collapse import Sampler
 from caloforge.evaluation.measures import MEASURES, Comparison, cut, run_measures
 from caloforge.evaluation.results import (
@@ -91,6 +91,7 @@ def evaluate(
     trained_on: NDArray[np.uint64] | None = None,
     generated_detector: Detector | None = None,
     allow_mismatch: bool = False,
+    uncut: bool = False,
     labels: Mapping[str, str] | None = None,
     shared: tuple[SharedRows, ...] | None = None,
     remarks: Sequence[str] = (),
@@ -98,8 +99,8 @@ def evaluate(
 ) -> EvaluationResult:
     """Compare generated showers with Geant4 showers by every measure of a suite.
 
-    The detector's analysis threshold is applied to all samples alike. Equal seeds give equal results on the same
-    machine and number of threads.
+    The detector's analysis threshold is applied to all samples alike, or to none with ``uncut``. Equal seeds give equal
+    results on the same machine and number of threads.
 
     Args:
         generated: showers to be judged.
@@ -123,6 +124,7 @@ def evaluate(
             their model and it is found here.
         generated_detector: detector that the generated file names, if any.
         allow_mismatch: compare samples of different spectra, particles, directions or detectors all the same.
+        uncut: compare all samples as they are, without the analysis threshold, as CaloFlow's publication does.
         labels: what to call ``generated``, ``reference`` and ``floor``, for example file names.
         shared: which samples share showers, if that was looked at already; see ``checks.shared_rows``.
         remarks: what else a reader must know; they join the notes.
@@ -155,6 +157,9 @@ def evaluate(
     )  # fmt: skip
     if shared is None:
         shared = shared_rows(samples, detector.analysis_threshold)
+    described = detector
+    if uncut:
+        detector = detector.model_copy(update={"analysis_threshold": 0.0})
     names = dict(labels or {})
     prepared: dict[str, AnyShowers] = {}
     raw: dict[str, AnyShowers] = {}
@@ -164,7 +169,7 @@ def evaluate(
             showers, names.get(word, word), detector, max_showers, streams, word
         )
     remarks = (*remarks, *(text for text in unknown if text not in remarks))
-    notes = [*remarks, *plan.notes, *_notes(samples, infos, plan, checks), *_placement(raw, detector)]
+    notes = [*remarks, *plan.notes, *_notes(samples, infos, plan, checks, uncut), *_placement(raw, detector)]
     seconds: dict[str, float] = {}
 
     def compare(word: str) -> Scores:
@@ -206,7 +211,8 @@ def evaluate(
         suite=suite_name,
         measures=plan.measures,
         seed=seed,
-        detector={"name": detector.name, "hash": detector.hash, "toml": detector.to_toml()},
+        detector={"name": described.name, "hash": described.hash, "toml": described.to_toml()},
+        uncut=uncut,
         samples=infos,
         checks=tuple(checks),
         shared=shared,
@@ -284,22 +290,34 @@ def _thresholded(sampler: Sampler | None, detector: Detector) -> Sampler | None:
 
 
 def _placement(samples: Mapping[str, AnyShowers], detector: Detector) -> list[str]:
-    """What is to be said of points of which some are in cells already."""
-    points = {word: s for word, s in samples.items() if isinstance(s, ShowerPoints)}
-    cells = [word for word, s in points.items() if in_cells(s, detector)]
-    if not cells or len(cells) == len(points):
-        return []
-    rest = [word for word in points if word not in cells]
-    return [
-        f"The {' and '.join(cells)} points lie at centres of cells and stay there, while the {' and '.join(rest)} showers enter "
-        "at random places of cells, so their cells need not agree."
-    ]
+    """What is to be said of points if they are not all in the same cells, or in those of a map."""
+    found = {word: in_cells(s, detector) for word, s in samples.items() if isinstance(s, ShowerPoints)}
+    forms = {
+        form: ", ".join(word for word, its in found.items() if its == form) for form in ("map", "grid", None)
+    }  # fmt: skip
+    notes = []
+    if forms["map"]:
+        notes.append(f"Points that are in cells of a map ({forms['map']}) stay there, with its gaps and staggering.")
+    if len(set(found.values())) > 1:
+        told = {
+            "map": "in cells of a map", "grid": "at centres of the detector's cells",
+            None: "loose, and their showers enter at random places of the detector's cells",
+        }  # fmt: skip
+        text = "; ".join(f"{words} points are {told[form]}" for form, words in forms.items() if words)
+        notes.append(f"Not all points are in the same cells, so their cells need not agree: {text}.")
+    return notes
 
 
 def _notes(
-    samples: Mapping[str, AnyShowers], infos: Mapping[str, SampleInfo], plan: Plan, checks: Sequence[Check]
+    samples: Mapping[str, AnyShowers],
+    infos: Mapping[str, SampleInfo],
+    plan: Plan,
+    checks: Sequence[Check],
+    uncut: bool,
 ) -> list[str]:
     notes = [f"compared in spite of a mismatch: {c.text}" for c in checks if not c.passed]
+    if uncut:
+        notes.append("All samples were compared as they are in their files, without the analysis threshold.")
     if "floor" not in samples:
         notes.append(
             "There is no second reference, so no number has its floor: what a perfect generator would get at this sample "

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from caloforge.errors import UsageError
+from caloforge.evaluation.cells import square_cells
 from caloforge.evaluation.checks import AnyShowers
 from caloforge.evaluation.classifiers import (
     RECIPES,
@@ -14,7 +15,8 @@ from caloforge.evaluation.classifiers import (
     expected_seconds,
     recipe,
 )
-from caloforge.evaluation.clouds import energy_windows, square_cells
+from caloforge.evaluation.classifiers.boosted import FEWEST_SHOWERS
+from caloforge.evaluation.clouds import energy_windows
 from caloforge.evaluation.measures import MEASURES
 from caloforge.showers import ShowerPoints, Showers
 
@@ -112,9 +114,13 @@ def _chosen(names: tuple[str, ...], only: Sequence[str], skip: Sequence[str]) ->
     return kept
 
 
-def _possible(name: str, generated: AnyShowers, reference: AnyShowers, others: Mapping[str, Showers]) -> str | None:
-    """Why a measure cannot be run on these showers, or None."""
+def _possible(
+    name: str, generated: AnyShowers, reference: AnyShowers, others: Mapping[str, Showers], count: int
+) -> str | None:
+    """Why a measure cannot be run on these showers, ``count`` of each, or None."""
     measure = MEASURES[name]
+    if name == "boosted" and count < FEWEST_SHOWERS:
+        return f"{measure.title}: needs at least {FEWEST_SHOWERS} showers of each sample, and there are {count}"
     if measure.voxels and isinstance(reference, ShowerPoints):
         return f"{measure.title}: needs voxels, and these showers are points"
     if (
@@ -194,10 +200,11 @@ def plan_evaluation(
         UsageError: if a name is not known or nothing is left to run.
     """
     chosen = suite(suite_name)
+    count = min(len(generated), len(reference), max_showers or len(reference))
     notes = []
     names = []
     for name in _chosen(chosen.measures, only, skip):
-        reason = _possible(name, generated, reference, others or {})
+        reason = _possible(name, generated, reference, others or {}, count)
         if reason is None:
             names.append(name)
         elif name in only:
@@ -210,7 +217,6 @@ def plan_evaluation(
         retrainings=retrainings or chosen.retrainings, epochs=epochs, max_showers=max_showers,
         patience=chosen.patience, device=device,
     )  # fmt: skip
-    count = min(len(generated), len(reference), max_showers or len(reference))
     rounds = 2 if with_floor else 1
     seconds, units = {}, 0
     for name in names:

@@ -122,6 +122,9 @@ def _notes(reports: Sequence[EvaluationResult], labels: Sequence[str]) -> list[s
     notes += [
         f"{label}: not independent: {s.text}." for label, r in zip(labels, reports, strict=True) for s in r.shared
     ]
+    if len({r.uncut for r in reports}) > 1:
+        cut = [label for label, r in zip(labels, reports, strict=True) if not r.uncut]
+        notes.append(f"The analysis threshold was applied in some of the reports only ({', '.join(cut)}).")
     if len({r.suite for r in reports}) > 1:
         notes.append("The reports are of different suites.")
     settings = {

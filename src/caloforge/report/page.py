@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from html import escape
 from importlib import resources
 
-from caloforge.detectors import particle_name
+from caloforge.detectors import detector_from_toml, particle_name
 from caloforge.evaluation.results import EvaluationResult, observable_name
 from caloforge.report.published import PublishedNumber, PublishedTable
 from caloforge.report.score_figures import feature_name
@@ -222,6 +222,15 @@ def _figures(pictures: Sequence[Picture]) -> str:
     return "".join(parts)
 
 
+def _threshold(result: EvaluationResult) -> str:
+    if result.uncut:
+        return "No analysis threshold was applied to any sample"
+    threshold = detector_from_toml(result.detector["toml"], where="report").analysis_threshold
+    if not threshold:
+        return "The detector has no analysis threshold"
+    return f"Deposits below the analysis threshold of {format_energy(threshold)} were removed from all samples alike"
+
+
 def render_page(
     result: EvaluationResult, tables: Sequence[PublishedTable], pictures: Sequence[Picture], notes: Sequence[str] = ()
 ) -> str:
@@ -286,7 +295,7 @@ is Geant4 against Geant4: the score of a perfect generator at this sample size.<
 <ul class="checks">{checks}</ul>
 {f"<h3>Remarks</h3><ul>{remarks}</ul>" if remarks else ""}
 {"".join(_published_table(t) for t in tables)}
-<p class="small">Analysis threshold and units as the detector says; seed {result.seed}; measures took {seconds:.0f} s;
+<p class="small">{_threshold(result)}; seed {result.seed}; measures took {seconds:.0f} s;
 CaloForge {escape(result.caloforge_version)}. The same content, machine-readable: report.json.</p>
 </main>
 </body>
