@@ -28,6 +28,7 @@ from caloforge.bench.machine import describe_machine, in_process, matrix_rate, r
 from caloforge.bench.models import named_model
 from caloforge.errors import UsageError
 from caloforge.models import Conditions
+from caloforge.nn.perceptron import Perceptron
 from caloforge.nn.showerflow import ShowerFlow
 from caloforge.parts.point_model import PointCloudModel
 from caloforge.random import Streams
@@ -293,11 +294,16 @@ def _flow_megabytes(flow: ShowerFlow, z: torch.Tensor, context: torch.Tensor) ->
     """Weights and biases that a shower needs, MB: those of units that a ReLU has silenced are not."""
     needed, bytes_each = 0.0, z.element_size()
 
-    def count(layer: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+    # Of whole networks: they give their layers to one operator, so that no layer is called.
+    def count(network: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
         nonlocal needed
-        needed += output.shape[-1] * (1 + float(inputs[0].count_nonzero()) / len(inputs[0]))
+        (x,) = inputs
+        for layer in network.children():
+            if isinstance(layer, nn.Linear):
+                needed += layer.out_features * (1 + float(x.count_nonzero()) / len(x))
+            x = layer(x)
 
-    hooks = [module.register_forward_hook(count) for module in flow.modules() if isinstance(module, nn.Linear)]
+    hooks = [module.register_forward_hook(count) for module in flow.modules() if isinstance(module, Perceptron)]
     try:
         flow.log_prob(flow.sample(z, context), context)  # the same networks with the same inputs
     finally:
