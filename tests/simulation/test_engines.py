@@ -161,3 +161,17 @@ def test_no_download_begins_in_continuous_integration():
     assert "must not be imported before its tables are in place" in result.stderr
     code = "import sys, caloforge.simulation.engines, caloforge.simulation.worker; sys.exit('geant4_pybind' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_interpreter_ends_without_a_crash():
+    # Fails where production cuts are set by a call instead of a command.
+    code = """
+import numpy as np
+from caloforge.detectors import load_detector
+from caloforge.simulation.engines import make_engine
+engine = make_engine("geant4-pybind", load_detector("calogan"), 22, "builtin")
+(group,) = engine.run(np.array([100.0]), np.array([[0.0, 0.0, 1.0]]))
+assert 90 < group.deposits.energy.sum() < 100.1
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr

@@ -3,8 +3,7 @@
 Imported by ``geant4_pybind`` alone, once the tables are in place: the import of the package asks for a download of 2 GB,
 and with ``CI=true`` begins it unasked, unless ``GEANT4_DATA_DIR`` is set.
 
-Geant4 keeps pointers to what it is given, so all of it is kept alive here. A physics list in Python that overrides
-``SetCuts`` gets no production cuts, without a message.
+Geant4 keeps pointers to what it is given without keeping it alive, so that is done here.
 """
 
 from __future__ import annotations
@@ -223,18 +222,16 @@ class Physics(g4.G4VModularPhysicsList):
 
     Args:
         hadronic: the hadronic list, or None.
-        cut: production cut, mm.
     """
 
-    def __init__(self, hadronic: str | None, cut: float) -> None:
+    def __init__(self, hadronic: str | None) -> None:
         super().__init__()
         parts = [g4.G4DecayPhysics, g4.G4EmStandardPhysics, g4.G4EmExtraPhysics]
         if hadronic is not None:
             assert hadronic == "FTFP_BERT"
             parts += [g4.G4HadronElasticPhysics, g4.G4HadronPhysicsFTFP_BERT, g4.G4StoppingPhysics, g4.G4IonPhysics]
-        self._parts = [part() for part in parts]
-        for part in self._parts:
-            self.RegisterPhysics(part)
+        for part in parts:
+            self.RegisterPhysics(part())
         self.SetVerboseLevel(0)
 
 
@@ -289,8 +286,8 @@ class Actions(g4.G4VUserActionInitialization):
 
     def __init__(self, primaries: Primaries, rows: array[float], ends: list[int]) -> None:
         super().__init__()
-        self._kept = [primaries, _EndOfEvent(rows, ends)]
+        self._primaries, self._rows, self._ends = primaries, rows, ends
 
     def Build(self) -> None:
-        for action in self._kept:
-            self.SetUserAction(action)
+        self.SetUserAction(self._primaries)
+        self.SetUserAction(_EndOfEvent(self._rows, self._ends))

@@ -69,14 +69,17 @@ class Geant4Pybind(Engine):
         guard = None if self._removal is None else parts.Guard(self._removal, self._frame, self._ends, self._removed)
         self._geometry = parts.Geometry(self._stack, materials, start, field, self._rows, guard, self._sheet)
         self._manager.SetUserInitialization(self._geometry)
-        self._physics = parts.Physics(hadronic, self._stack.cut)
+        self._physics = parts.Physics(hadronic)
         self._manager.SetUserInitialization(self._physics)
         self._primaries = parts.Primaries(self._particle, start)
         self._actions = parts.Actions(self._primaries, self._rows, self._ends)
         self._manager.SetUserInitialization(self._actions)
         self._manager.Initialize()
-        g4.G4UImanager.GetUIpointer().ApplyCommand("/process/em/verbose 0")
-        self._physics.SetDefaultCutValue(self._stack.cut)
+        commands = g4.G4UImanager.GetUIpointer()
+        commands.ApplyCommand("/process/em/verbose 0")
+        # Initialisation forgets cuts that were set before it, without a message. After it SetDefaultCutValue works too, but
+        # lets the interpreter crash when it ends.
+        commands.ApplyCommand(f"/run/setCut {self._stack.cut!r} mm")
 
     def seed(self, seed: int) -> None:
         """Start Geant4's generator (MixMax) anew: each of the 2^128 seeds is a stream of its own."""
