@@ -47,9 +47,12 @@ def test_all_stages_of_a_cloud_model_and_its_json(tmp_path: Path) -> None:
     ]
 
 
-def test_a_student_gets_a_teacher_that_it_can_follow() -> None:
-    preset = load_preset("caloflow-student-calogan", ["model.shapes.hidden_features=8"])
-    student, teacher = with_teacher(preset, load_detector("calogan"))
+@pytest.mark.parametrize(
+    ("name", "detector"), [("caloflow-student-calogan", "calogan"), ("caloflow-student-tiny", "ds1-photons")]
+)
+def test_a_student_gets_a_teacher_that_it_can_follow(name: str, detector: str) -> None:
+    preset = load_preset(name, ["model.shapes.hidden_features=8"])
+    student, teacher = with_teacher(preset, load_detector(detector))
     assert (student.kind, teacher.kind) == ("caloflow-student", "caloflow")
 
 

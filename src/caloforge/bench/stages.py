@@ -143,20 +143,18 @@ class _Memory:
 
 
 def with_teacher(preset: Preset, detector: Detector) -> tuple[ShowerModel, ShowerModel]:
-    """An untrained student, and the untrained teacher of published size that it can follow.
+    """An untrained student, and the untrained teacher that it can follow: of published size if there is one.
 
     Raises:
         UsageError: if no preset makes one.
     """
     wanted = getattr(model_class(preset.kind), "taught_by", None)
-    for name in sorted(preset_names(), key=len, reverse=True):
-        other = load_preset(name)
-        if other.kind != wanted or other.detector is None:
+    named = [load_preset(name) for name in sorted(preset_names(), key=len, reverse=True)]
+    for other in sorted(named, key=lambda other: other.detector is None):
+        if other.kind != wanted or (other.detector and load_detector(other.detector).readout != detector.readout):
             continue
-        if load_detector(other.detector).readout != detector.readout:
-            continue
-        teacher = other.build(detector)
         try:
+            teacher = other.build(detector)
             return preset.build(detector, inputs={"teacher": teacher}), teacher
         except ConfigError:  # of another shape
             continue
