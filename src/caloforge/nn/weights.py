@@ -25,7 +25,8 @@ class _Found:
         every = [part for module in modules for part in module.modules()]
         self.copies: PackedCopies[Any] = PackedCopies()
         self._modules = list(modules)
-        self._children = [(part._modules, list(part._modules.values())) for part in every if part._modules]
+        self._children = [part._modules for part in every if part._modules]
+        self._before = [dict(children) for children in self._children]
         self._places: list[tuple[Mapping[str, Tensor | None], str]] = [
             (part._parameters, name) for part in every for name in part._parameters
         ]
@@ -33,9 +34,7 @@ class _Found:
 
     def fits(self, modules: Sequence[nn.Module]) -> bool:
         """Whether these are the modules, with the children that they had."""
-        if self._modules != modules:
-            return False
-        return all(list(children.values()) == before for children, before in self._children)
+        return self._modules == modules and self._children == self._before
 
     def tensors(self) -> list[Tensor]:
         """The tensors as they are now."""

@@ -70,12 +70,11 @@ class Watch:
         self._sizes = (ctypes.c_int64 * len(tensors))(*[tensor.nbytes for tensor in tensors])
         self._library = library
 
-    def state(self, tensors: list[Tensor]) -> tuple[Any, ...]:
-        """Equal to an earlier state as long as the tensors are unchanged."""
-        versions = list(map(_VERSION, tensors))
+    def fingerprint(self, tensors: list[Tensor]) -> Any:
+        """Of some numbers of each tensor."""
         if self._library is None:
-            return b"".join(_sampled(tensor) for tensor in tensors), versions
-        return self._library.caloforge_fingerprint(self._pointers, self._sizes, len(tensors)), versions
+            return b"".join(_sampled(tensor) for tensor in tensors)
+        return self._library.caloforge_fingerprint(self._pointers, self._sizes, len(tensors))
 
 
 def _sampled(tensor: Tensor) -> bytes:
@@ -91,7 +90,7 @@ class PackedCopies(Generic[T]):
         self._lock = threading.Lock()
         self._watch: Watch | None = None
         self._library: ctypes.CDLL | None = None
-        self._copies: dict[Hashable, tuple[Any, T]] = {}
+        self._copies: dict[Hashable, tuple[Any, list[int], T]] = {}
 
     def get(self, tensors: list[Tensor], layout: Hashable, make: Callable[[], T]) -> T:
         """The copy for a layout, made anew if the tensors, or the kernels in use, have changed.
@@ -105,8 +104,8 @@ class PackedCopies(Generic[T]):
             library, addresses = kernel_library(), list(map(Tensor.data_ptr, tensors))
             if self._watch is None or self._watch.addresses != addresses or self._library is not library:
                 self._watch, self._library, self._copies = Watch(tensors, addresses, library), library, {}
-            state = self._watch.state(tensors)
+            versions, fingerprint = list(map(_VERSION, tensors)), self._watch.fingerprint(tensors)
             known = self._copies.get(layout)
-            if known is None or known[0] != state:
-                known = self._copies[layout] = (state, make())
-            return known[1]
+            if known is None or known[0] != fingerprint or known[1] != versions:
+                known = self._copies[layout] = (fingerprint, versions, make())
+            return known[2]
