@@ -24,6 +24,10 @@ from caloforge.zoo.caloflow import CaloFlow
 
 class Mine(CaloFlow):
     kind = "mine"
+
+
+class Good(CaloFlow):
+    kind = "good"
 """
 AID = """
 from caloforge.models import Aid
@@ -70,7 +74,16 @@ def test_what_the_package_brings_is_known_by_its_files() -> None:
     assert plugins.names("models") == sorted(plugins.names("models"))
 
 
-@pytest.mark.parametrize("group", plugins.GROUPS)
+@pytest.mark.parametrize("group", ["presets", "pretrained"])
+def test_presets_and_trained_models_are_files(group: str) -> None:
+    assert plugins.names(group)
+    for name in plugins.names(group):
+        path = plugins.load(group, name)
+        assert path.exists()
+        assert path.stem == name
+
+
+@pytest.mark.parametrize("group", ["models", "aids"])
 def test_every_entry_of_the_package_loads_and_bears_its_name(group: str) -> None:
     for name in plugins.names(group):
         assert plugins.load(group, name).kind == name
@@ -108,15 +121,17 @@ def test_an_aid_of_another_package_is_found_by_its_name(offer: Any) -> None:
         ("their_nothing", r"\(ModuleNotFoundError: No module named 'their_nothing'\)"),
         ("their_model:Yours", r"\(AttributeError: .*Yours.*\)"),
         ("their_aid", "the module 'their_aid' has no class of that kind"),
+        ("their_aid:Louder", "it is no class of models"),
+        ("their_model:Good", "the class Good does not say kind = 'mine'"),
     ],
 )
 def test_a_broken_entry_is_named_with_its_distribution_and_stops_nothing_else(
     offer: Any, value: str, reason: str
 ) -> None:
     """Mutation: load all entries when one is wanted, or let the error of somebody else's module through."""
-    offer(("models", "mine", value), ("models", "good", "their_model:Mine"))
+    offer(("models", "mine", value), ("models", "good", "their_model:Good"))
     assert {"mine", "good", "caloflow"} <= set(model_kinds())
-    assert model_class("good").__name__ == "Mine"
+    assert model_class("good").__name__ == "Good"
     assert model_class("caloflow").kind == "caloflow"
     with pytest.raises(
         PluginError, match=f"the model 'mine' of the distribution 'their-package' cannot be loaded.*{reason}"

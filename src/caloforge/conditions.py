@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike, NDArray
 from pydantic import BaseModel, ConfigDict
-from torch import Tensor
 
 from caloforge.detectors import particle_name
 from caloforge.errors import UsageError
 from caloforge.showers import ShowerPoints, Showers
 from caloforge.units import format_energy
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 __all__ = ["ConditionRange", "Conditions"]
 
@@ -86,6 +88,8 @@ class Conditions:
 
     def tensors(self, device: torch.device | str = "cpu") -> dict[str, Tensor]:
         """Energies, ``incident_energy`` float64 (N,), and directions, ``direction`` float32 (N, 3), +z if None."""
+        import torch  # what only lists or describes models needs none
+
         direction = self.direction
         if direction is None:
             direction = np.zeros((len(self), 3), dtype=np.float32)

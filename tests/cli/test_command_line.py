@@ -103,7 +103,7 @@ def test_existing_output_is_not_replaced_unless_asked(capsys, shower_file, tmp_p
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (("info", "nonsense"), 1, "not known"),
+        (("info", "nonsense"), 2, "nothing built in has this name"),
         (("info", "missing.toml"), 1, "there is no such file"),
         (("convert", "missing.h5", "b.h5"), 1, "missing.h5"),
         (("convert",), 2, "Missing argument"),

@@ -42,7 +42,10 @@ def test_detector(run: Run) -> None:
     assert (code, err) == (0, note("calogan", "detector"))
     assert "504 voxels" in out
     code, _, err = run("info", "./calogan")
-    assert (code, err) == (1, "caloforge: calogan: is a directory, expected an HDF5 file\n")
+    assert (code, err) == (
+        1,
+        "caloforge: 'calogan' is no model directory: it has no model.json and model.safetensors\n",
+    )
     # Where only a name or a .toml file can stand, there is nothing to take it for, and no note.
     assert run("info", "nothing.h5", "--detector", "calogan")[2].count("\n") == 1
 

@@ -14,7 +14,13 @@ __all__ = ["register"]
 
 
 def info(
-    what: Annotated[str, typer.Argument(help="A shower file, a detector's name, or a detector's TOML or XML file.")],
+    what: Annotated[
+        str,
+        typer.Argument(
+            help="A shower file, a sample of the package (NAME:SPLIT), a detector's name, a detector's TOML or XML file, a model "
+            "directory, or the name of a trained model."
+        ),
+    ],
     detector: Annotated[
         str | None, typer.Option(help="For a file that does not say which detector it is from.")
     ] = None,
@@ -24,21 +30,56 @@ def info(
     no_drawing: Annotated[bool, typer.Option("--no-drawing", help="Text only.")] = False,
     json_: Annotated[bool, typer.Option("--json", help="Machine-readable output; no picture.")] = False,
 ) -> None:
-    """Describe a shower file or a detector.
+    """Describe a shower file, a detector or a model.
 
     \b
     Example: caloforge info calogan
 
     A detector is also drawn (its plates, layers and cells); with --drawing a file is drawn, too (its average shower).
     """
+    from caloforge import datasets as samples
     from caloforge.detectors import catalogue
+    from caloforge.errors import UsageError
+    from caloforge.models import pretrained_names
     from caloforge.names import is_builtin
 
     path = Path(what)
-    if path.suffix in (".toml", ".xml") or is_builtin(what, catalogue(), "detector") or not path.exists():
+    name, _, split = what.partition(":")
+    if path.suffix in (".toml", ".xml") or is_builtin(what, catalogue(), "detector"):
+        _describe_detector(what, drawing, no_drawing, json_)
+    elif is_builtin(what, pretrained_names(), "model") or path.is_dir():
+        _describe_model(what, json_)
+    elif name in samples.names() and (split or not path.exists()):
+        if not split:
+            choices = " or ".join(f"'{name}:{s}'" for s in samples.sample(name).splits)
+            raise UsageError(f"the sample '{name}' has several splits, expected {choices}")
+        _describe_file(samples.path(name, split=split), detector, drawing, json_)
+    elif path.exists():
+        _describe_file(path, detector, drawing, json_)
+    elif "/" in what.split(":")[0] and name.split("/")[0] in catalogue():
         _describe_detector(what, drawing, no_drawing, json_)
     else:
-        _describe_file(path, detector, drawing, json_)
+        known = ", ".join((*catalogue(), *pretrained_names(), *samples.names()))
+        raise UsageError(f"'{what}' is no file and no folder, and nothing built in has this name (there are {known})")
+
+
+def _describe_model(where: str, json_: bool) -> None:
+    from caloforge.models import card_rows, describe_model, is_unfinished, read_plan, read_record
+
+    facts = describe_model(where)
+    if json_:
+        print_json(facts)
+        return
+    rows = [["model directory", str(facts["path"])]]
+    if is_unfinished(where):
+        missing = ", ".join(facts["missing"]) or "none, but it is not assembled"
+        rows.append(
+            ["state", f"NOT FINISHED; stages still to be trained: {missing} (caloforge train --resume goes on)"]
+        )
+        rows += map(list, card_rows(read_plan(Path(where))))
+    else:
+        rows += map(list, card_rows(read_record(where)))
+    print_table("", ["", ""], rows)
 
 
 def _describe_detector(name: str, drawing: Path | None, no_drawing: bool, json_: bool) -> None:

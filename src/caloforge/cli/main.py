@@ -11,11 +11,11 @@ from typing import Annotated, Any
 
 import typer
 
-import caloforge
 from caloforge.cli import streams
 from caloforge.cli.common import App
 from caloforge.errors import CaloForgeError, CaloForgeWarning, OutputError
 from caloforge.names import printable
+from caloforge.version import __version__
 
 __all__ = ["app", "main"]
 
@@ -35,7 +35,7 @@ app = App(
 
 def _version(value: bool) -> None:
     if value:
-        print(f"caloforge {caloforge.__version__}")
+        print(f"caloforge {__version__}")
         raise typer.Exit
 
 
@@ -51,9 +51,9 @@ def _root(
 @cache
 def _register() -> None:
     # The commands import their rooms when they run, so that help and completion stay fast.
-    from caloforge.cli import bench, demo, detectors, evaluate, files, generate, kernels, simulate, study, train
+    from caloforge.cli import bench, demo, detectors, evaluate, files, generate, kernels, models, simulate, study, train
 
-    for module in (detectors, simulate, train, generate, evaluate, files, bench, study, demo, kernels):
+    for module in (detectors, models, simulate, train, generate, evaluate, files, bench, study, demo, kernels):
         module.register(app)
 
 

@@ -1,4 +1,4 @@
-"""``caloforge train`` and ``caloforge models``."""
+"""``caloforge train``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from caloforge.cli.common import (
     command_line,
     console,
     pairs,
-    print_json,
     print_table,
 )
 
@@ -105,29 +104,6 @@ def train(
         )
 
 
-def models(json_: Annotated[bool, typer.Option("--json", help="Machine-readable output.")] = False) -> None:
-    r"""List the presets that can be trained.
-
-    \b
-    Example: caloforge models
-    """
-    from caloforge.models import load_preset, preset_names
-
-    presets = {name: load_preset(name) for name in preset_names()}
-    if json_:
-        print_json({name: preset.model_dump(mode="json") for name, preset in presets.items()})
-        return
-    rows = [
-        [name, p.kind, p.like, ", ".join(p.aid_names) or "-", p.detector or "any", p.particle or "any", p.title]
-        for name, p in presets.items()
-    ]
-    print_table("", ["preset", "model", "profile", "aids", "detector", "particle", "what it is"], rows)
-    console.print(
-        "Train one with 'caloforge train PRESET --data showers.h5 --out runs/mine'; a YAML file of your own works too."
-    )
-
-
 def register(app: typer.Typer) -> None:
     """Add the commands of this module."""
     app.command()(train)
-    app.command()(models)

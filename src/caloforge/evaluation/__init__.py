@@ -9,8 +9,19 @@ Example:
     True
 """
 
-from caloforge.evaluation.results import EvaluationResult, Scores
+from caloforge.evaluation.measures import Comparison, Measure
+from caloforge.evaluation.results import EvaluationResult, Number, Scores
 from caloforge.evaluation.run import evaluate
 from caloforge.evaluation.suites import SUITES, Plan, plan_evaluation
 
-__all__ = ["SUITES", "EvaluationResult", "Plan", "Scores", "evaluate", "plan_evaluation"]
+__all__ = [
+    "SUITES",
+    "Comparison",
+    "EvaluationResult",
+    "Measure",
+    "Number",
+    "Plan",
+    "Scores",
+    "evaluate",
+    "plan_evaluation",
+]

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from caloforge import plugins
 from caloforge.detectors import Detector, PolarGrid
-from caloforge.errors import UsageError
+from caloforge.errors import CaloForgeError, PluginError, UsageError
 from caloforge.evaluation.angles import compare_angles
 from caloforge.evaluation.checks import AnyShowers
 from caloforge.evaluation.classifiers import (
@@ -53,6 +54,7 @@ from caloforge.evaluation.results import (
     ClassifierResult,
     FarShowers,
     LogPosteriorResult,
+    Number,
     ObservableResult,
     PrdcResult,
     Scores,
@@ -62,7 +64,7 @@ from caloforge.random import Streams
 from caloforge.showers import ShowerPoints, Showers
 from caloforge.units import format_energy
 
-__all__ = ["MEASURES", "Comparison", "Measure", "cut", "measure_names", "run_measures"]
+__all__ = ["MEASURES", "Comparison", "Measure", "cut", "find_measure", "measure_names", "run_measures"]
 
 #: More showers than this share of all are no exception.
 _FEW = 0.005
@@ -121,9 +123,11 @@ class Measure:
     Attributes:
         name: unique name.
         title: for people.
-        field: the field of ``Scores`` that it fills.
-        run: gives the value of that field; observables, classifiers and neighbours are gathered from several measures.
+        field: the field of ``Scores`` that it fills; ``measured`` takes the numbers of any measure into all tables.
+        run: gives the value of that field, for ``measured`` a sequence of ``Number``; observables and classifiers are
+            gathered from several measures.
         voxels: whether it needs voxels.
+        unsuited: why it cannot be run on generated showers and a reference; empty if it can. None for any showers.
     """
 
     name: str
@@ -131,6 +135,7 @@ class Measure:
     field: str
     run: Callable[[Comparison], Any]
     voxels: bool = True
+    unsuited: Callable[[AnyShowers, AnyShowers], str] | None = None
 
     @property
     def epochs(self) -> bool:
@@ -366,12 +371,35 @@ MEASURES: dict[str, Measure] = {
 
 
 def measure_names() -> list[str]:
-    """Names of all measures."""
-    return list(MEASURES)
+    """Names of all measures: those of the package, then those of other distributions."""
+    return [*MEASURES, *(name for name in plugins.names("measures") if name not in MEASURES)]
+
+
+def find_measure(name: str) -> Measure:
+    """A measure by name.
+
+    Raises:
+        UsageError: if there is none of this name.
+        PluginError: if it is of another distribution and cannot be loaded.
+    """
+    if name in MEASURES:
+        return MEASURES[name]
+    if name not in plugins.find("measures"):
+        raise UsageError(f"the measure '{name}' is not known, expected one of {', '.join(measure_names())}")
+    plugin = plugins.find("measures")[name]
+    found: Measure = plugins.checked(plugin, plugins.load("measures", name), Measure)
+    if found.field != "measured":
+        raise plugin.broken(f": it fills '{found.field}', expected 'measured'")
+    return found
 
 
 def run_measures(
-    names: tuple[str, ...], job: Comparison, *, after: Callable[[str, float], None], clock: Callable[[], float]
+    names: tuple[str, ...],
+    job: Comparison,
+    *,
+    after: Callable[[str, float], None],
+    clock: Callable[[], float],
+    failed: dict[str, str] | None = None,
 ) -> Scores:
     """Run measures one after the other and gather their results.
 
@@ -380,16 +408,27 @@ def run_measures(
         job: the samples.
         after: told the name of each measure and the seconds it took.
         clock: seconds of a running clock.
+        failed: told of measures of other distributions that failed, by name, and why; None lets their errors through.
     """
-    gathered: dict[str, Any] = {"observables": [], "classifiers": {}}
+    gathered: dict[str, Any] = {"observables": [], "classifiers": {}, "measured": {}}
     for name in names:
         started = clock()
-        measure = MEASURES[name]
-        result = measure.run(job)
+        measure = find_measure(name)
+        if name in MEASURES:
+            result = measure.run(job)
+        else:
+            try:
+                result = _foreign(measure, job)
+            except PluginError as error:
+                if failed is None:
+                    raise
+                failed[name] = str(error)
+                result = None
         if measure.field == "observables":
             gathered["observables"] += result
-        elif measure.field == "classifiers":
-            gathered["classifiers"][name] = result
+        elif measure.field in ("classifiers", "measured"):
+            if result is not None:
+                gathered[measure.field][name] = result
         elif measure.field == "fpd":
             gathered["fpd"], gathered["far_showers"] = result
         elif result is not None:
@@ -397,3 +436,17 @@ def run_measures(
         after(name, clock() - started)
     gathered["observables"] = tuple(gathered["observables"])
     return Scores(**gathered)
+
+
+def _foreign(measure: Measure, job: Comparison) -> tuple[Number, ...]:
+    """The numbers of another distribution's measure; whatever it does wrong is a plugin error."""
+    plugin = plugins.find("measures")[measure.name]
+    try:
+        result = tuple(measure.run(job))
+    except CaloForgeError as error:
+        raise PluginError(str(error)) from None
+    except Exception as error:  # whatever somebody else's function does
+        raise plugin.broken(f" ({type(error).__name__}: {error})", "run") from error
+    if not all(isinstance(number, Number) for number in result):
+        raise plugin.broken(": it gives something else than numbers", "run")
+    return result

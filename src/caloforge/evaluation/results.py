@@ -55,6 +55,7 @@ __all__ = [
     "LogPosteriorResult",
     "Neighbour",
     "NeighbourGroup",
+    "Number",
     "ObservableResult",
     "PrdcResult",
     "Roc",
@@ -244,10 +245,27 @@ class FarShowers(Result):
     fpd: Value
 
 
+class Number(Result):
+    """One number that a measure gives, as it stands in the table of all scores.
+
+    Attributes:
+        title: for people.
+        value: the number.
+        error: its statistical error (one standard deviation), if it is known.
+        best: the best possible value, or ``floor`` if neither more nor less is better than that of a second reference.
+    """
+
+    title: str
+    value: float
+    error: float | None = None
+    best: Literal["0", "1", "floor"] = "floor"
+
+
 class Scores(Result):
     """Everything measured between one sample and the reference.
 
     Attributes:
+        measured: numbers of measures that have no field of their own here, by the name of the measure.
         far_showers: None if no generated shower lies far outside the reference, or so many do that they are no exception.
     """
 
@@ -266,6 +284,7 @@ class Scores(Result):
     clouds: tuple[CloudObservable, ...] = ()
     angles: AngleResult | None = None
     diphotons: DiphotonResult | None = None
+    measured: dict[str, tuple[Number, ...]] = Field(default_factory=dict)
 
 
 class TimingRow(Result):

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-import caloforge
 from caloforge.detectors import Detector
 from caloforge.errors import UsageError
 from caloforge.evaluation.cells import cells_of, in_cells
@@ -19,7 +18,7 @@ from caloforge.evaluation.checks import AnyShowers, check_samples, refuse_traine
 from caloforge.evaluation.classifiers import ParticlePair, cross_particle_test, recipe
 from caloforge.evaluation.classifiers.retraining import class_rows
 from caloforge.evaluation.collapse import Sampler
-from caloforge.evaluation.measures import MEASURES, Comparison, cut, run_measures
+from caloforge.evaluation.measures import Comparison, cut, find_measure, run_measures
 from caloforge.evaluation.results import (
     Check,
     CrossParticleResult,
@@ -32,6 +31,7 @@ from caloforge.evaluation.sources import rows_trained_on
 from caloforge.evaluation.suites import CROSS_PARTICLE, UNITS, Plan, plan_evaluation
 from caloforge.random import Streams
 from caloforge.showers import ShowerPoints, Showers, row_hashes
+from caloforge.version import __version__
 
 __all__ = ["check_evaluation", "evaluate"]
 
@@ -176,8 +176,8 @@ def evaluate(
         def after(name: str, elapsed: float) -> None:
             key = name if word == "generated" else f"{name} (floor)"
             seconds[key] = round(elapsed, 2)
-            if not MEASURES[name].epochs:
-                advance(UNITS, MEASURES[name].title)
+            if not find_measure(name).epochs:
+                advance(UNITS, find_measure(name).title)
 
         job = Comparison(
             prepared[word],
@@ -196,7 +196,10 @@ def evaluate(
             job = replace(job, sampler=_thresholded(sampler, detector), others=thresholded)
         else:
             measures = tuple(m for m in measures if m != "log-posterior")
-        return run_measures(measures, job, after=after, clock=time.monotonic)
+        failed: dict[str, str] = {}
+        found = run_measures(measures, job, after=after, clock=time.monotonic, failed=failed)
+        notes.extend(text for text in failed.values() if text not in notes)
+        return found
 
     scores = compare("generated")
     floor_scores = None if floor is None else compare("floor")
@@ -207,7 +210,7 @@ def evaluate(
         name = f"cross-particle {'/'.join(pairs[-1].particles)}"
         seconds[name] = round(time.monotonic() - started, 2)
     return EvaluationResult(
-        caloforge_version=caloforge.__version__,
+        caloforge_version=__version__,
         suite=suite_name,
         measures=plan.measures,
         seed=seed,
@@ -333,7 +336,7 @@ def _notes(
             f"FPD and KPD are of {count} showers; published values are of 100,000, and FPD is larger for fewer. Compare it "
             "with its floor only."
         )
-    if any(MEASURES[m].field == "classifiers" for m in plan.measures):
+    if any(find_measure(m).field == "classifiers" for m in plan.measures):
         if plan.settings.patience is not None:
             notes.append(
                 f"Classifier trainings stop after {plan.settings.patience} epochs without a better accuracy; the "

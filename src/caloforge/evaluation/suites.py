@@ -17,7 +17,7 @@ from caloforge.evaluation.classifiers import (
 )
 from caloforge.evaluation.classifiers.boosted import FEWEST_SHOWERS
 from caloforge.evaluation.clouds import energy_windows
-from caloforge.evaluation.measures import MEASURES
+from caloforge.evaluation.measures import find_measure, measure_names
 from caloforge.showers import ShowerPoints, Showers
 
 __all__ = ["CROSS_PARTICLE", "SUITES", "UNITS", "Plan", "Suite", "plan_evaluation", "suite"]
@@ -98,16 +98,17 @@ def suite(name: str) -> Suite:
 
 
 def _chosen(names: tuple[str, ...], only: Sequence[str], skip: Sequence[str]) -> tuple[str, ...]:
+    known = measure_names()
     for wanted in (*only, *skip):
-        if not any(name == wanted or name.startswith(f"{wanted}-") for name in MEASURES):
-            raise UsageError(f"the measure '{wanted}' is not known, expected one of {', '.join(MEASURES)}")
+        if not any(name == wanted or name.startswith(f"{wanted}-") for name in known):
+            raise UsageError(f"the measure '{wanted}' is not known, expected one of {', '.join(known)}")
 
     def among(name: str, wanted: Sequence[str]) -> bool:
         # ``caloflow-dnn`` stands for all measures whose names begin so.
         return any(name == w or name.startswith(f"{w}-") for w in wanted)
 
     # ``only`` may also ask for a measure that the suite does not have.
-    pool = (*names, *(w for w in only if w in MEASURES and w not in names))
+    pool = (*names, *(w for w in only if w in known and w not in names))
     kept = tuple(n for n in pool if (not only or among(n, only)) and not among(n, skip))
     if not kept:
         raise UsageError("no measure is left to run")
@@ -118,7 +119,7 @@ def _possible(
     name: str, generated: AnyShowers, reference: AnyShowers, others: Mapping[str, Showers], count: int
 ) -> str | None:
     """Why a measure cannot be run on these showers, ``count`` of each, or None."""
-    measure = MEASURES[name]
+    measure = find_measure(name)
     if name == "boosted" and count < FEWEST_SHOWERS:
         return f"{measure.title}: needs at least {FEWEST_SHOWERS} showers of each sample, and there are {count}"
     if measure.voxels and isinstance(reference, ShowerPoints):
@@ -141,7 +142,8 @@ def _possible(
             return f"{measure.title}: needs 20 showers of about one energy in each sample"
     if name == "log-posterior" and not others:
         return f"{measure.title}: needs several generated files, and there is one"
-    return None
+    reason = "" if measure.unsuited is None else measure.unsuited(generated, reference)
+    return f"{measure.title}: {reason}" if reason else None
 
 
 @dataclass(frozen=True)
@@ -221,7 +223,7 @@ def plan_evaluation(
     seconds, units = {}, 0
     for name in names:
         if name in RECIPES:
-            if measure_time and (isinstance(reference, Showers) or not MEASURES[name].voxels):
+            if measure_time and (isinstance(reference, Showers) or not find_measure(name).voxels):
                 seconds[name] = rounds * expected_seconds(recipe(name), reference, count, settings)
             units += rounds * (settings.epochs or recipe(name).epochs) * settings.retrainings
         elif name == "log-posterior":

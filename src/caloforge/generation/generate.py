@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 
-from caloforge import __version__
 from caloforge.detectors import Detector, particle_name
 from caloforge.errors import Interrupted, UsageError
 from caloforge.generation.conditions import ConditionSource
@@ -24,6 +23,7 @@ from caloforge.progress import progress
 from caloforge.showers import Writer, create_showers
 from caloforge.showers.files import open_any
 from caloforge.training.processes import Processes
+from caloforge.version import __version__
 
 __all__ = ["GenerationResult", "block_rows", "generate"]
 

@@ -18,7 +18,7 @@ from caloforge.random import Streams
 from caloforge.stage import GradientStage, Stage, TrainingData
 from caloforge.validation import Settings, validated
 
-__all__ = ["Aid", "aid_kinds", "make_aid", "only_module"]
+__all__ = ["Aid", "aid_class", "aid_kinds", "make_aid", "only_module"]
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -71,6 +71,19 @@ def aid_kinds() -> list[str]:
     return plugins.names("aids")
 
 
+def aid_class(kind: str) -> type[Aid]:
+    """The class of an aid.
+
+    Raises:
+        KeyError: if there is no such aid.
+        PluginError: if it cannot be loaded.
+    """
+    cls = plugins.load("aids", kind)
+    if not (isinstance(cls, type) and issubclass(cls, Aid)):
+        raise plugins.find("aids")[kind].broken(f": it is no class of aids but {cls!r}")
+    return cls
+
+
 def make_aid(entry: Mapping[str, Any], model: ShowerModel, *, where: str = "aids") -> Aid:
     """An aid as a preset names it.
 
@@ -87,7 +100,7 @@ def make_aid(entry: Mapping[str, Any], model: ShowerModel, *, where: str = "aids
     kind = settings.pop("kind", None)
     if kind not in aid_kinds():
         raise ConfigError(f"{where}: the aid '{kind}' is not known, expected one of {', '.join(aid_kinds())}")
-    cls: type[Aid] = plugins.load("aids", kind)
+    cls = aid_class(kind)
     return cls(validated(cls.Config, settings, where=f"{where}, '{kind}'"), model)
 
 

@@ -9,9 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,43 +22,17 @@ from torch import Tensor
 
 from caloforge.atomic import output_error, replace_file, written_beside
 from caloforge.conditions import ConditionRange
-from caloforge.containment import check_contained
 from caloforge.detectors import detector_from_toml
-from caloforge.errors import CaloForgeError, ConfigError, ModelFileError
+from caloforge.errors import CaloForgeError, ModelFileError
 from caloforge.models.base import ShowerModel
 from caloforge.models.budget import limited_to
-from caloforge.models.record import FORMAT, ModelRecord, RunPlan
+from caloforge.models.locating import ROWS, locate_model, missing_stages, read_plan, read_record, stage_directory
+from caloforge.models.record import ModelRecord, RunPlan
 from caloforge.models.registry import build_model
-from caloforge.models.renaming import renamed_tensors, upgraded
-from caloforge.names import is_builtin
+from caloforge.models.renaming import renamed_tensors
 from caloforge.stage import Stage, TrainingConfig, take_lengths
-from caloforge.textfiles import read_text
-from caloforge.validation import validated
 
-__all__ = [
-    "CONTENT",
-    "assemble_model",
-    "load_model",
-    "missing_stages",
-    "planned_model",
-    "pretrained_names",
-    "read_plan",
-    "read_record",
-    "read_stage",
-    "save_model",
-    "stage_directory",
-    "training_row_hashes",
-    "write_plan",
-    "write_stage",
-]
-
-#: What a model directory holds, while it is trained and afterwards.
-CONTENT = ("plan.json", "config.yaml", "metrics.jsonl", "model.json", "model.safetensors", "stages", "tensorboard")
-#: Tensor beside the weights that holds the hashes of the training rows; the model itself has none of this name.
-_ROWS = "training-row-hashes"
-_PRETRAINED = resources.files("caloforge") / "zoo" / "pretrained"
-
-R = TypeVar("R", bound=BaseModel)
+__all__ = ["assemble_model", "load_model", "planned_model", "read_stage", "save_model", "write_plan", "write_stage"]
 
 
 def _make_folder_of(path: Path) -> None:
@@ -90,23 +63,6 @@ def _read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise ModelFileError(f"'{path}' cannot be read as safetensors ({error})") from None
-
-
-def _read_json(cls: type[R], path: Path) -> R:
-    text = read_text(path, ModelFileError)
-    try:
-        data = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ModelFileError(f"'{path}' cannot be read as JSON ({error})") from None
-    if not isinstance(data, dict):
-        raise ModelFileError(f"'{path}' holds no JSON object")
-    data = upgraded(data, where=str(path))
-    if data.get("format") != FORMAT:
-        raise ModelFileError(f"'{path}' has format {data.get('format')!r}, this version reads format {FORMAT}")
-    try:
-        return validated(cls, data, where=str(path))
-    except ConfigError as error:
-        raise ModelFileError(str(error)) from None
 
 
 def _sha256(path: Path) -> str:
@@ -144,15 +100,6 @@ def write_plan(
     return plan
 
 
-def read_plan(directory: Path) -> RunPlan:
-    """Read ``plan.json``.
-
-    Raises:
-        ModelFileError: if it is not there or damaged.
-    """
-    return _read_json(RunPlan, directory / "plan.json")
-
-
 def planned_model(plan: RunPlan, *, inputs: Mapping[str, ShowerModel] | None = None) -> ShowerModel:
     """A new, untrained model as planned.
 
@@ -166,11 +113,6 @@ def planned_model(plan: RunPlan, *, inputs: Mapping[str, ShowerModel] | None = N
     )
     model.profile = plan.profile
     return model
-
-
-def stage_directory(directory: Path, stage: str, which: Literal["last", "best"]) -> Path:
-    """Where a stage keeps its ``last`` state (for resuming) and its ``best`` one (the result)."""
-    return directory / "stages" / stage / which
 
 
 def write_stage(directory: Path, stage: Stage, metrics: Mapping[str, Any]) -> None:
@@ -204,14 +146,6 @@ def read_stage(directory: Path, stage: Stage) -> dict[str, Any]:
     stage.load_state(tensors)
     metrics: dict[str, Any] = json.loads(metadata.get("metrics", "{}"))
     return metrics
-
-
-def missing_stages(directory: Path) -> list[str]:
-    """Names of the planned stages that have no result yet."""
-    plan = read_plan(directory)
-    return [
-        name for name in plan.stages if not (stage_directory(directory, name, "best") / "state.safetensors").is_file()
-    ]
 
 
 def save_model(
@@ -250,7 +184,7 @@ def save_model(
     if weights is not None:
         tensors |= {name: value.detach().to(weights) for name, value in model.named_parameters() if name in tensors}
     hashes = np.sort(np.asarray([] if row_hashes is None else row_hashes, dtype=np.uint64))
-    tensors[_ROWS] = torch.from_numpy(hashes.view(np.int64))
+    tensors[ROWS] = torch.from_numpy(hashes.view(np.int64))
     path = directory / "model.safetensors"
     # Without model.json the directory counts as unfinished, so no moment shows old words with new weights.
     (directory / "model.json").unlink(missing_ok=True)
@@ -314,60 +248,6 @@ def _list(names: list[str]) -> str:
     return ", ".join(f"'{name}'" for name in names)
 
 
-def pretrained_names() -> list[str]:
-    """Names of the trained models that ship with the package, sorted."""
-    if not _PRETRAINED.is_dir():
-        return []
-    return sorted(entry.name for entry in _PRETRAINED.iterdir() if (entry / "model.json").is_file())
-
-
-def _locate(where: str | Path) -> Path:
-    """The directory of a finished model, or an error that says what is missing."""
-    directory = Path(where)
-    if is_builtin(where, known := pretrained_names(), "model") or (str(where) in known and not directory.is_dir()):
-        return Path(str(_PRETRAINED / str(where)))
-    if not directory.is_dir():
-        also = f", and the package has no model of that name (it has {', '.join(known)})" if known else ""
-        raise ModelFileError(f"there is no model directory '{where}'{also}")
-    check_contained(directory, CONTENT, ModelFileError)
-    if (directory / "model.json").is_file() and (directory / "model.safetensors").is_file():
-        return directory
-    if (directory / "plan.json").is_file():
-        missing = missing_stages(directory)
-        what = f"these stages are missing: {_list(missing)}" if missing else "its stages are trained but not assembled"
-        raise ModelFileError(
-            f"the model in '{directory}' is not finished, {what}; continue with caloforge train --resume"
-        )
-    raise ModelFileError(f"'{directory}' is no model directory: it has no model.json and model.safetensors")
-
-
-def read_record(where: str | Path) -> ModelRecord:
-    """What a model directory says about itself, without its weights.
-
-    Args:
-        where: a model directory, or the name of a model that ships with the package.
-
-    Raises:
-        ModelFileError: if it is missing, damaged or not finished (naming the missing stages).
-    """
-    return _read_json(ModelRecord, _locate(where) / "model.json")
-
-
-def training_row_hashes(where: str | Path) -> NDArray[np.uint64]:
-    """Hashes of the rows that a model was trained on, sorted, uint64.
-
-    Raises:
-        ModelFileError: as for :func:`read_record`.
-    """
-    path = _locate(where) / "model.safetensors"
-    try:
-        with safe_open(path, framework="np") as file:
-            hashes: NDArray[np.int64] = file.get_tensor(_ROWS)
-    except (OSError, SafetensorError) as error:
-        raise ModelFileError(f"'{path}' cannot be read as safetensors ({error})") from None
-    return hashes.view(np.uint64)
-
-
 def _alike(one: Tensor, two: Tensor) -> bool:
     """Whether a tensor can stand for another: equal shapes, whole numbers or not; the precision may differ."""
     return one.shape == two.shape and one.is_floating_point() == two.is_floating_point()
@@ -388,8 +268,8 @@ def load_model(
         UsageError: if the model has no such option.
         ConfigError: if the value of an option is wrong.
     """
-    directory = _locate(where)
-    record = _read_json(ModelRecord, directory / "model.json")
+    directory = locate_model(where)
+    record = read_record(directory)
     path = directory / "model.safetensors"
     if _sha256(path) != record.weights_sha256:
         with path.open("rb") as file:
@@ -397,7 +277,7 @@ def load_model(
         why = "it is a pointer of Git LFS, 'git lfs pull' fetches the file" if pointer else "its hash differs"
         raise ModelFileError(f"'{path}' is not the file that model.json describes ({why})")
     tensors, _ = _read_tensors(path)
-    tensors.pop(_ROWS, None)
+    tensors.pop(ROWS, None)
     tensors = renamed_tensors(record.kind, tensors)
     try:
         detector = detector_from_toml(record.detector, where="detector")

@@ -16,25 +16,24 @@ The package's own are in ``presets/``; a user's file works the same way::
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
+from caloforge import plugins
 from caloforge.detectors import Detector, load_detector
 from caloforge.errors import ConfigError, UsageError
-from caloforge.models.base import ShowerModel
 from caloforge.models.profiles import Profile, profile_settings
-from caloforge.models.registry import build_model, model_class
-from caloforge.stage import TrainingConfig
 from caloforge.textfiles import read_text
+from caloforge.training_settings import TrainingConfig
 from caloforge.validation import validated
 
-__all__ = ["Preset", "load_preset", "preset_names"]
+if TYPE_CHECKING:  # the models themselves bring torch, and presets are read without them
+    from caloforge.models.base import ShowerModel
 
-_PRESETS = resources.files("caloforge") / "zoo" / "presets"
+__all__ = ["Preset", "load_preset", "preset_names", "read_preset"]
 
 
 class Preset(BaseModel):
@@ -75,6 +74,8 @@ class Preset(BaseModel):
             ConfigError: if the model section is wrong or the preset is meant for another readout.
             UsageError: if an input does not fit.
         """
+        from caloforge.models.registry import build_model
+
         if self.detector is not None and load_detector(self.detector).readout != detector.readout:
             reason = f" ({self.detector_reason})" if self.detector_reason else ""
             raise ConfigError(
@@ -97,16 +98,42 @@ class Preset(BaseModel):
 
     def settings(self) -> dict[str, Any]:
         """The ``model`` section with the switches of the profile filled in, as plain values."""
+        from caloforge.models.registry import model_class
+
         return profile_settings(model_class(self.kind).differences, self.like) | self.model
 
 
 def preset_names() -> list[str]:
-    """Names of the package's presets, sorted."""
-    return sorted(entry.name.removesuffix(".yaml") for entry in _PRESETS.iterdir() if entry.name.endswith(".yaml"))
+    """Names of the presets of the package and of other distributions, sorted."""
+    return plugins.names("presets")
 
 
 def load_preset(name: str | Path, overrides: Sequence[str] = ()) -> Preset:
-    """Read a preset by name, or from a YAML file.
+    """Read a preset by name, or from a YAML file, and check that its kind of model knows all that it says.
+
+    Args:
+        name: a name from :func:`preset_names`, or a path that ends in ``.yaml`` or ``.yml``.
+        overrides: changes as typed behind ``--set``; see :func:`read_preset`.
+
+    Raises:
+        UsageError: if there is no such preset or an override is not of the form ``key=value``.
+        ConfigError: if it is not YAML, or names an unknown key, kind, or a wrong value.
+        PluginError: if the kind or the preset is of another distribution and cannot be loaded.
+    """
+    from caloforge.models.registry import model_class
+
+    preset = read_preset(name, overrides)
+    cls = model_class(preset.kind)
+    validated(cls.Config, preset.settings(), where=f"{_where(name)}, section 'model'")
+    return preset
+
+
+def _where(name: str | Path) -> str:
+    return str(name) if Path(name).suffix in (".yaml", ".yml") else f"preset '{name}'"
+
+
+def read_preset(name: str | Path, overrides: Sequence[str] = ()) -> Preset:
+    """Read a preset without a look at its kind of model, which is not loaded.
 
     Args:
         name: a name from :func:`preset_names`, or a path that ends in ``.yaml`` or ``.yml``.
@@ -115,13 +142,14 @@ def load_preset(name: str | Path, overrides: Sequence[str] = ()) -> Preset:
 
     Raises:
         UsageError: if there is no such preset or an override is not of the form ``key=value``.
-        ConfigError: if it is not YAML, or names an unknown key or a wrong value.
+        ConfigError: if it is not YAML, or names an unknown key or a wrong value (of the ``model`` section nothing is checked).
+        PluginError: if the preset is of another distribution and not where that says.
     """
-    path = Path(name)
+    path, where = Path(name), _where(name)
     if path.suffix in (".yaml", ".yml"):
-        text, where = read_text(path, UsageError), str(path)
+        text = read_text(path, UsageError)
     elif str(name) in preset_names():  # nothing but a name has no ending, so a folder of that name means nothing
-        text, where = (_PRESETS / f"{name}.yaml").read_text(encoding="utf-8"), f"preset '{name}'"
+        text = read_text(plugins.locate("presets", str(name)), ConfigError)
     else:
         raise UsageError(
             f"the preset '{name}' is not known, expected one of {', '.join(preset_names())} or a .yaml file"
@@ -137,9 +165,7 @@ def load_preset(name: str | Path, overrides: Sequence[str] = ()) -> Preset:
                 raise UsageError(f"the override of '{key}' would undo that of '{other}', expected one of the two")
         before.append(key)
         _apply(data, override)
-    preset = validated(Preset, data, where=where)
-    validated(model_class(preset.kind).Config, preset.settings(), where=f"{where}, section 'model'")
-    return preset
+    return validated(Preset, data, where=where)
 
 
 def _yaml(text: str, where: str) -> Any:

@@ -6,10 +6,10 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from caloforge import __version__
 from caloforge.conditions import ConditionRange
 from caloforge.models.profiles import Profile
-from caloforge.stage import TrainingConfig
+from caloforge.training_settings import TrainingConfig
+from caloforge.version import __version__
 
 __all__ = ["FORMAT", "ModelRecord", "RunPlan"]
 

@@ -58,7 +58,11 @@ def model_class(kind: str) -> type[ShowerModel]:
         return _CLASSES[kind]
     if kind not in plugins.find("models"):
         raise ConfigError(f"the model kind '{kind}' is not known, expected one of {', '.join(model_kinds())}")
-    cls: type[ShowerModel] = plugins.load("models", kind)
+    cls = plugins.load("models", kind)
+    if not (isinstance(cls, type) and issubclass(cls, ShowerModel)):
+        raise plugins.find("models")[kind].broken(f": it is no class of models but {cls!r}")
+    if vars(cls).get("kind") != kind:
+        raise plugins.find("models")[kind].broken(f": the class {cls.__name__} does not say kind = '{kind}'")
     return cls
 
 

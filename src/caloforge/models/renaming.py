@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from caloforge.detectors import detector_from_toml
 from caloforge.errors import CaloForgeError, ModelFileError
 from caloforge.models.record import FORMAT
-from caloforge.representation import SingleFractions, energy_fractions
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = ["renamed_tensors", "upgraded"]
 
@@ -101,9 +101,16 @@ def _start(config: dict[str, Any]) -> list[dict[str, Any]]:
     return [{"kind": "marginal-start"}] if config.pop("start", None) == "marginals" else []
 
 
+def _single(wanted: Any, layers: int) -> bool:
+    """Whether each layer has a fraction of its own."""
+    from caloforge.representation import SingleFractions, energy_fractions  # brings torch, which most models need not
+
+    return isinstance(energy_fractions(wanted, layers), SingleFractions)
+
+
 def _caloflow(config: dict[str, Any], layers: int) -> _Changed:
     config = {"energy_fractions": "recursive"} | config
-    if isinstance(energy_fractions(config["energy_fractions"], layers), SingleFractions):
+    if config["energy_fractions"] != "recursive" and _single(config["energy_fractions"], layers):
         raise ModelFileError(
             "the model was trained on single energy fractions in a random order, which is that of the layers now; train it anew"
         )

@@ -32,6 +32,8 @@ __all__ = [
 
 #: A value and its error, if that is known.
 Pair = tuple[float, float | None]
+#: How the keys of numbers begin that measures of any unit give.
+_MEASURED = "measured/"
 #: An AUC that lies fewer statistical errors than this above what is possible is not called told apart.
 FAINTEST = 3.0
 
@@ -147,6 +149,10 @@ def score_rows(scores: Scores) -> dict[str, tuple[str, str, Pair | None]]:
             ratio = [g.matched_distance / g.reference_distance for g in matched]  # type: ignore[operator]
             rows["neighbours"] = ("distance to nearest neighbours / Geant4's own", "1", (float(np.median(ratio)), None))
     rows |= cloud_rows(scores)
+    for name, numbers in scores.measured.items():
+        for k, one in enumerate(numbers):
+            key = f"{_MEASURED}{name}" if len(numbers) == 1 else f"{_MEASURED}{name} {k}"
+            rows[key] = (one.title, one.best, (one.value, one.error))
     return {key: row for key, row in rows.items() if row[2] is not None}
 
 
@@ -257,6 +263,8 @@ def verdict(row: Row) -> str:
     value, error = row.ours
     if row.typical is not None:
         value = row.typical
+    if row.key.startswith(_MEASURED):
+        return _by_errors(row)
     if row.best == "floor":
         if row.floor is None:
             return ""
@@ -281,6 +289,16 @@ def verdict(row: Row) -> str:
         return "good" if distance <= 0 else "near" if distance <= 3 and not dead else "far"
     unit = max(abs(reach - target), 3 * scatter, 1e-9)
     return "good" if distance < unit else "near" if distance < 4 * unit else "far"
+
+
+def _by_errors(row: Row) -> str:
+    """The verdict on a number of any unit: by statistical errors above what a second reference gets."""
+    if row.ours is None or row.floor is None or not row.ours[1] or not row.floor[1]:
+        return ""
+    best = row.floor[0] if row.best == "floor" else float(row.best)
+    beyond = abs(row.ours[0] - best) - abs(row.floor[0] - best)
+    errors = beyond / math.hypot(row.ours[1], row.floor[1])
+    return "good" if errors < 2 else "open" if errors < 3 else "near" if errors < 10 else "far"
 
 
 def worst_observables(

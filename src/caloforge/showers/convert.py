@@ -9,7 +9,6 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from caloforge import __version__
 from caloforge.detectors import Detector, load_detector, particle_name
 from caloforge.errors import UsageError
 from caloforge.names import printable
@@ -22,6 +21,7 @@ from caloforge.showers.formats.registry import find_format
 from caloforge.showers.projection import Cells, Pair, project
 from caloforge.showers.showers import ShowerPoints, Showers
 from caloforge.showers.voxelise import to_points, voxelise
+from caloforge.version import __version__
 
 __all__ = [
     "Conversion",

@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from caloforge import __version__
 from caloforge.containment import check_contained
 from caloforge.detectors import Detector
 from caloforge.errors import ModelFileError, OutputError, UsageError
@@ -50,6 +49,7 @@ from caloforge.training.metrics import collect_metrics
 from caloforge.training.processes import Processes
 from caloforge.training.rundir import begin, check_free, check_same, clear, locked
 from caloforge.training.state import read_counters, stage_finished
+from caloforge.version import __version__
 
 __all__ = ["TrainingResult", "train"]
 
