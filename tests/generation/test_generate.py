@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 import subprocess
 import sys
-import threading
-from collections import deque
 from pathlib import Path
-from types import SimpleNamespace
 
 import h5py
 import numpy as np
@@ -105,12 +101,12 @@ def test_a_model_that_rejects_everything_ends_with_an_error(tmp_path):
 
 
 class _Line:
-    """A pipe's end that has some messages to give and takes all others."""
+    """A worker's end of the line that has some messages to give and takes all others."""
 
     def __init__(self, *messages):
         self.messages, self.sent = list(messages), []
 
-    def recv(self):
+    def receive(self):
         if not self.messages:
             raise EOFError
         return self.messages.pop(0)
@@ -121,33 +117,37 @@ class _Line:
 
 @pytest.mark.parametrize("reject", [0.3, 1.1])
 def test_a_worker_answers_with_showers_or_an_error(reference, reject):
-    handler, threads = signal.getsignal(signal.SIGINT), torch.get_num_threads()
-    line = _Line(workers.Task(0, 20), workers.Task(40, 50))
+    threads = torch.get_num_threads()
     settings = workers.WorkerSettings(toy(reject=reject), spectrum(), generation_streams(7), 1000, 20, "cpu", 1)
+    line = _Line(settings, workers.Task(0, 20), workers.Task(40, 50))
     try:
-        workers._serve(line, settings)
+        with pytest.raises(GenerationError if reject > 1 else EOFError):
+            workers._serve(line)
     finally:
-        signal.signal(signal.SIGINT, handler)
         torch.set_num_threads(threads)
-    if reject > 1:
-        (error,) = line.sent
-        assert isinstance(error, GenerationError)
-    else:
+    if reject < 1:
         first, second = line.sent
         np.testing.assert_array_equal(first.bulk, reference[0].deposits[:20])
         np.testing.assert_array_equal(second.conditions.index, np.arange(40, 50))
 
 
-def test_a_dead_worker_is_noticed():
-    ours, theirs = multiprocessing.Pipe()
-    pool = workers.Workers(1, None, toy_detector().readout)
-    process = SimpleNamespace(join=lambda: None, terminate=lambda: None, exitcode=-9)
-    pool._workers = [workers._Worker(process, ours, deque())]
-    theirs_thread = threading.Thread(target=lambda: (theirs.recv(), theirs.close()))
-    theirs_thread.start()
-    with pytest.raises(GenerationError, match=r"worker process died \(exit code -9\)"):
+def dies(line):
+    """What a worker does that is killed at its first task."""
+    line.receive()
+    line.receive()
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_dead_worker_is_noticed(monkeypatch):
+    monkeypatch.setattr(workers, "_serve", dies)
+    settings = workers.WorkerSettings(toy(), spectrum(), generation_streams(7), 1000, 20, "cpu", 1)
+    with (
+        workers.Workers(1, settings, toy_detector().readout) as pool,
+        pytest.raises(
+            GenerationError, match=r"a worker process died \(killed by hand, or .*memory\); finished showers"
+        ),
+    ):
         list(pool.run([workers.Task(0, 5)]))
-    theirs_thread.join()
 
 
 @pytest.mark.parametrize("block", [0, 2])

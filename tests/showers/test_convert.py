@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from caloforge.detectors import Detector, Readout, detector_from_toml, load_detector
-from caloforge.errors import OutputError, ShowerFileError, UsageError
+from caloforge.errors import Interrupted, OutputError, ShowerFileError, UsageError
 from caloforge.showers import ShowerPoints, Showers, create_showers, open_showers, voxelise
 from caloforge.showers.convert import convert, describe
 from caloforge.showers.voxelise import to_points
@@ -261,7 +261,7 @@ def test_interrupted_conversion_goes_on(tmp_path: Path, monkeypatch: pytest.Monk
         if len(seen) == 3:
             raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(Interrupted, match=r"b\.h5 holds 12 of 25 showers, --resume goes on from there"):
         convert(tmp_path / "a.h5", tmp_path / "b.h5", "calogan", progress=stop)
     assert seen == [(4, 25), (8, 25), (12, 25)]
     found = describe(tmp_path / "b.h5")

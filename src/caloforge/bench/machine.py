@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import platform
 import resource
 import statistics
@@ -14,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+from caloforge.workers import call_elsewhere
 
 __all__ = ["PeakMemory", "Timing", "describe_machine", "in_process", "matrix_rate", "read_rate", "time_calls"]
 
@@ -94,8 +95,7 @@ def read_rate(megabytes: float) -> float:
 
 def in_process(work: Callable[..., Any], *arguments: Any) -> Any:
     """What a function of a module returns in a new process of its own."""
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(work, arguments)
+    return call_elsewhere(work, *arguments)
 
 
 class PeakMemory:

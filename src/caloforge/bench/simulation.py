@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import tempfile
 import time
@@ -14,6 +13,7 @@ from caloforge.detectors import Detector, load_detector, particle_id
 from caloforge.showers.files import create_showers
 from caloforge.simulation.overhead import Overhead, measure_overhead
 from caloforge.simulation.plan import BLOCK_SIZE, Block
+from caloforge.workers import call_elsewhere
 
 __all__ = ["DEFAULT_CASES", "Case", "SimulationRow", "bench_simulation"]
 
@@ -99,8 +99,7 @@ def bench_simulation(
     for case in cases:
         kind = (", points" if case.points else "") + (", with field" if case.field else "")
         say(f"{case.engine}: {case.detector}, {case.events} {case.particle} of {case.energy} GeV{kind}")
-        with multiprocessing.get_context("spawn").Pool(1) as pool:
-            overhead, writing = pool.apply(_measure, (case, tables))
+        overhead, writing = call_elsewhere(_measure, case, tables)
         n = case.events
         rows.append(
             SimulationRow(

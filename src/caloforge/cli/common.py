@@ -6,7 +6,8 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -16,7 +17,7 @@ from rich.table import Table
 from typer.core import TyperCommand, TyperGroup
 
 from caloforge import atomic
-from caloforge.errors import UsageError
+from caloforge.errors import Interrupted, UsageError
 from caloforge.names import printable
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "command_line",
     "console",
     "default_jobs",
+    "kept_if_interrupted",
     "pairs",
     "print_comparison",
     "print_json",
@@ -106,6 +108,15 @@ class App(typer.Typer):
     def command(self, *args: Any, **settings: Any) -> Callable[[F], F]:
         """As in typer."""
         return super().command(*args, **({"cls": _Command} | settings))
+
+
+@contextmanager
+def kept_if_interrupted(what: str) -> Iterator[None]:
+    """Around long work: say what an interruption leaves, as in "finished retrainings are kept, --resume uses them"."""
+    try:
+        yield
+    except (KeyboardInterrupt, Interrupted):
+        raise Interrupted(f"interrupted; {what}") from None
 
 
 def pairs(texts: Sequence[str] | None, option: str, form: str) -> list[tuple[str, str]]:

@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from caloforge.cli.common import JOBS_HELP, OverwriteOption, SeedOption, console, default_jobs, print_table
+from caloforge.cli.common import (
+    JOBS_HELP,
+    OverwriteOption,
+    SeedOption,
+    console,
+    default_jobs,
+    kept_if_interrupted,
+    print_table,
+)
+
+if TYPE_CHECKING:
+    from caloforge.demo import Demo
 
 __all__ = ["register"]
 
@@ -36,7 +47,13 @@ def demo(
     """
     from caloforge.demo import Demo
 
-    steps = Demo(out, jobs=jobs or default_jobs(), seed=seed, overwrite=overwrite)
+    with kept_if_interrupted(f"what is finished in '{out}' is kept, the same command goes on"):
+        _steps(
+            Demo(out, jobs=jobs or default_jobs(), seed=seed, overwrite=overwrite), events, showers, set_ or [], epochs
+        )
+
+
+def _steps(steps: Demo, events: int, showers: int, overrides: list[str], epochs: int | None) -> None:
     console.print(f"1/4 Geant4: {events} photons of 1-100 GeV in the CaloGAN calorimeter")
     made = steps.simulate(events)
     print_table(f"{made.summary.showers} showers in {made.summary.seconds:.0f} s", made.columns, made.rows)
@@ -44,7 +61,7 @@ def demo(
         console.print(f"written: {path}")
 
     console.print("2/4 training: caloflow-tiny, on the packaged Geant4 photons")
-    trained = steps.train(overrides=tuple(set_ or ()))
+    trained = steps.train(overrides=tuple(overrides))
     console.print(f"written: {trained.directory}")
 
     console.print(f"3/4 generating {showers} showers")

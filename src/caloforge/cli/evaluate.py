@@ -14,6 +14,7 @@ from caloforge.cli.common import (
     ResumeOption,
     SeedOption,
     console,
+    kept_if_interrupted,
     pairs,
     print_comparison,
     print_table,
@@ -120,10 +121,11 @@ def evaluate(
         uncut=uncut,
         timing=timing,
     )
-    keep = claim_folder(out, resume=resume, overwrite=overwrite)
-    _announce(job)
-    with progress("evaluating", job.units, "steps") as bar:
-        result = job.run(keep=keep, advance=bar.advance)
+    with kept_if_interrupted(f"finished retrainings are kept in '{out}', --resume uses them again"):
+        keep = claim_folder(out, resume=resume, overwrite=overwrite)
+        _announce(job)
+        with progress("evaluating", job.units, "steps") as bar:
+            result = job.run(keep=keep, advance=bar.advance)
     figures = tuple(name for name in formats if name not in ("html", "json"))
     if figures or "html" in formats:
         console.print("drawing figures ...")

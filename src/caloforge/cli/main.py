@@ -15,6 +15,7 @@ from caloforge.cli import streams
 from caloforge.cli.common import App
 from caloforge.errors import CaloForgeError, CaloForgeWarning, OutputError
 from caloforge.names import printable
+from caloforge.stopping import as_interrupts
 from caloforge.version import __version__
 
 __all__ = ["app", "main"]
@@ -127,6 +128,7 @@ def _fail(message: str, code: int) -> int:
 def run() -> None:
     """Console script."""
     streams.install()
+    as_interrupts()
     code = main()
     lost = streams.lost_output()
     sys.exit(_fail(lost, 1) if lost and code == 0 else code)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from caloforge.cli.common import App, SeedOption, console, print_comparison, print_table
+from caloforge.cli.common import App, SeedOption, console, kept_if_interrupted, print_comparison, print_table
 
 __all__ = ["register"]
 
@@ -158,11 +158,12 @@ def models(
     """
     from caloforge.studies import study_models
 
-    table = study_models(
-        preset, data, reference, out, floor=floor, suite=suite, only=tuple(only or ()), retrainings=retrainings,
-        timing=timing, controls=controls, seed=seed, threads=threads, device=device,
-        say=lambda text: console.print(f"... {text}"),
-    )  # fmt: skip
+    with kept_if_interrupted(_kept(out)):
+        table = study_models(
+            preset, data, reference, out, floor=floor, suite=suite, only=tuple(only or ()), retrainings=retrainings,
+            timing=timing, controls=controls, seed=seed, threads=threads, device=device,
+            say=lambda text: console.print(f"... {text}"),
+        )  # fmt: skip
     print_comparison(table.columns, table.rows)
     for note in table.notes:
         console.print(f"note: {note}")
@@ -196,11 +197,12 @@ def clouds(
     """
     from caloforge.studies import FlowLosses, study_clouds
 
-    found = study_clouds(
-        data, reference, out, presets=tuple(preset or ("caloclouds2-tiny", "caloclouds3-tiny")), floor=floor,
-        only=tuple(only or ("caloclouds-profiles", "layers")), retrainings=retrainings, seed=seed, threads=threads, device=device,
-        say=lambda text: console.print(f"... {text}"),
-    )  # fmt: skip
+    with kept_if_interrupted(_kept(out)):
+        found = study_clouds(
+            data, reference, out, presets=tuple(preset or ("caloclouds2-tiny", "caloclouds3-tiny")), floor=floor,
+            only=tuple(only or ("caloclouds-profiles", "layers")), retrainings=retrainings, seed=seed, threads=threads,
+            device=device, say=lambda text: console.print(f"... {text}"),
+        )  # fmt: skip
     print_comparison(found.table.columns, found.table.rows)
     for note in found.table.notes:
         console.print(f"note: {note}")
@@ -211,6 +213,10 @@ def clouds(
     )
     for path in found.files:
         console.print(f"written: {path}")
+
+
+def _kept(out: Path) -> str:
+    return f"what is finished in '{out}' is kept, the same command goes on"
 
 
 def _run(
@@ -233,11 +239,12 @@ def _run(
 
     study = STUDIES[name]
     console.print(study.question)
-    result = run_study(
-        study, data, reference, out, floor=floor, preset=preset, overrides=tuple(set_ or ()), showers=showers,
-        repetitions=repetitions, classifier=classifier, rows=rows, seed=seed, threads=threads, device=device,
-        say=lambda text: console.print(f"... {text}"),
-    )  # fmt: skip
+    with kept_if_interrupted(_kept(out)):
+        result = run_study(
+            study, data, reference, out, floor=floor, preset=preset, overrides=tuple(set_ or ()), showers=showers,
+            repetitions=repetitions, classifier=classifier, rows=rows, seed=seed, threads=threads, device=device,
+            say=lambda text: console.print(f"... {text}"),
+        )  # fmt: skip
     columns, cells = result.table()
     print_table(
         f"mean ± spread over {repetitions} training(s)" if repetitions > 1 else "one training each", columns, cells

@@ -1,17 +1,14 @@
 """Processes that generate: each loads the model once, takes numbers of showers and gives back arrays.
 
-They are started afresh (spawn), since a process that has used torch's threads or a GPU cannot be forked. They die with
-their parent: when it closes its end of the pipe, whatever the reason, they end.
+They are started afresh, since a process that has used torch's threads or a GPU cannot be forked.
 """
 
 from __future__ import annotations
 
-import multiprocessing
-import signal
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any, Self
 
@@ -20,13 +17,14 @@ import torch
 from numpy.typing import NDArray
 
 from caloforge.detectors import Readout
-from caloforge.errors import CaloForgeError, GenerationError
+from caloforge.errors import GenerationError
 from caloforge.generation.conditions import ConditionSource
 from caloforge.generation.sampling import Sample, Timing, sample_showers
 from caloforge.kernels.ops.registry import Choice, use_choice
 from caloforge.models import Conditions, ShowerModel, load_model
 from caloforge.random import Streams
 from caloforge.showers import ShowerPoints, Showers
+from caloforge.workers import Line, Worker, WorkerDiedError
 
 __all__ = ["Task", "WorkerSettings", "Workers"]
 
@@ -85,44 +83,37 @@ class _Answer:
     timing: Timing
 
 
-def _serve(connection: Connection, settings: WorkerSettings) -> None:
+def _serve(line: Line) -> None:
     """A worker's life."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to deal with
+    settings: WorkerSettings = line.receive()
     torch.set_num_threads(settings.threads)
-    try:
-        use_choice(settings.kernels)
-        model = settings.model
-        if not isinstance(model, ShowerModel):
-            model = load_model(model, options=settings.options)
-        model = model.to(settings.device).eval()
-        while True:
-            try:
-                task = connection.recv()
-            except EOFError:
-                return
-            conditions = settings.conditions.block(task.start, task.stop)
-            sample = sample_showers(
-                model,
-                conditions,
-                settings.streams,
-                batch_size=settings.batch_size,
-                max_attempts=settings.max_attempts,
-                extrapolate=True,  # looked at before the workers were called
-            )
-            made = sample.showers
-            bulk, offsets = (made.deposits, None) if isinstance(made, Showers) else (made.points, made.offsets)
-            connection.send(_Answer(bulk, offsets, conditions, sample.redrawn, sample.timing))
-    except CaloForgeError as error:
-        connection.send(error)
-    except BrokenPipeError:
-        return
+    use_choice(settings.kernels)
+    model = settings.model
+    if not isinstance(model, ShowerModel):
+        model = load_model(model, options=settings.options)
+    model = model.to(settings.device).eval()
+    while True:
+        task: Task = line.receive()
+        conditions = settings.conditions.block(task.start, task.stop)
+        sample = sample_showers(
+            model,
+            conditions,
+            settings.streams,
+            batch_size=settings.batch_size,
+            max_attempts=settings.max_attempts,
+            extrapolate=True,  # looked at before the workers were called
+        )
+        made = sample.showers
+        bulk, offsets = (made.deposits, None) if isinstance(made, Showers) else (made.points, made.offsets)
+        line.send(_Answer(bulk, offsets, conditions, sample.redrawn, sample.timing))
 
 
 @dataclass
-class _Worker:
-    process: Any
-    connection: Connection
-    in_hand: deque[Task]
+class _Hand:
+    """A worker and the tasks that it has in hand."""
+
+    worker: Worker
+    tasks: deque[Task]
 
 
 class Workers:
@@ -136,18 +127,18 @@ class Workers:
 
     def __init__(self, count: int, settings: WorkerSettings, readout: Readout) -> None:
         self._count, self._settings, self._readout = count, settings, readout
-        self._workers: list[_Worker] = []
+        self._hands: list[_Hand] = []
 
     def __enter__(self) -> Self:
-        context = multiprocessing.get_context("spawn")
         settings = replace(self._settings, kernels=use_choice())  # built before the workers start, not by each of them
         try:
             for _ in range(self._count):
-                ours, theirs = context.Pipe()
-                process = context.Process(target=_serve, args=(theirs, settings), daemon=True)
-                process.start()
-                theirs.close()
-                self._workers.append(_Worker(process, ours, deque()))
+                self._hands.append(_Hand(Worker(_serve), deque()))
+            for hand in self._hands:
+                hand.worker.send(settings)
+        except WorkerDiedError as error:
+            self._stop()
+            raise GenerationError(str(error)) from None
         except BaseException:
             self._stop()
             raise
@@ -157,12 +148,9 @@ class Workers:
         self._stop()
 
     def _stop(self) -> None:
-        for worker in self._workers:
-            worker.connection.close()
-            worker.process.terminate()
-        for worker in self._workers:
-            worker.process.join()
-        self._workers = []
+        for hand in self._hands:
+            hand.worker.stop()
+        self._hands = []
 
     def run(self, tasks: Iterable[Task]) -> Iterator[tuple[Task, Sample]]:
         """Do all tasks; results come in the order in which they are finished.
@@ -172,36 +160,25 @@ class Workers:
             CaloForgeError: whatever a worker has to say.
         """
         todo = iter(tasks)
-        for worker in self._workers * _IN_HAND:
-            self._give(worker, todo)
-        while busy := {id(worker.connection): worker for worker in self._workers if worker.in_hand}:
-            for connection in wait([worker.connection for worker in busy.values()]):
-                worker = busy[id(connection)]
-                try:
-                    answer = worker.connection.recv()
-                except (EOFError, ConnectionResetError):
-                    raise self._died(worker) from None
-                if isinstance(answer, CaloForgeError):
-                    raise answer
-                task = worker.in_hand.popleft()
-                self._give(worker, todo)
-                yield task, self._sample(answer)
+        try:
+            for hand in self._hands * _IN_HAND:
+                self._give(hand, todo)
+            while busy := {id(hand.worker.line.connection): hand for hand in self._hands if hand.tasks}:
+                for connection in wait([hand.worker.line.connection for hand in busy.values()]):
+                    hand = busy[id(connection)]
+                    answer = hand.worker.receive()
+                    task = hand.tasks.popleft()
+                    self._give(hand, todo)
+                    yield task, self._sample(answer)
+        except WorkerDiedError as error:
+            raise GenerationError(f"{error}; finished showers are kept") from None
 
-    def _give(self, worker: _Worker, todo: Iterator[Task]) -> None:
+    def _give(self, hand: _Hand, todo: Iterator[Task]) -> None:
         # A task is a few bytes, so sending it never waits for a worker that waits for us to read its answer.
         task = next(todo, None)
         if task is not None:
-            worker.in_hand.append(task)
-            try:
-                worker.connection.send(task)
-            except BrokenPipeError:
-                raise self._died(worker) from None
-
-    def _died(self, worker: _Worker) -> GenerationError:
-        worker.process.join()
-        return GenerationError(
-            f"a worker process died (exit code {worker.process.exitcode}), perhaps for want of memory"
-        )
+            hand.tasks.append(task)
+            hand.worker.send(task)
 
     def _sample(self, answer: _Answer) -> Sample:
         asked = answer.conditions

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -10,11 +11,11 @@ from typing import Any, Protocol
 import numpy as np
 
 from caloforge.detectors import Detector, load_detector, particle_name
-from caloforge.errors import UsageError
+from caloforge.errors import Interrupted, UsageError
 from caloforge.names import printable
 from caloforge.random import Streams
 from caloforge.showers.clusters import Position, merge_in_subcells
-from caloforge.showers.files import create_showers, open_any, open_showers
+from caloforge.showers.files import Writer, create_showers, open_any, open_showers
 from caloforge.showers.formats.base import Block, Kind, Reader
 from caloforge.showers.formats.hits import HitsReader
 from caloforge.showers.formats.registry import find_format
@@ -260,7 +261,7 @@ def convert(
         )
         energy = overflow = 0.0
         left_out = -_outside(reader)  # opening the file has read some showers already
-        with writer:
+        with _interruption_told(writer, n), writer:
             for position in writer.missing(-(-n // size)):
                 block = reader.read(position * size, (position + 1) * size)
                 if wanted == "points":
@@ -275,6 +276,18 @@ def convert(
                 if progress is not None:
                     progress(len(writer), n)
         return Conversion(n, reader.format, to, wanted, reader.complete, energy, overflow, left_out + _outside(reader))
+
+
+@contextmanager
+def _interruption_told(writer: Writer, showers: int) -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise Interrupted(
+            f"interrupted; {writer.path} holds {len(writer)} of {showers} showers, --resume goes on from there"
+            if len(writer)
+            else "interrupted; no block was finished"
+        ) from None
 
 
 def _outside(reader: Reader) -> float:

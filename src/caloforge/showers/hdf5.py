@@ -16,7 +16,6 @@ import io
 import math
 import os
 import signal
-import threading
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -32,6 +31,7 @@ from numpy.typing import NDArray
 from caloforge.atomic import move_into_place, reason, special_kind
 from caloforge.errors import ShowerFileError
 from caloforge.showers.foreign import kind_of_content
+from caloforge.stopping import wanted
 
 __all__ = [
     "Array",
@@ -226,11 +226,8 @@ def _interrupts_held() -> Iterator[Check]:
     Yields:
         A function that lets a waiting interrupt through.
     """
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: None  # Python handles signals in the main thread only
-        return
     waiting: list[tuple[int, FrameType | None]] = []
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    handlers = {number: signal.getsignal(number) for number in wanted()}
     held = {number: handler for number, handler in handlers.items() if callable(handler)}
 
     def raise_pending() -> None:

@@ -19,6 +19,7 @@ from caloforge.errors import SimulationError, UsageError
 from caloforge.simulation.packages import need_engine
 from caloforge.simulation.plan import Block, SimulationPlan
 from caloforge.simulation.tables import TableSource
+from caloforge.stopping import held_back
 
 __all__ = ["Production", "simulate"]
 
@@ -191,7 +192,7 @@ class _Worker:
         self._output = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as the process lives
         # One thread each: the jobs are the parallelism. A session of its own keeps the terminal's Ctrl-C away.
         environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-        with theirs:
+        with theirs, held_back():
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "caloforge.simulation.worker", str(theirs.fileno())],
                 stdin=subprocess.DEVNULL,

@@ -8,13 +8,13 @@ unlike ``multiprocessing`` it never imports the user's script again.
 from __future__ import annotations
 
 import os
-import signal
 import sys
 import traceback
 from multiprocessing.connection import Connection
 from typing import Any
 
 from caloforge.errors import CaloForgeError
+from caloforge.stopping import deaf
 
 __all__ = ["main"]
 
@@ -40,8 +40,7 @@ def _serve(connection: Connection[Any, Any]) -> None:
 
 def main(descriptor: int) -> None:
     """Serve one production over an inherited socket."""
-    # Ctrl-C is the business of the process that we work for.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    deaf()  # stopping is the business of the process that we work for
     connection: Connection[Any, Any] = Connection(descriptor)
     with connection:
         try:

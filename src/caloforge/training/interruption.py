@@ -1,11 +1,12 @@
-"""Ctrl-C and a batch system's SIGTERM are wishes to stop, granted where the work can be resumed."""
+"""Ctrl-C, a batch system's SIGTERM and a lost connection's SIGHUP are wishes to stop, granted where the work can be resumed."""
 
 from __future__ import annotations
 
 import signal
-import threading
 from types import FrameType
 from typing import Any, Self
+
+from caloforge.stopping import wanted
 
 __all__ = ["Interruption"]
 
@@ -29,8 +30,7 @@ class Interruption:
         self.requested = True
 
     def __enter__(self) -> Self:
-        if threading.current_thread() is threading.main_thread():
-            self._former = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+        self._former = {number: signal.signal(number, self._note) for number in wanted()}
         return self
 
     def __exit__(self, *_: object) -> None:
