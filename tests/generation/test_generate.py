@@ -15,6 +15,7 @@ import torch
 import toy_model
 from toy_model import Toy, ToyConfig, toy_detector, toy_file, toy_showers
 
+from caloforge.cli.main import main
 from caloforge.detectors import EnergySpectrum, load_detector
 from caloforge.errors import GenerationError, Interrupted, OutputError, UsageError
 from caloforge.generation import (
@@ -301,3 +302,30 @@ def test_caloflow_is_independent_of_batches():
     single = sample_showers(model, asked, generation_streams(5), batch_size=7).showers
     alike = np.isclose(whole.deposits, single.deposits, rtol=1e-4, atol=0)
     assert (~alike).mean() <= 1e-3
+
+
+@pytest.mark.parametrize("detector", ["calogan", None])
+def test_conditions_of_a_plain_file(tmp_path, detector):
+    """A CaloChallenge file says neither particle nor (here) detector: the model's own count. Fails if the file must say."""
+    with h5py.File(tmp_path / "plain.h5", "w") as file:
+        file["showers"] = np.ones((30, 504 if detector else 77), "f4")
+        file["incident_energies"] = np.linspace(2e3, 9e3, 30)[:, None]
+    with pytest.raises(UsageError, match="does not say which particle"):
+        conditions_of_file(tmp_path / "plain.h5")
+    asked = conditions_of_file(tmp_path / "plain.h5", particle="gamma")
+    assert asked.particle == 22
+    np.testing.assert_array_equal(asked.energies, np.linspace(2e3, 9e3, 30))
+    assert asked.direction is None
+    out = str(tmp_path / "g.h5")
+    assert main(["generate", "calogan-gamma", "--conditions-from", str(tmp_path / "plain.h5"), "-o", out]) == 0
+    showers, _ = contents(out)
+    np.testing.assert_array_equal(showers.incident_energy, asked.energies)
+
+
+def test_conditions_of_another_particle_are_refused(tmp_path, capsys):
+    with h5py.File(tmp_path / "plain.h5", "w") as file:
+        file["showers"], file["incident_energies"] = np.ones((3, 504), "f4"), np.full((3, 1), 5e3)
+        file.attrs["particle"] = "pi+"
+    words = ["generate", "calogan-gamma", "--conditions-from", str(tmp_path / "plain.h5"), "-o", str(tmp_path / "g.h5")]
+    assert main(words) == 2
+    assert "pi+" in capsys.readouterr().err

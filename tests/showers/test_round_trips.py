@@ -146,6 +146,10 @@ def test_points(
     path = tmp_path / f"{next(COUNTER)}.h5"
     write(path, blocks, fmt, det)
     whole = ShowerPoints.concatenate(blocks)
+    if not any(map(any, counts)):
+        with pytest.raises(ShowerFileError, match="showers are empty"):
+            open_showers(path)
+        return
     with open_showers(path) as reader:
         assert (reader.format, reader.kind, len(reader)) == (fmt, "points", len(whole))
         assert_same(reader.read(), whole)

@@ -65,11 +65,11 @@ def generate(
     if (energy is None) == (conditions_from is None):
         raise UsageError("expected either --energy or --conditions-from")
     loaded = load_model(model, options=_options(option or []))
+    assert loaded.record is not None  # loaded from a directory
     conditions: ConditionSource
     if conditions_from is not None:
-        conditions = conditions_of_file(conditions_from, showers=events)
+        conditions = conditions_of_file(conditions_from, showers=events, particle=loaded.record.valid.particle)
     else:
-        assert loaded.record is not None  # loaded from a directory
         conditions = SpectrumConditions(
             EnergySpectrum.parse(energy or ""),
             events or 1000,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -12,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from caloforge.detectors import EnergySpectrum, Gun
+from caloforge.detectors import EnergySpectrum, Gun, particle_id
 from caloforge.errors import UsageError
 from caloforge.models import ConditionRange, Conditions
 from caloforge.random import Streams
@@ -160,28 +159,22 @@ def conditions_of_file(
 ) -> ListedConditions:
     """The conditions under which the showers of a file were made: energies, directions and particle.
 
+    Deposits are not looked at, so the file may be of any detector.
+
     Args:
         path: shower file of any format.
-        particle: incident particle, for files that do not name theirs.
+        particle: incident particle of files that do not say theirs: the model's own, for instance.
         showers: only the first so many; None takes all.
 
     Raises:
         ShowerFileError: if the file is damaged or foreign.
-        UsageError: if it does not name its particle, or has fewer showers.
+        UsageError: if its particle is not known, or it has fewer showers.
     """
-    with open_showers(path, particle=particle) as reader:
-        if reader.particle == 0:
+    with open_showers(path) as reader:
+        pdg = reader.particle or (0 if particle is None else particle_id(particle))
+        if pdg == 0:
             raise UsageError(f"{path}: does not say which particle made its showers, so one must be named")
         if showers is not None and showers > len(reader):
             raise UsageError(f"{path}: has {len(reader)} showers, {showers} were asked for")
         wanted = len(reader) if showers is None else showers
-        blocks: Sequence[Any] = [
-            (block.incident_energy, block.direction)
-            for block in (reader.read(start, min(start + 1000, wanted)) for start in range(0, wanted, 1000))
-        ]
-        directions = [direction for _, direction in blocks if direction is not None]
-        return ListedConditions(
-            np.concatenate([energy for energy, _ in blocks]),
-            reader.particle,
-            np.concatenate(directions) if directions else None,
-        )
+        return ListedConditions(reader.incident_energies(0, wanted), pdg, reader.directions_of(0, wanted))

@@ -15,7 +15,7 @@ from caloforge.errors import Interrupted, UsageError
 from caloforge.names import printable
 from caloforge.random import Streams
 from caloforge.showers.clusters import Position, merge_in_subcells
-from caloforge.showers.files import Writer, create_showers, open_any, open_showers
+from caloforge.showers.files import Writer, check_energies, create_showers, open_any, open_showers
 from caloforge.showers.formats.base import Block, Kind, Reader
 from caloforge.showers.formats.hits import HitsReader
 from caloforge.showers.formats.registry import find_format
@@ -340,6 +340,7 @@ def describe(path: str | Path, detector: Detector | str | Path | None = None) ->
     path = Path(path)
     with open_any(path, detector, None) as reader:
         n = len(reader)
+        check_energies(reader)
         lowest, highest = np.inf, -np.inf
         for start in range(0, n, 2**18):
             energies = reader.incident_energies(start, min(start + 2**18, n))

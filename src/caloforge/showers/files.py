@@ -10,14 +10,14 @@ from types import TracebackType
 from typing import Any, Self
 
 from caloforge.detectors import Detector, load_detector, particle_id
-from caloforge.errors import CaloForgeWarning, OutputError
+from caloforge.errors import CaloForgeWarning, OutputError, ShowerFileError
 from caloforge.showers.blocks import BlockWriter
 from caloforge.showers.formats.base import Block, Kind, Reader
 from caloforge.showers.formats.registry import find_format, sniff
 from caloforge.showers.hdf5 import closed_quietly, open_hdf5
-from caloforge.showers.showers import Showers
+from caloforge.showers.showers import Showers, refuse_bad_energies
 
-__all__ = ["Reader", "Writer", "create_showers", "energy_balance", "open_any", "open_showers"]
+__all__ = ["Reader", "Writer", "check_energies", "create_showers", "energy_balance", "open_any", "open_showers"]
 
 
 #: Deposits are never so many times the incident energy; a sampling fraction of 3 % in the wrong unit makes 30.
@@ -44,6 +44,7 @@ def open_showers(
     try:
         if not len(reader):
             raise reader.error("holds no showers" + ("" if reader.complete else " yet"))
+        check_energies(reader)
         _check_units(reader)
     except BaseException:
         reader.close()
@@ -65,6 +66,19 @@ def open_any(path: Path, detector: Detector | str | Path | None, particle: int |
     return reader
 
 
+def check_energies(reader: Reader) -> None:
+    """Look at the incident energies of all showers, which every use of them divides by or takes the logarithm of.
+
+    Raises:
+        ShowerFileError: naming the first one that is not a positive number.
+    """
+    for start in range(0, len(reader), 2**18):
+        try:
+            refuse_bad_energies(reader.incident_energies(start, min(start + 2**18, len(reader))), first_row=start)
+        except ShowerFileError as error:
+            raise reader.error(str(error)) from None
+
+
 def energy_balance(block: Block) -> float:
     """Deposited energy of all showers over their incident energy; NaN if nothing came in."""
     incident = float(block.incident_energy.sum())
@@ -76,6 +90,8 @@ def _check_units(reader: Reader) -> None:
     if reader.kind == "voxels" and reader.detector is None:
         return
     balance = energy_balance(reader.read(0, min(len(reader), 100)))
+    if balance == 0 and not any(block.total_energy().any() for block in reader.blocks()):
+        raise reader.error(f"all of its {len(reader)} showers are empty, so there is nothing in it to work with")
     if balance > _LARGEST:
         raise reader.error(
             f"its deposits are {balance:.3g} times the incident energy, so one of the two seems to be in the wrong unit "

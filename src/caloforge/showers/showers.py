@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from caloforge.detectors import Readout
 from caloforge.errors import ShowerFileError
 
-__all__ = ["ShowerPoints", "Showers"]
+__all__ = ["ShowerPoints", "Showers", "refuse_bad_energies"]
 
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
@@ -50,6 +50,22 @@ def _refuse_bad(
         (row, *rest), problem = bad
         place = f", {column} {rest[0]}" if column else ""
         raise ShowerFileError(f"the {name} of shower {first_row + row}{place} is {problem}")
+
+
+def refuse_bad_energies(energies: Float64, *, first_row: int = 0) -> None:
+    """Refuse incident energies that are not positive numbers, naming the first one by its shower.
+
+    Args:
+        energies: MeV, (N,).
+        first_row: number of the first shower in its file.
+
+    Raises:
+        ShowerFileError: if there is one.
+    """
+    _refuse_bad("incident energy", energies, first_row=first_row)
+    zero = np.flatnonzero(energies == 0)
+    if len(zero):
+        raise ShowerFileError(f"the incident energy of shower {first_row + zero[0]} is 0, expected a positive number")
 
 
 @dataclass(frozen=True)
@@ -113,7 +129,7 @@ class Showers:
         Raises:
             ShowerFileError: on a NaN, infinite or negative energy, naming the row.
         """
-        _refuse_bad("incident energy", self.incident_energy, first_row=first_row)
+        refuse_bad_energies(self.incident_energy, first_row=first_row)
         _refuse_bad("deposit", self.deposits, "voxel", first_row=first_row)
         if self.overflow is not None:
             _refuse_bad("overflow", self.overflow, "layer", first_row=first_row)
@@ -237,7 +253,7 @@ class ShowerPoints:
         Raises:
             ShowerFileError: on NaN, infinite values, negative energies or impossible layer numbers.
         """
-        _refuse_bad("incident energy", self.incident_energy, first_row=first_row)
+        refuse_bad_energies(self.incident_energy, first_row=first_row)
         if self.direction is not None:
             _refuse_bad("direction", self.direction, "component", first_row=first_row, negative_ok=True)
         bad = _first_bad(self.points, negative_ok=True)

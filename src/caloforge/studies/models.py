@@ -11,7 +11,7 @@ from caloforge.errors import UsageError
 from caloforge.evaluation import EvaluationResult
 from caloforge.evaluation.files import prepare_evaluation
 from caloforge.generation import conditions_of_file, generate
-from caloforge.models import load_preset, model_class
+from caloforge.models import load_preset, model_class, read_record
 from caloforge.models.preset import Preset
 from caloforge.progress import progress
 from caloforge.report import Comparison, claim_folder, compare_reports, load_report, write_report
@@ -100,8 +100,9 @@ def study_models(
         return load_report(folder)
 
     def sample(model: Path, made: Path, place: int) -> None:
+        asked = conditions_of_file(references[place], particle=read_record(model).valid.particle)
         generate(
-            model, conditions_of_file(references[place]), made, seed=seed, threads=threads, device=device, resume=True,
+            model, asked, made, seed=seed, threads=threads, device=device, resume=True,
             command="caloforge study models",
         )  # fmt: skip
 

@@ -200,7 +200,8 @@ def run_study(
     if repetitions < 1:
         raise UsageError(f"{repetitions} repetitions were asked for, expected 1 or more")
     main = check_study(study, data, preset, overrides)
-    asked = conditions_of_file(reference, showers=showers)
+    with open_showers(data) as reader:
+        asked = conditions_of_file(reference, showers=showers, particle=reader.particle or None)
     if floor is not None:
         with open_showers(floor):
             pass

@@ -232,9 +232,15 @@ def _new_model(
 ) -> tuple[ShowerModel, dict[str, str]]:
     """An untrained model, the same for the same seed, and the hashes of the models that it learns from."""
     if source.detector is None:
-        raise UsageError("the data do not say which detector they belong to, so one must be named")
+        raise UsageError(
+            "the data do not say which detector they belong to, so one must be named (--detector; 'caloforge convert' writes "
+            "it into the file)"
+        )
     if source.particle == 0:
-        raise UsageError("the data do not say which particle made the showers, so one must be named")
+        raise UsageError(
+            "the data do not say which particle made the showers, so one must be named (--particle; 'caloforge convert' "
+            "writes it into the file)"
+        )
     wanted = model_class(preset.kind).inputs
     missing = [name for name in wanted if name not in inputs]
     if missing:

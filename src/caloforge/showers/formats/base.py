@@ -92,6 +92,10 @@ class Reader(ABC):
     def incident_energies(self, start: int, stop: int) -> NDArray[np.float64]:
         """Incident kinetic energies of some showers, float64 (stop - start,), MeV."""
 
+    def directions_of(self, start: int, stop: int) -> NDArray[np.float32] | None:
+        """Flight directions of some showers, unit vectors (stop - start, 3) in the local frame; None if it has none."""
+        return self.directions("directions", start, stop) if self.has("directions") else None
+
     def content(self) -> dict[str, Any]:
         """What else the file holds, for people."""
         return {}

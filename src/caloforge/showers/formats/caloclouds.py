@@ -70,17 +70,18 @@ class CaloCloudsReader(Reader):
                 x, layer, z, energy = padded[filled].T
                 # Newer files spread the depth over each layer: 3.7 is in layer 3.
                 clouds.append(np.stack([z, x, np.floor(layer), energy * np.float32(GeV)], axis=1))
-        direction = None
-        if self._direction is not None:
-            direction = self.directions(self._direction, start, stop)[:, [2, 0, 1]]
         return ShowerPoints(
             np.concatenate([[0], *counts]).astype(np.int64).cumsum(),
             np.concatenate(clouds),
             self.incident_energies(start, stop),
             self.particle,
             None if self.detector is None else self.readout,
-            direction,
+            self.directions_of(start, stop),
         )
+
+    def directions_of(self, start: int, stop: int) -> NDArray[np.float32] | None:
+        """See ``Reader``."""
+        return None if self._direction is None else self.directions(self._direction, start, stop)[:, [2, 0, 1]]
 
     def content(self) -> dict[str, Any]:
         """See ``Reader``."""

@@ -59,7 +59,7 @@ class CaloGANReader(Reader):
             self.incident_energies(start, stop),
             self.particle,
             readout,
-            self.directions("directions", start, stop) if self.has("directions") else None,
+            self.directions_of(start, stop),
             self.overflow("overflow", start, stop) if self.has("overflow") else None,
         )
 

@@ -85,7 +85,7 @@ class HitsReader(Reader):
             self.incident_energies(start, stop),
             self.particle,
             None if self.detector is None else self.readout,
-            self.directions("directions", start, stop) if self.has("directions") else None,
+            self.directions_of(start, stop),
         )
 
     def _layers(self, first: int, end: int) -> NDArray[np.float32]:

@@ -57,15 +57,20 @@ class ILDReader(Reader):
         """See ``Reader``."""
         return in_mev(self, f"{self._prefix}energy", f"{self._prefix}energy_remainder", start, stop)
 
+    def directions_of(self, start: int, stop: int) -> NDArray[np.float32] | None:
+        """See ``Reader``."""
+        name = f"{self._prefix}directions"
+        return self.directions(name, start, stop) if self.has(name) else None
+
     def _read(self, start: int, stop: int) -> Block:
         readout = self.readout
-        directions, overflow = f"{self._prefix}directions", f"{self._prefix}overflow"
+        overflow = f"{self._prefix}overflow"
         return Showers(
             self.float32(f"{self._prefix}layers", start, stop).reshape(stop - start, -1),
             self.incident_energies(start, stop),
             self.particle,
             readout,
-            self.directions(directions, start, stop) if self.has(directions) else None,
+            self.directions_of(start, stop),
             self.overflow(overflow, start, stop) if self.has(overflow) else None,
         )
 

@@ -51,11 +51,15 @@ class LemursReader(Reader):
         readout = self.readout
         grid = self.float32("showers", start, stop)
         deposits = np.ascontiguousarray(grid.transpose(0, 3, 2, 1)).reshape(stop - start, -1)
-        direction = None
-        if "incident_theta" in self._angles:
-            theta = self.rows("incident_theta", start, stop).reshape(-1).astype(np.float64)
-            direction = np.stack([np.cos(theta), np.zeros_like(theta), np.sin(theta)], axis=1).astype(np.float32)
-        return Showers(deposits, self.incident_energies(start, stop), self.particle, readout, direction)
+        energies, directions = self.incident_energies(start, stop), self.directions_of(start, stop)
+        return Showers(deposits, energies, self.particle, readout, directions)
+
+    def directions_of(self, start: int, stop: int) -> NDArray[np.float32] | None:
+        """See ``Reader``."""
+        if "incident_theta" not in self._angles:
+            return None
+        theta = self.rows("incident_theta", start, stop).reshape(-1).astype(np.float64)
+        return np.stack([np.cos(theta), np.zeros_like(theta), np.sin(theta)], axis=1).astype(np.float32)
 
     def content(self) -> dict[str, Any]:
         """See ``Reader``."""

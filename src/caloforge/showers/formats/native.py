@@ -180,7 +180,7 @@ class NativeReader(Reader):
 
     def _read(self, start: int, stop: int) -> Block:
         energies = self.incident_energies(start, stop)
-        directions = self.directions("directions", start, stop) if self.has("directions") else None
+        directions = self.directions_of(start, stop)
         if self.kind == "points":
             offsets = self._offsets.offsets(start, stop)
             points = self.float32("points", int(offsets[0]), int(offsets[-1]))

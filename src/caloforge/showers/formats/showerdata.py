@@ -112,6 +112,10 @@ class ShowerDataReader(Reader):
             raise self.error(f"'energies' and '{_ENERGIES}' contradict each other near shower {start + bad[0]}")
         return exact
 
+    def directions_of(self, start: int, stop: int) -> NDArray[np.float32] | None:
+        """See ``Reader``."""
+        return self.directions("directions", start, stop) if attribute(self, "directions_known", True) else None
+
     def _read(self, start: int, stop: int) -> Block:
         batch = max(1, _BATCH // (4 * max(1, self._shape[1]) * self._shape[2]))
         clouds = [np.empty((0, self._shape[2]), dtype=np.float32)]
@@ -131,7 +135,7 @@ class ShowerDataReader(Reader):
             self.incident_energies(start, stop),
             self.particle,
             None if self.detector is None else self.readout,
-            self.directions("directions", start, stop) if attribute(self, "directions_known", True) else None,
+            self.directions_of(start, stop),
         )
 
     def _counts(self, start: int, stop: int) -> NDArray[np.int64]:
