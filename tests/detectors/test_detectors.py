@@ -65,8 +65,8 @@ def test_published_binning_files_give_the_same_voxels(file, name):
     ("text", "message"),
     [
         ("<Bins><Bin>", "is not XML"),
-        ("<Other/>", "expected <Bins> with one <Bin>"),
-        ("<Bins><Bin/><Bin/></Bins>", "found 2"),
+        ("<Other/>", "there is no <Bin> in <Other>"),
+        ("<Bins><Bin/><Bin/></Bins>", "holds 2 bins"),
         ("<Bins><Bin><Layer r_edges='0,1' n_bin_alpha='1'/></Bin></Bins>", "has no 'id'"),
         ("<Bins><Bin><Layer id='4' r_edges='0,1'/></Bin></Bins>", "layer 4 has no 'n_bin_alpha'"),
         ("<Bins><Bin><Layer id='4' r_edges='0,a' n_bin_alpha='1'/></Bin></Bins>", "layer 4: expected numbers"),

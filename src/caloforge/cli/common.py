@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 from rich.console import Console
@@ -20,12 +20,17 @@ from caloforge import atomic
 from caloforge.errors import Interrupted, UsageError
 from caloforge.names import printable
 
+if TYPE_CHECKING:
+    from caloforge.detectors import Detector
+
 __all__ = [
     "JOBS_HELP",
     "App",
+    "BinOption",
     "OverwriteOption",
     "ResumeOption",
     "SeedOption",
+    "chosen_detector",
     "command_line",
     "console",
     "default_jobs",
@@ -56,6 +61,13 @@ console = _Console(
 SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Same seed, same result, for any number of processes.")]
 ResumeOption = Annotated[bool, typer.Option("--resume", help="Continue an interrupted run; what is finished is kept.")]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace the output if it exists.")]
+
+BinOption = Annotated[
+    str | None,
+    typer.Option(
+        "--bin", help="Of a binning file (XML) with several: its range of eta (20:25), particle, or gamma/20:25."
+    ),
+]
 
 #: Least widths of the columns of a comparison, characters.
 _TITLE_WIDTH, _COLUMN_WIDTH = 30, 12
@@ -139,6 +151,22 @@ def pairs(texts: Sequence[str] | None, option: str, form: str) -> list[tuple[str
             raise UsageError(f"{option} names '{name}' twice, expected once")
         found[name] = value
     return list(found.items())
+
+
+def chosen_detector(name: str | None, bin_: str | None) -> Detector | None:
+    """The detector that ``--detector`` and ``--bin`` name; None if nothing was named.
+
+    Raises:
+        UsageError: if a bin was chosen, but no file to choose it from.
+        DetectorError: if there is no such detector or bin.
+    """
+    if name is None:
+        if bin_ is not None:
+            raise UsageError("--bin chooses from a binning file, which --detector names")
+        return None
+    from caloforge.detectors import load_detector
+
+    return load_detector(name, bin_=bin_)
 
 
 def default_jobs() -> int:

@@ -10,9 +10,11 @@ import typer
 
 from caloforge.atomic import replace_file
 from caloforge.cli.common import (
+    BinOption,
     OverwriteOption,
     ResumeOption,
     SeedOption,
+    chosen_detector,
     console,
     kept_if_interrupted,
     pairs,
@@ -68,6 +70,7 @@ def evaluate(
     detector: Annotated[
         str | None, typer.Option(help="For a file that does not say which detector it is from.")
     ] = None,
+    bin_: BinOption = None,
     particle: Annotated[str | None, typer.Option(help="For a file that does not say which particle it holds.")] = None,
     allow_mismatch: Annotated[
         bool, typer.Option("--allow-mismatch", help="Compare different spectra, particles or detectors all the same.")
@@ -107,7 +110,7 @@ def evaluate(
         others=dict(pairs(other, "--other", "NAME=FILE")),
         cross_particle=pairs(cross_particle, "--cross-particle", "GENERATED=REFERENCE"),
         model=model,
-        detector=detector,
+        detector=chosen_detector(detector, bin_),
         particle=particle,
         suite_name=suite,
         only=_words(only),

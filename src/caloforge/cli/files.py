@@ -4,11 +4,23 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from caloforge.cli.common import OverwriteOption, ResumeOption, console, print_json, print_table, save_figure
+from caloforge.cli.common import (
+    BinOption,
+    OverwriteOption,
+    ResumeOption,
+    chosen_detector,
+    console,
+    print_json,
+    print_table,
+    save_figure,
+)
+
+if TYPE_CHECKING:
+    from caloforge.detectors import Detector
 
 __all__ = ["register"]
 
@@ -24,6 +36,7 @@ def info(
     detector: Annotated[
         str | None, typer.Option(help="For a file that does not say which detector it is from.")
     ] = None,
+    bin_: BinOption = None,
     drawing: Annotated[
         Path | None, typer.Option(help="Write a picture here (default for detectors: NAME.png).")
     ] = None,
@@ -46,18 +59,18 @@ def info(
     path = Path(what)
     name, _, split = what.partition(":")
     if path.suffix in (".toml", ".xml") or is_builtin(what, catalogue(), "detector"):
-        _describe_detector(what, drawing, no_drawing, json_)
+        _describe_detector(what, bin_, drawing, no_drawing, json_)
     elif is_builtin(what, pretrained_names(), "model") or path.is_dir():
         _describe_model(what, json_)
     elif name in samples.names() and (split or not path.exists()):
         if not split:
             choices = " or ".join(f"'{name}:{s}'" for s in samples.sample(name).splits)
             raise UsageError(f"the sample '{name}' has several splits, expected {choices}")
-        _describe_file(samples.path(name, split=split), detector, drawing, json_)
+        _describe_file(samples.path(name, split=split), chosen_detector(detector, bin_), drawing, json_)
     elif path.exists():
-        _describe_file(path, detector, drawing, json_)
+        _describe_file(path, chosen_detector(detector, bin_), drawing, json_)
     elif "/" in what.split(":")[0] and name.split("/")[0] in catalogue():
-        _describe_detector(what, drawing, no_drawing, json_)
+        _describe_detector(what, bin_, drawing, no_drawing, json_)
     else:
         known = ", ".join((*catalogue(), *pretrained_names(), *samples.names()))
         raise UsageError(f"'{what}' is no file and no folder, and nothing built in has this name (there are {known})")
@@ -82,12 +95,12 @@ def _describe_model(where: str, json_: bool) -> None:
     print_table("", ["", ""], rows)
 
 
-def _describe_detector(name: str, drawing: Path | None, no_drawing: bool, json_: bool) -> None:
+def _describe_detector(name: str, bin_: str | None, drawing: Path | None, no_drawing: bool, json_: bool) -> None:
     from caloforge.detectors import PolarGrid, load_detector
     from caloforge.detectors.drawing import draw_detector
     from caloforge.units import keV
 
-    d = load_detector(name)
+    d = load_detector(name, bin_=bin_)
     readout = d.readout
     if json_:
         print_json(
@@ -146,7 +159,7 @@ def _shortened(rows: list[list[str]]) -> list[list[str]]:
     return rows if len(rows) <= 12 else [*rows[:4], ["…"] * len(rows[0]), *rows[-2:]]
 
 
-def _describe_file(path: Path, detector: str | None, drawing: Path | None, json_: bool) -> None:
+def _describe_file(path: Path, detector: Detector | None, drawing: Path | None, json_: bool) -> None:
     from caloforge.detectors import particle_name
     from caloforge.showers.convert import describe
     from caloforge.units import format_energy
@@ -186,7 +199,7 @@ def _plain(value: Any) -> str:
     return ", ".join(f"{k}: {v}" for k, v in value.items()) if isinstance(value, dict) else str(value)
 
 
-def _summarise(path: Path, detector: str | None, drawing: Path | None) -> None:
+def _summarise(path: Path, detector: Detector | None, drawing: Path | None) -> None:
     from caloforge.showers import Showers
     from caloforge.showers.files import open_showers
     from caloforge.showers.pictures import draw_average
@@ -210,6 +223,7 @@ def convert(
     detector: Annotated[
         str | None, typer.Option(help="What the source is from; for points: the readout to put them into.")
     ] = None,
+    bin_: BinOption = None,
     particle: Annotated[str | None, typer.Option(help="Incident particle, if the source does not say.")] = None,
     kind: Annotated[str | None, typer.Option(help="voxels | points, where the format leaves a choice.")] = None,
     sub_cells: Annotated[
@@ -251,7 +265,8 @@ def convert(
         raise UsageError(f"--position is '{position}', expected highest or centre")
     if sub_cells is not None and cells is not None:
         raise UsageError("--sub-cells and --cells exclude each other, convert twice")
-    with open_showers(source, detector, particle=particle) as reader:
+    named = chosen_detector(detector, bin_)
+    with open_showers(source, named, particle=particle) as reader:
         total = len(reader)
         readout = None if reader.detector is None else reader.detector.readout
     changes: list[PointChange] = []
@@ -281,7 +296,7 @@ def convert(
             done = now
 
         result = run(
-            source, target, to, detector=detector, particle=particle, kind=kind,  # type: ignore[arg-type] # checked above
+            source, target, to, detector=named, particle=particle, kind=kind,  # type: ignore[arg-type] # checked above
             change=SeveralChanges(tuple(changes)) if changes else None, resume=resume, overwrite=overwrite, progress=advance,
         )  # fmt: skip
     console.print(f"{target}: {result.showers} showers, {result.target} ({result.kind}), from {result.source}")

@@ -8,9 +8,11 @@ from typing import Annotated
 import typer
 
 from caloforge.cli.common import (
+    BinOption,
     OverwriteOption,
     ResumeOption,
     SeedOption,
+    chosen_detector,
     command_line,
     console,
     pairs,
@@ -38,6 +40,7 @@ def train(
     detector: Annotated[
         str | None, typer.Option(help="For a file that does not say which detector it is from.")
     ] = None,
+    bin_: BinOption = None,
     particle: Annotated[str | None, typer.Option(help="For a file that does not say which particle it holds.")] = None,
     seed: SeedOption = 0,
     device: Annotated[str, typer.Option(help="cpu | cuda | cuda:N")] = "cpu",
@@ -60,7 +63,6 @@ def train(
     The model directory also holds the losses as pictures and numbers. A training that was stopped goes on with the same
     command and --resume, to the same result. Under torchrun it uses several processes.
     """
-    from caloforge.detectors import load_detector
     from caloforge.training import train as run
 
     result = run(
@@ -68,7 +70,7 @@ def train(
         data,
         out,
         overrides=set_ or (),
-        detector=None if detector is None else load_detector(detector),
+        detector=chosen_detector(detector, bin_),
         particle=particle,
         stages=stage or (),
         inputs=dict(pairs(inputs, "--input", "for example teacher=runs/teacher")),

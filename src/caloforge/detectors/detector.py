@@ -217,20 +217,23 @@ def detector_from_toml(text: str, *, where: str) -> Detector:
     return build(Detector, data, where=where)
 
 
-def load_detector(name: str | Path) -> Detector:
+def load_detector(name: str | Path, *, bin_: str | None = None) -> Detector:
     """Load a detector by catalogue name, or from a TOML file, or from a CaloChallenge binning XML file.
 
     Args:
         name: ``calogan``, ``ild-ecal``, ``ild-ecal/10x10`` (another readout), ``my_detector.toml``, ``binning.xml``.
+        bin_: which bin of a binning file with several, see ``read_binning_xml``.
 
     Raises:
         DetectorError: if there is no such detector, or its description is wrong.
     """
     text = str(name)
     path = Path(name)
+    if bin_ is not None and path.suffix != ".xml":
+        raise DetectorError(f"a bin of '{text}' was chosen, but only binning files (.xml) have bins")
     if path.suffix in (".toml", ".xml"):
         if path.suffix == ".xml":
-            return build(Detector, read_binning_xml(path), where=str(path))
+            return build(Detector, read_binning_xml(path, bin_), where=str(path))
         return detector_from_toml(read_text(path, DetectorError), where=str(path))
     base, _, key = text.partition("/")
     entry = _CATALOGUE / f"{base}.toml"
