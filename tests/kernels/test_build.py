@@ -10,7 +10,6 @@ import warnings
 import pytest
 import torch
 
-from caloforge.caches import cache_folder
 from caloforge.errors import CaloForgeWarning, MissingDependencyError, UsageError
 from caloforge.kernels.compiled import Choice, build, compiled_library, loader, use_choice
 from caloforge.nn import MaskedAutoregressiveFlow
@@ -159,14 +158,3 @@ def test_kernels_can_be_chosen(fresh, tmp_path):
         warnings.simplefilter("error")
         fresh.setenv("CALOFORGE_KERNELS", "plain")
         assert compiled_library() is None
-
-
-def test_the_cache_folder_follows_the_environment(fresh, tmp_path):
-    fresh.delenv("CALOFORGE_CACHE")
-    fresh.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert cache_folder() == tmp_path / "caloforge"
-    fresh.delenv("XDG_CACHE_HOME")
-    fresh.setenv("HOME", str(tmp_path))
-    assert cache_folder() == tmp_path / ".cache" / "caloforge"
-    fresh.setenv("HOME", str(tmp_path / "nowhere"))
-    assert cache_folder().name.startswith("caloforge-")

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from caloforge.atomic import written_beside
-from caloforge.caches import cache_folder
+from caloforge.caches import cache_folder, home
 from caloforge.errors import SimulationError, UsageError
 from caloforge.simulation import nucleons
 from caloforge.simulation.packages import need_engine
@@ -106,9 +106,18 @@ def atomic_number(symbol: str) -> int:
 
 
 def geant4_data() -> Path:
-    """Where calzone keeps official tables: ``GEANT4_DATA_DIR`` or its own default directory."""
-    named = os.environ.get("GEANT4_DATA_DIR")
-    return Path(named) if named else Path.home() / ".local" / "share" / "calzone" / "data"
+    """Where calzone keeps official tables: ``GEANT4_DATA_DIR`` or its own default directory.
+
+    Raises:
+        SimulationError: if there is neither such a variable nor a home.
+    """
+    if named := os.environ.get("GEANT4_DATA_DIR"):
+        return Path(named)
+    if (found := home()) is None:
+        raise SimulationError(
+            "there is no home directory to look for Geant4's tables in; GEANT4_DATA_DIR can name another"
+        )
+    return found / ".local" / "share" / "calzone" / "data"
 
 
 def _missing(directory: Path) -> str | None:
@@ -124,6 +133,8 @@ def _missing(directory: Path) -> str | None:
 
 def find_official() -> Path | None:
     """The directory of the official tables, if a complete one is there."""
+    if home() is None and not os.environ.get("GEANT4_DATA_DIR"):
+        return None
     directory = geant4_data()
     return directory if _missing(directory) is None else None
 
@@ -141,7 +152,7 @@ def find_tables(choice: str | Path, elements: Iterable[int], *, hadronic: bool =
     """
     if choice == "auto":
         # Whoever names a directory means it: a wrong one is an error, not a reason to use something else.
-        named = "GEANT4_DATA_DIR" in os.environ
+        named = bool(os.environ.get("GEANT4_DATA_DIR"))  # an empty variable names nothing
         choice = "official" if named or find_official() else "builtin"
     if choice == "builtin":
         path = write_tables(cache_folder() / "geant4" / builtin_fingerprint(), elements, hadronic=hadronic)

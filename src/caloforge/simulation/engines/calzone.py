@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -40,7 +41,8 @@ class Calzone(Engine):
     name = "calzone"
 
     def _prepare(self, detector: Detector, tables: str | Path) -> None:
-        import calzone
+        with _some_home():
+            import calzone
 
         if detector.field is not None:
             raise SimulationError(f"calzone knows no magnetic field, and the detector '{detector.name}' has one")
@@ -247,6 +249,19 @@ def geometry_of(stack: Stack, sheet: tuple[int | None, float] | None = None) -> 
             }
         }
     return geometry
+
+
+@contextmanager
+def _some_home() -> Iterator[None]:
+    """Calzone asks for HOME when it is imported, and panics in a container that has none; it is not used afterwards."""
+    missing = "HOME" not in os.environ
+    if missing:
+        os.environ["HOME"] = tempfile.gettempdir()
+    try:
+        yield
+    finally:
+        if missing:
+            del os.environ["HOME"]
 
 
 @contextmanager
