@@ -119,7 +119,10 @@ def test_resuming_a_finished_training_changes_nothing(data, whole):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"preset": toy_preset(epochs=5, ema=0.9, gradient_clip=5.0)}, "training.epochs = 4, now it is 5"),
+        (
+            {"preset": toy_preset(epochs=4, ema=0.9, gradient_clip=6.0)},
+            r"training.scale.gradient_clip = 5\.0, now it is 6",
+        ),
         ({"preset": toy_preset(epochs=4, ema=0.9, gradient_clip=5.0, hidden=8)}, "config.hidden = 16, now it is 8"),
         ({"seed": 1}, "seed = 0, now it is 1"),
         ({"val_fraction": 0.2}, r"validation_fraction = 0\.1, now it is 0\.2"),

@@ -30,6 +30,7 @@ from caloforge.training.curves import draw_curves
 from caloforge.training.data import TrainingSet
 from caloforge.training.ema import MovingAverage
 from caloforge.training.interruption import Interruption
+from caloforge.training.longer import stretches
 from caloforge.training.metrics import MetricsLog
 from caloforge.training.optimisers import apply_schedule, make_optimiser, scheduled
 from caloforge.training.processes import Processes
@@ -375,7 +376,7 @@ class _Trainer:
                 f"the validation metric '{self.stage.metric}' of stage '{self.stage.name}' was not a finite number in any "
                 f"of the {counters.epoch} epochs, so no weights could be selected"
             )
-        self.state.save(finished=True)
+        self.state.save(finished=True, whole=not stretches(self.stage))
         self._draw()
         self.run.processes.wait()
 

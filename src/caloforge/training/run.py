@@ -43,6 +43,7 @@ from caloforge.showers.files import open_showers
 from caloforge.stage import FitStage, GradientStage, Stage
 from caloforge.training.data import RowOrder, ShowerSource, TrainingSet
 from caloforge.training.interruption import Interruption
+from caloforge.training.longer import go_on_longer
 from caloforge.training.loop import Run, StageResult, run_fit_stage, train_stage
 from caloforge.training.memory import memory_kept
 from caloforge.training.metrics import collect_metrics
@@ -111,7 +112,8 @@ def train(
         inputs: directories of other models that the model learns from, by name (``teacher``).
         val_fraction: share of the showers kept for validation and selection.
         seed: fixes initial weights, split, order, noise and dropout.
-        resume: go on with what is there; begin if there is nothing.
+        resume: go on with what is there; begin if there is nothing. The number of epochs may have grown, where the schedule
+            allows it.
         overwrite: throw away what is there.
         device: ``cpu``, ``cuda`` or ``cuda:N``.
         threads: CPU threads; None leaves torch's choice.
@@ -150,20 +152,25 @@ def train(
         all_stages = model.training_stages(chosen_preset.training)
         chosen = _chosen(all_stages, stages)
         check_contained(directory, CONTENT, OutputError)
-        if overwrite and processes.first:
-            clear(directory, stages)
-        processes.wait()
-        former = read_plan(directory) if (directory / "plan.json").is_file() else None
+        all_anew = overwrite and not stages
+        former = read_plan(directory) if (directory / "plan.json").is_file() and not all_anew else None
         rows = _read(source, former, processes, seed, val_fraction, memory, where, show=show)
         _check_sizes(rows, chosen, processes)
         _check_layers(chosen, processes)
         plan = _plan(chosen_preset, model, all_stages, rows, inputs or {}, used, _story(data, rows, source, command))
+        anew = list(stages) if overwrite else []
         if former is not None:
-            check_same(directory, former, plan)
+            check_same(directory, former, plan, anew=anew)
         if not (resume or overwrite):
             check_free(directory, chosen)
-        processes.wait()
-        if former is None and processes.first:
+        # Before the plan is written again: a kill in between leaves stages that still have to be told so.
+        changed = former is not None and go_on_longer(
+            directory, former, all_stages, chosen, anew, writes=processes.first
+        )
+        processes.wait()  # nothing is removed before everybody has looked, and everything that can be wrong was asked for
+        if overwrite and processes.first:
+            clear(directory, stages)
+        if (former is None or changed) and processes.first:
             begin(directory, chosen_preset, plan, model)
         processes.wait()
         interruption = on_exit.enter_context(Interruption())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from caloforge.errors import OutputError
 from caloforge.models import CONTENT, Preset, RunPlan, ShowerModel, write_plan
 from caloforge.showers.blocks import first_difference
 from caloforge.stage import Stage
+from caloforge.training.longer import settings_of
 from caloforge.training.state import last_state_file, result_file
 
 __all__ = ["begin", "check_free", "check_same", "clear", "locked"]
@@ -37,14 +38,20 @@ def begin(directory: Path, preset: Preset, plan: RunPlan, model: ShowerModel) ->
     write_plan(directory, model, plan.particle, plan.training, inputs=plan.inputs, details=plan.details)
 
 
-def check_same(directory: Path, former: RunPlan, now: RunPlan) -> None:
-    """Refuse to mix two trainings.
+def check_same(directory: Path, former: RunPlan, now: RunPlan, *, anew: Collection[str] = ()) -> None:
+    """Refuse to mix two trainings; numbers of epochs may differ, see ``go_on_longer``.
+
+    Args:
+        directory: the run.
+        former: what was planned.
+        now: what is planned now.
+        anew: names of stages that are trained anew, whose settings may differ.
 
     Raises:
         OutputError: naming the first difference.
     """
     try:
-        difference = first_difference(_identity(former), _identity(now))
+        difference = first_difference(_identity(former, anew), _identity(now, anew))
     except (KeyError, TypeError) as error:
         raise OutputError(f"'{directory}' holds a damaged plan.json, which does not say its {error}") from None
     if difference:
@@ -53,12 +60,12 @@ def check_same(directory: Path, former: RunPlan, now: RunPlan) -> None:
         )
 
 
-def _identity(plan: RunPlan) -> dict[str, Any]:
+def _identity(plan: RunPlan, anew: Collection[str]) -> dict[str, Any]:
     """What has to stay the same, from what a user changes most often to what follows from it."""
     details = plan.details
     return {
         "model": plan.kind,
-        "training": plan.training.model_dump(mode="json"),
+        "training": settings_of(plan, anew=anew),
         "config": plan.config,
         "seed": details["seed"],
         "validation_fraction": details["validation_fraction"],

@@ -16,13 +16,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from caloforge.errors import ModelFileError, TrainingError
+from caloforge.errors import ModelFileError, OutputError, TrainingError
 from caloforge.models import stage_directory, write_stage
 from caloforge.stage import GradientStage, Player, Stage
 from caloforge.training.checkpoints import flat_optimiser, read_checkpoint, restore_optimiser, write_checkpoint
 from caloforge.training.ema import MovingAverage
 
-__all__ = ["Counters", "StageState", "finish_fit", "last_state_file", "read_counters", "result_file", "stage_finished"]
+__all__ = [
+    "Counters",
+    "StageState",
+    "finish_fit",
+    "last_state_file",
+    "read_counters",
+    "reopen",
+    "result_file",
+    "stage_finished",
+]
 
 
 @dataclass
@@ -80,6 +89,25 @@ def read_counters(directory: Path, stage: str) -> Counters:
         return Counters(**read_checkpoint(path, tensors=False).state["counters"])
     except (KeyError, TypeError) as error:
         raise ModelFileError(f"the checkpoint '{path}' does not fit the stage '{stage}' ({error})") from None
+
+
+def reopen(directory: Path, stage: str) -> None:
+    """Let a finished stage go on; nothing happens to one that is not finished.
+
+    Raises:
+        ModelFileError: if its state is damaged.
+        OutputError: if an older version of the program did not keep what is needed, or it cannot be written.
+    """
+    path = last_state_file(directory, stage)
+    if not read_counters(directory, stage).finished:
+        return
+    saved = read_checkpoint(path)
+    if "optimisers" not in saved.state:
+        raise OutputError(
+            f"'{directory}': the stage '{stage}' cannot go on, since the state of its optimiser was not kept when it was finished"
+        )
+    saved.state["counters"]["finished"] = False
+    write_checkpoint(path, saved.tensors, saved.state)
 
 
 class StageState:
@@ -164,11 +192,12 @@ class StageState:
         if passed >= interval or (epoch_ends and passed >= 20 * self._cost):
             self.save()
 
-    def save(self, *, finished: bool = False) -> None:
+    def save(self, *, finished: bool = False, whole: bool = True) -> None:
         """Write the best weights and then the state.
 
         Args:
-            finished: whether the stage is done; its optimisers are not needed any more then.
+            finished: whether the stage is done.
+            whole: keep what is needed to go on all the same, with more epochs.
 
         Raises:
             OutputError: if it cannot be written; what was there before is kept.
@@ -182,7 +211,7 @@ class StageState:
         self.counters.finished = finished
         tensors = {f"weights.{name}": value for name, value in self._stage.state().items()}
         plain: dict[str, Any] = {"counters": vars(self.counters) | {"seconds": self.seconds}}
-        if not finished:
+        if whole or not finished:
             plain["optimisers"] = {}
             for name, optimiser in self._optimisers.items():
                 moments, plain["optimisers"][name] = flat_optimiser(optimiser, f"optimiser.{name}")
