@@ -221,6 +221,10 @@ VARIANTS: dict[str, dict[str, Variant]] = {
             }
         ),
     },
+    "shower-library": {
+        "published": published(),
+        "layers": Variant(changes={"neighbours": 3, "symmetries": "approximate", "scaling": "layers", "showers": 20}),
+    },
 }
 #: Detectors for kinds that need something special: layers of equally many voxels; layers of which some share a flow; points.
 _DETECTORS: dict[str, Detector] = dict.fromkeys(

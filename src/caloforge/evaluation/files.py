@@ -220,6 +220,8 @@ def prepare_evaluation(
     }  # fmt: skip
     plan = plan_evaluation(*main, with_floor=floor is not None, cross_particle=len(pairs), **choices)
     remarks = differences(samples["generated"], samples["reference"], samples.get("floor"))
+    if found is not None and isinstance(told := read_record(found).representation.get("remark"), str):
+        remarks.append(told)
     if found is None and "model" in samples["generated"].provenance:
         remarks.append(UNKNOWN_MODEL)
     return FileEvaluation(

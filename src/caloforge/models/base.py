@@ -73,7 +73,8 @@ class ShowerModel(nn.Module, ABC):
         differences: what it does otherwise than its publication; its profiles are made from them.
         inputs: names of other models that training needs (``teacher``); see :meth:`attach`.
         has_likelihood: whether :meth:`log_prob` works.
-        shower_kind: what the model learns and makes: showers on the detector's voxels, or points.
+        shower_kind: what the model learns and makes: showers on the detector's voxels, or points. A kind that does either has
+            ``voxels``, and its models say what they are.
         adjustable: keys of the configuration that may be changed after training (how many sampling steps, say).
         options: which of them were changed, and to what; see :meth:`adjust`.
         record: what the model's directory says about it; None for a model that was not loaded from one.
@@ -87,7 +88,7 @@ class ShowerModel(nn.Module, ABC):
     differences: ClassVar[tuple[Difference, ...]] = ()
     inputs: ClassVar[tuple[str, ...]] = ()
     has_likelihood: ClassVar[bool] = False
-    shower_kind: ClassVar[Literal["voxels", "points"]] = "voxels"
+    shower_kind: Literal["voxels", "points"] = "voxels"
     adjustable: ClassVar[frozenset[str]] = frozenset()
 
     _place: Tensor

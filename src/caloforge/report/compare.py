@@ -12,7 +12,10 @@ from caloforge.report.page import style_sheet
 from caloforge.report.published import tables_for
 from caloforge.report.tables import number, score_rows
 
-__all__ = ["Comparison", "compare_reports"]
+__all__ = ["LIBRARY_COLUMN", "Comparison", "compare_reports", "is_library"]
+
+#: What the column of a library of showers is called, whatever its report was called.
+LIBRARY_COLUMN = "library (training showers re-used)"
 
 
 class Comparison:
@@ -65,13 +68,19 @@ def compare_reports(reports: Sequence[EvaluationResult], names: Sequence[str] | 
 
     Args:
         reports: at least one; all of one detector and particle.
-        names: what to call them; by default the labels of their generated samples.
+        names: what to call them; by default the labels of their generated samples. A library of training showers is called
+            so, and stands last, beside the floor.
 
     Raises:
         UsageError: if they are of different detectors or particles.
     """
     if not reports:
         raise UsageError("a comparison needs at least one report")
+    given = list(names or (r.samples["generated"].label for r in reports))
+    # What is made of training showers stands beside the floor, under a name that says so.
+    order = sorted(range(len(reports)), key=lambda k: is_library(reports[k]))
+    reports = [reports[k] for k in order]
+    given = [LIBRARY_COLUMN if is_library(r) else given[k] for k, r in zip(order, reports, strict=True)]
     first = reports[0]
     for other in reports[1:]:
         if other.detector["hash"] != first.detector["hash"]:
@@ -80,7 +89,7 @@ def compare_reports(reports: Sequence[EvaluationResult], names: Sequence[str] | 
             )
         if other.samples["reference"].particle != first.samples["reference"].particle:
             raise UsageError("the reports are of different particles")
-    labels = _distinct(list(names or (r.samples["generated"].label for r in reports)))
+    labels = _distinct(given)
     scores = [score_rows(r.generated) for r in reports]
     floors = [score_rows(r.floor) for r in reports if r.floor is not None]
     tables = tables_for(first.detector["name"], first.samples["reference"].particle)
@@ -100,6 +109,11 @@ def compare_reports(reports: Sequence[EvaluationResult], names: Sequence[str] | 
         rows.append((title, cells))
     columns = [*labels, *(["floor"] if floors else []), *(f"{m.name} (published)" for m in published)]
     return Comparison(columns, rows, _notes(reports, labels) + [f"{t.title}: {t.source}. {t.setup}." for t in tables])
+
+
+def is_library(report: EvaluationResult) -> bool:
+    """Whether the generated showers are training showers that a library gave out again."""
+    return report.samples["generated"].made_by.partition(",")[0] == "shower-library"
 
 
 def _cell(scores: dict[str, tuple[str, str, tuple[float, float | None] | None]], key: str) -> str:

@@ -11,11 +11,12 @@ from caloforge.errors import UsageError
 from caloforge.evaluation import EvaluationResult
 from caloforge.evaluation.files import prepare_evaluation
 from caloforge.generation import conditions_of_file, generate
-from caloforge.models import load_preset, model_class, read_record
+from caloforge.models import load_model, load_preset, model_class, read_record
 from caloforge.models.preset import Preset
 from caloforge.progress import progress
 from caloforge.report import Comparison, claim_folder, compare_reports, load_report, write_report
 from caloforge.showers import open_showers
+from caloforge.stage import GradientStage, Stage, TrainingConfig
 from caloforge.studies.controls import contest, layer_verdict, shuffle_voxels, untrained_copy
 from caloforge.training import train
 
@@ -106,6 +107,13 @@ def study_models(
             command="caloforge study models",
         )  # fmt: skip
 
+    def untrained(name: str, place: int) -> EvaluationResult:
+        say(f"{name}: an untrained copy")
+        folder = out / name / "untrained"
+        untrained_copy(out / name / "model", folder / "model", seed=seed)
+        sample(folder / "model", folder / "generated.h5", place)
+        return judge(folder / "generated.h5", folder / "report", folder / "model", 1, timed=False, place=place)
+
     reports: list[EvaluationResult] = []
     for place, (name, preset) in enumerate(zip(names, chosen, strict=True)):
         folder = out / name
@@ -129,18 +137,22 @@ def study_models(
         shuffle_voxels(rows[0], out / "shuffled" / "showers.h5", showers=count, seed=seed)
         shuffled = judge(out / "shuffled" / "showers.h5", out / "shuffled" / "report", None, 1, timed=False, place=0)
         for place, (name, ours) in enumerate(zip(names, reports, strict=True)):
-            say(f"{name}: an untrained copy")
-            folder = out / name / "untrained"
-            untrained_copy(out / name / "model", folder / "model", seed=seed)
-            sample(folder / "model", folder / "generated.h5", place)
-            made, report = folder / "generated.h5", folder / "report"
-            copy = judge(made, report, folder / "model", 1, timed=False, place=place)
+            compared = [("shuffled voxels", shuffled)]
+            if not any(isinstance(stage, GradientStage) for stage in _stages(out / name / "model")):
+                table.notes.append(f"{name}: nothing is trained by gradients, so there is no untrained copy.")
+            else:
+                compared.append(("an untrained copy", untrained(name, place)))
             table.notes.append(f"{name}: {layer_verdict(ours)}.")
-            for word, control in (("shuffled voxels", shuffled), ("an untrained copy", copy)):
+            for word, control in compared:
                 table.notes.append(f"{name} against {word}: {contest(ours, control).sentence()}.")
     replace_file(out / "table.md", table.to_markdown())
     replace_file(out / "table.html", table.to_page())
     return table
+
+
+def _stages(directory: Path) -> list[Stage]:
+    """The stages of a trained model."""
+    return load_model(directory).training_stages(TrainingConfig())
 
 
 def _of_each(files: Files, count: int, what: str) -> list[str | Path]:
