@@ -42,7 +42,7 @@ class Streams:
         return Streams(self.seed, f"{self.purpose}/{purpose}")
 
     def key(self) -> NDArray[np.uint64]:
-        """Key of the Philox generator, (2,); indices and attempts are its counter."""
+        """Key of the Philox generator, (2,); indices and counters are its counter."""
         digest = hashlib.blake2b(f"{self.seed}\0{self.purpose}".encode(), digest_size=16).digest()
         return np.frombuffer(digest, dtype="<u8").astype(np.uint64)
 
@@ -58,11 +58,11 @@ class Streams:
         return np.random.Generator(np.random.Philox(key=self.key(), counter=counter))
 
     def normal(
-        self, indices: NDArray[np.int64], size: int, attempts: NDArray[np.int64] | int = 0
+        self, indices: NDArray[np.int64], size: int, counters: NDArray[np.int64] | int = 0
     ) -> NDArray[np.float32]:
         """Standard normal numbers, shape ``(len(indices), size)``, row k belonging to shower ``indices[k]``."""
         out = np.empty((len(indices), size), dtype=np.float32)
-        for row, generator in _rows(self.key(), indices, attempts):
+        for row, generator in _rows(self.key(), indices, counters):
             generator.standard_normal(dtype=np.float32, out=out[row])
         return out
 
@@ -70,18 +70,18 @@ class Streams:
         self,
         indices: NDArray[np.int64],
         sizes: NDArray[np.int64],
-        attempts: NDArray[np.int64] | int = 0,
+        counters: NDArray[np.int64] | int = 0,
     ) -> NDArray[np.float32]:
         """Standard normal numbers, ``sizes[k]`` of them for shower ``indices[k]``, one shower behind the other."""
         ends = np.cumsum(sizes, dtype=np.int64)
-        return ragged_normal_of(self.key(), indices, np.broadcast_to(np.asarray(attempts), np.shape(indices)), ends)
+        return ragged_normal_of(self.key(), indices, np.broadcast_to(np.asarray(counters), np.shape(indices)), ends)
 
     def uniform(
-        self, indices: NDArray[np.int64], size: int, attempts: NDArray[np.int64] | int = 0
+        self, indices: NDArray[np.int64], size: int, counters: NDArray[np.int64] | int = 0
     ) -> NDArray[np.float64]:
         """Uniform numbers in [0, 1), shape ``(len(indices), size)``, row k belonging to shower ``indices[k]``."""
         out = np.empty((len(indices), size), dtype=np.float64)
-        for row, generator in _rows(self.key(), indices, attempts):
+        for row, generator in _rows(self.key(), indices, counters):
             generator.random(out=out[row])
         return out
 
@@ -89,12 +89,12 @@ class Streams:
         self,
         indices: NDArray[np.int64],
         sizes: NDArray[np.int64],
-        attempts: NDArray[np.int64] | int = 0,
+        counters: NDArray[np.int64] | int = 0,
     ) -> NDArray[np.float64]:
         """Uniform numbers in [0, 1), ``sizes[k]`` of them for shower ``indices[k]``, one shower behind the other."""
         ends = np.cumsum(sizes)
         out = np.empty(int(ends[-1]) if len(ends) else 0, dtype=np.float64)
-        for row, generator in _rows(self.key(), indices, attempts):
+        for row, generator in _rows(self.key(), indices, counters):
             generator.random(out=out[ends[row] - sizes[row] : ends[row]])
         return out
 
@@ -104,14 +104,14 @@ class Streams:
 
 
 def _rows(
-    key: NDArray[np.uint64], indices: NDArray[np.int64], attempts: NDArray[np.int64] | int
+    key: NDArray[np.uint64], indices: NDArray[np.int64], counters: NDArray[np.int64] | int
 ) -> Iterator[tuple[int, np.random.Generator]]:
     """A generator aimed at one stream after the other, with the number of its row."""
     # Re-aiming one generator is several times cheaper than building one for each shower.
     bits = np.random.Philox(key=key)
     generator = np.random.Generator(bits)
     state: Any = bits.state
-    tries = np.broadcast_to(np.asarray(attempts), np.shape(indices))
+    tries = np.broadcast_to(np.asarray(counters), np.shape(indices))
     for row, (index, attempt) in enumerate(zip(indices, tries, strict=True)):
         state["state"]["counter"] = np.array([0, 0, attempt, index], dtype=np.uint64)
         state["buffer_pos"] = 4  # nothing left of the previous shower's numbers
@@ -121,10 +121,10 @@ def _rows(
 
 
 def ragged_normal_of(
-    key: NDArray[np.uint64], indices: NDArray[np.int64], attempts: NDArray[np.int64], ends: NDArray[np.int64]
+    key: NDArray[np.uint64], indices: NDArray[np.int64], counters: NDArray[np.int64], ends: NDArray[np.int64]
 ) -> NDArray[np.float32]:
     """As :meth:`Streams.ragged_normal`, of the streams with a key; ``ends[k]`` is where the numbers of row k end."""
     out = np.empty(int(ends[-1]) if len(ends) else 0, dtype=np.float32)
-    for row, generator in _rows(key, indices, attempts):
+    for row, generator in _rows(key, indices, counters):
         generator.standard_normal(dtype=np.float32, out=out[ends[row - 1] if row else 0 : ends[row]])
     return out

@@ -78,7 +78,7 @@ def test_draws_depend_on_the_shower_and_on_nothing_else():
     together = streams.normal(ROWS, 7)
     assert np.array_equal(together[[3, 900]], streams.normal(np.array([3, 900]), 7))
     assert np.array_equal(together[11], streams.generator(11).standard_normal(7, dtype=np.float32))
-    assert not np.array_equal(together[:1], streams.normal(ROWS[:1], 7, attempts=1))
+    assert not np.array_equal(together[:1], streams.normal(ROWS[:1], 7, counters=1))
     for other in (Streams(6, "x"), Streams(5, "y"), streams.child("x")):
         assert not np.array_equal(other.normal(ROWS[:5], 7), together[:5])
     assert stats.kstest(together.ravel(), stats.norm.cdf).pvalue > 1e-3

@@ -17,9 +17,9 @@ STREAMS = Streams(11, "normals")
 
 def drawn(sizes: list[int], start: int = 5) -> tuple[np.ndarray, np.ndarray]:
     indices = np.arange(start, start + len(sizes))
-    attempts = indices % 3
+    counters = indices % 3
     wanted = np.array(sizes, dtype=np.int64)
-    return ragged_normal(STREAMS, indices, wanted, attempts), STREAMS.ragged_normal(indices, wanted, attempts)
+    return ragged_normal(STREAMS, indices, wanted, counters), STREAMS.ragged_normal(indices, wanted, counters)
 
 
 @pytest.mark.parametrize("sizes", [[], [0], [1], [15, 16, 17, 0, 31, 33], [1000, 60, 20_000], [2_000_000]])

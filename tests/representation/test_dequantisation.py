@@ -27,7 +27,7 @@ def dequantisation(**changes: Any) -> Dequantisation:
 
 
 def uniform(purpose: str, size: int, counter: int = 0) -> Tensor:
-    return torch.from_numpy(STREAMS.child(purpose).uniform(ROWS.numpy(), size, attempts=counter))
+    return torch.from_numpy(STREAMS.child(purpose).uniform(ROWS.numpy(), size, counters=counter))
 
 
 @pytest.mark.parametrize("per", PER)

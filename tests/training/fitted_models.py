@@ -36,7 +36,7 @@ class _Fitted(ShowerModel):
         raise NotImplementedError
 
     def latents(self, conditions: Conditions, streams: Streams) -> dict[str, Tensor]:
-        return {"which": torch.from_numpy(streams.uniform(conditions.index, 1, attempts=conditions.attempt))[:, 0]}
+        return {"which": torch.from_numpy(streams.uniform(conditions.index, 1, counters=conditions.attempt))[:, 0]}
 
 
 class _Fit(FitStage):

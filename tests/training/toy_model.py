@@ -63,7 +63,7 @@ def _condition(batch: TrainingBatch) -> Tensor:
 
 
 def _normal(batch: TrainingBatch, streams: Streams, size: int = 1) -> Tensor:
-    noise = torch.from_numpy(streams.normal(batch.row.numpy(), size, attempts=batch.epoch))
+    noise = torch.from_numpy(streams.normal(batch.row.numpy(), size, counters=batch.epoch))
     return noise.to(batch.deposits.device, batch.deposits.dtype)
 
 
@@ -169,8 +169,8 @@ class Toy(ShowerModel):
         return [_Scale(self), _Gauss(self, training), _Game(self, training)]
 
     def latents(self, conditions: Conditions, streams: Streams) -> dict[str, Tensor]:
-        uniform = streams.uniform(conditions.index, 1, attempts=conditions.attempt)
-        normal = streams.child("voxels").normal(conditions.index, 8, attempts=conditions.attempt)
+        uniform = streams.uniform(conditions.index, 1, counters=conditions.attempt)
+        normal = streams.child("voxels").normal(conditions.index, 8, counters=conditions.attempt)
         return {"accept": torch.from_numpy(uniform), "voxels": torch.from_numpy(normal)}
 
     def decode_tensors(
@@ -182,7 +182,7 @@ class Toy(ShowerModel):
 
     def log_prob(self, showers: Any, streams: Streams, *, draws: int = 1, first_row: int = 0) -> Tensor:
         rows = np.arange(first_row, first_row + len(showers))
-        noise = sum(streams.normal(rows, 1, attempts=draw)[:, 0].astype(np.float64) for draw in range(draws))
+        noise = sum(streams.normal(rows, 1, counters=draw)[:, 0].astype(np.float64) for draw in range(draws))
         return torch.from_numpy(np.log(showers.total_energy()) + noise / draws / math.sqrt(2 * math.pi))
 
 

@@ -282,7 +282,7 @@ class TestTraining:
         sums = LayerSums(showers.readout.layer_sizes)
 
         def uniform(purpose: str, size: int) -> Tensor:
-            return torch.from_numpy(STREAMS.child(purpose).uniform(batch.row.numpy(), size, attempts=2))
+            return torch.from_numpy(STREAMS.child(purpose).uniform(batch.row.numpy(), size, counters=2))
 
         noisy = deposits + 1e-3 * uniform("voxels", 504)
         learnt = sums(noisy) if changes else sums(deposits) + 1e-3 * uniform("layers", 3)

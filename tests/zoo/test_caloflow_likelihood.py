@@ -96,7 +96,7 @@ def test_likelihood_of_the_507_variables_is_the_sum_of_its_parts() -> None:
     incident = torch.from_numpy(showers.incident_energy)
     deposits, sums = torch.from_numpy(showers.above(0.010).deposits).double(), LayerSums((288, 144, 72))
     voxels, layers = (
-        torch.from_numpy(STREAMS.child(purpose).uniform(rows.numpy(), size, attempts=0))
+        torch.from_numpy(STREAMS.child(purpose).uniform(rows.numpy(), size, counters=0))
         for purpose, size in (("voxels", 504), ("layers", 3))
     )
     noisy, energies = deposits + 1e-3 * voxels, sums(deposits) + 1e-3 * layers
@@ -125,7 +125,7 @@ def test_several_draws_average_the_density_not_its_logarithm() -> None:
     single = []
     with torch.no_grad():
         for draw in range(3):
-            uniform = torch.from_numpy(STREAMS.child("voxels").uniform(np.arange(5), 21, attempts=draw))
+            uniform = torch.from_numpy(STREAMS.child("voxels").uniform(np.arange(5), 21, counters=draw))
             single.append(density(model, deposits + 1e-3 * uniform, torch.from_numpy(showers.incident_energy)))
     assert torch.allclose(together, torch.stack(single).exp().mean(dim=0).log(), rtol=1e-9)
     assert torch.allclose(model.log_prob(showers, STREAMS), single[0], rtol=1e-9)

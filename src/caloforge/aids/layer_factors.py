@@ -82,7 +82,7 @@ class _FactorStage(FitStage):
     @torch.no_grad()
     def fit(self, data: TrainingData, streams: Streams) -> dict[str, Tensor]:
         model, layers = self.model, self.model.layers
-        real, made = (torch.zeros(2, layers, dtype=torch.float64) for _ in range(2))
+        real, sample = (torch.zeros(2, layers, dtype=torch.float64) for _ in range(2))
         for batch in data:
             cloud, conditions = model.cloud(batch), conditions_of(batch)
             for draw in range(DRAWS):
@@ -91,13 +91,13 @@ class _FactorStage(FitStage):
                 profiles = model.profiles_from(raw, conditions)
                 good = profiles.valid[:, None]
                 real += torch.stack([(t * good).sum(dim=0) for t in (cloud.counts, cloud.energies)]).cpu()
-                made += torch.stack([(t * good).sum(dim=0) for t in (profiles.counts, profiles.energies)]).cpu()
-        if not bool((made.sum(dim=1) > 0).all()):
+                sample += torch.stack([(t * good).sum(dim=0) for t in (profiles.counts, profiles.energies)]).cpu()
+        if not bool((sample.sum(dim=1) > 0).all()):
             raise TrainingError("the flow gives no layer any points and energy, so its means cannot be corrected")
         if self.aid.config.per == "layer":
             pseudo = _PSEUDO_SHARE * real.sum(dim=1, keepdim=True)
-            factors = (real + pseudo) / (made + pseudo)
+            factors = (real + pseudo) / (sample + pseudo)
         else:
-            factors = (real.sum(dim=1) / made.sum(dim=1))[:, None].expand(2, layers)
+            factors = (real.sum(dim=1) / sample.sum(dim=1))[:, None].expand(2, layers)
         points, energy = factors.clamp(*_FACTORS)
         return {"aids.layer-factors.layer_points": points.clone(), "aids.layer-factors.layer_energy": energy.clone()}

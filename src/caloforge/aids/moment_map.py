@@ -132,7 +132,7 @@ class _MapStage(FitStage):
     @torch.no_grad()
     def fit(self, data: TrainingData, streams: Streams) -> dict[str, Tensor]:
         model, size = self.model, self.model.flow.features
-        real, made = [], []
+        real, sample = [], []
         # Of few showers each is asked about more often, so that the flow's own covariance is always known well.
         draws = max(DRAWS, -(-4 * size // max(len(data), 1)))
         for batch in data:
@@ -144,10 +144,12 @@ class _MapStage(FitStage):
                 raw = model.flow_outputs(conditions, torch.from_numpy(drawn).to(features.device))
                 good = model.profiles_of(scale.mean + raw.double() * scale.std).valid
                 good &= torch.isfinite(raw).all(dim=1)
-                made.append((functions[good], raw[good].double()))
-        if not sum(len(functions) for functions, _ in made):
+                sample.append((functions[good], raw[good].double()))
+        if not sum(len(functions) for functions, _ in sample):
             raise TrainingError("all showers of the flow are unphysical, so its moments cannot be corrected")
-        wanted, has = (Moments.of(*(torch.cat(parts) for parts in zip(*pairs, strict=True))) for pairs in (real, made))
+        wanted, has = (
+            Moments.of(*(torch.cat(parts) for parts in zip(*pairs, strict=True))) for pairs in (real, sample)
+        )
         state = {
             "real_mean": wanted.mean, "real_variance": wanted.variance,
             "made_mean": has.mean, "made_variance": has.variance, "spread": torch.eye(size, dtype=torch.float64),
@@ -159,21 +161,21 @@ class _MapStage(FitStage):
         return {f"aids.moment-map.{name}": value for name, value in state.items()}
 
 
-def covariance_map(made: Tensor, real: Tensor, number: int) -> Tensor:
-    """Symmetric matrix A with A made A = real, (F, F): of all that do so, the one that moves normal variables least.
+def covariance_map(sample: Tensor, real: Tensor, number: int) -> Tensor:
+    """Symmetric matrix A with A sample A = real, (F, F): of all that do so, the one that moves normal variables least.
 
     The covariance of few showers is uncertain, so ``real`` counts as much as its showers and ``made`` as one for each feature.
 
     Args:
-        made: covariance to start from, float64 (F, F).
+        sample: covariance to start from, float64 (F, F).
         real: covariance to arrive at, float64 (F, F).
         number: showers behind ``real``.
 
     Source: optimal transport between normal distributions (M. Knott and C. S. Smith, 1984).
     """
-    features = len(made)
-    wanted = (number * real + features * made) / (number + features)
-    root, inverse = _power(made, 0.5), _power(made, -0.5)
+    features = len(sample)
+    wanted = (number * real + features * sample) / (number + features)
+    root, inverse = _power(sample, 0.5), _power(sample, -0.5)
     found = inverse @ _power(root @ wanted @ root, 0.5) @ inverse
     return (found + found.T) / 2
 

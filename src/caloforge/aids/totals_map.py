@@ -90,12 +90,12 @@ class TotalsMap(Aid):
         """
         relative = totals / self.total_scale.double()
         terms = resolution_terms(functions)
-        real, made = (
+        real, sample = (
             (terms @ v.double()).clamp_min(LEAST_TOTAL_VARIANCE)
             for v in (self.real_total_variance, self.made_total_variance)
         )
         rest = relative - functions @ self.made_total.double()
-        wanted = functions @ self.real_total.double() + rest * torch.sqrt(real / made)
+        wanted = functions @ self.real_total.double() + rest * torch.sqrt(real / sample)
         return (wanted / relative.clamp_min(1e-300)).clamp(1 / MOST_TOTAL, MOST_TOTAL)
 
     def stages(self, model: ShowerModel) -> list[Stage]:
@@ -117,7 +117,7 @@ class _TotalsStage(FitStage):
     @torch.no_grad()
     def fit(self, data: TrainingData, streams: Streams) -> dict[str, Tensor]:
         model = self.model
-        real, made = [], []
+        real, sample = [], []
         for batch in data:
             cloud, conditions = model.cloud(batch), conditions_of(batch)
             functions, incident = model.profiles.functions(conditions), conditions["incident_energy"][:, None]
@@ -129,10 +129,10 @@ class _TotalsStage(FitStage):
                 features = model.profiles.decode(raw, conditions)
                 profiles = model.profiles_of(features)
                 good = profiles.valid & torch.isfinite(features).all(dim=1)
-                made.append((functions[good], (layer_totals(profiles) / incident)[good]))
-        if not sum(len(functions) for functions, _ in made):
+                sample.append((functions[good], (layer_totals(profiles) / incident)[good]))
+        if not sum(len(functions) for functions, _ in sample):
             raise TrainingError("all showers of the flow are unphysical, so their totals cannot be corrected")
-        pairs = [tuple(torch.cat(parts) for parts in zip(*pairs, strict=True)) for pairs in (real, made)]
+        pairs = [tuple(torch.cat(parts) for parts in zip(*pairs, strict=True)) for pairs in (real, sample)]
         scale = pairs[0][1].mean(dim=0).clamp_min(1e-300)
         wanted, has = (
             Moments.of(functions, totals / scale, resolution_terms(functions)) for functions, totals in pairs

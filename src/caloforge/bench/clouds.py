@@ -219,10 +219,10 @@ def _times(
                 marks = [time.thread_time()]
                 latents = model.latents(conditions, streams)
                 marks.append(time.thread_time())
-                made, valid = model.decode(conditions, latents)
+                cloud, valid = model.decode(conditions, latents)
                 marks.append(time.thread_time())
-                assert isinstance(made, ShowerPoints)  # a model of points
-                project(made, grid, cut=cut)
+                assert isinstance(cloud, ShowerPoints)  # a model of points
+                project(cloud, grid, cut=cut)
                 marks.append(time.thread_time())
                 if number < _WARM_UP:
                     continue
@@ -230,7 +230,7 @@ def _times(
                 if valid[0]:
                     drawn, decoded, placed = np.diff(marks).tolist()
                     times.append([drawn, seconds["flow"], decoded - seconds["flow"], placed])
-                    points.append(len(made.points))
+                    points.append(len(cloud.points))
         if not times:
             raise UsageError(f"'{name}' made no valid shower of {energy:g} GeV")
         parts = 1000 * np.asarray(times)

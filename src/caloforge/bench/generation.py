@@ -107,8 +107,8 @@ def bench_generation(
     with tempfile.TemporaryDirectory() as folder:
         where: str | Path = Path(folder) / "model"
         if model is None:
-            made = starting_model()
-            save_model(Path(where), made, ConditionRange(particle=22, incident_energy=(1e3, 1e5)))
+            starter = starting_model()
+            save_model(Path(where), starter, ConditionRange(particle=22, incident_energy=(1e3, 1e5)))
         else:
             where = model
         for count in workers:

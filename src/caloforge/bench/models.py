@@ -146,8 +146,8 @@ def bench_model(
     slow: float | None = None
     if geant4 and model.detector.stack is not None:
         say(f"Geant4: {geant4} showers of {spectrum.text()} GeV on one core")
-        (made,) = geant4_showers(model.detector, particle, [spectrum.text()], geant4, points=False)
-        slow = float(np.mean(made.milliseconds))
+        (reference,) = geant4_showers(model.detector, particle, [spectrum.text()], geant4, points=False)
+        slow = float(np.mean(reference.milliseconds))
     rows = []
     for count in threads:
         for batch in batches:

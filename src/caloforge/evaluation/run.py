@@ -302,11 +302,11 @@ def _placement(samples: Mapping[str, AnyShowers], detector: Detector) -> list[st
     if forms["map"]:
         notes.append(f"Points that are in cells of a map ({forms['map']}) stay there, with its gaps and staggering.")
     if len(set(found.values())) > 1:
-        told = {
+        remarks = {
             "map": "in cells of a map", "grid": "at centres of the detector's cells",
             None: "loose, and their showers enter at random places of the detector's cells",
         }  # fmt: skip
-        text = "; ".join(f"{words} points are {told[form]}" for form, words in forms.items() if words)
+        text = "; ".join(f"{words} points are {remarks[form]}" for form, words in forms.items() if words)
         notes.append(f"Not all points are in the same cells, so their cells need not agree: {text}.")
     return notes
 

@@ -144,12 +144,12 @@ def _sample(model: ShowerModel, conditions: Conditions, streams: Streams, batch_
             began = time.perf_counter()
             latents = model.latents(wanted[rows], streams)
             drawn = time.perf_counter()
-            made, valid = model.decode(wanted[rows], latents)
+            output, valid = model.decode(wanted[rows], latents)
             done = time.perf_counter()
             rejected[rows] = ~valid
             if valid.any():
                 places.append(waiting[rows][valid])
-                parts.append(made if valid.all() else _chosen(made, np.flatnonzero(valid)))
+                parts.append(output if valid.all() else _chosen(output, np.flatnonzero(valid)))
             timing.latents += drawn - began
             timing.decode += done - drawn
             timing.assembly += time.perf_counter() - done

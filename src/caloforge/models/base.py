@@ -202,8 +202,8 @@ class ShowerModel(nn.Module, ABC):
         """
         device = self.device
         moved = {name: value.to(device) for name, value in latents.items()}
-        made, valid = self.decode_tensors(conditions.tensors(device), moved)
-        arrays = {name: value.cpu().numpy() for name, value in made.items()}
+        output, valid = self.decode_tensors(conditions.tensors(device), moved)
+        arrays = {name: value.cpu().numpy() for name, value in output.items()}
         good: NDArray[np.bool_] = valid.cpu().numpy()
         readout = self.detector.readout
         if "points" in arrays:

@@ -365,24 +365,24 @@ class ConvolutionalFlow(nn.Module):
         Returns:
             Latents (N, H W) and log |det| (N,), nats.
         """
-        told = self.context(context)
+        conditions = self.context(context)
         z = self.squeeze(image[:, None])
         logdet = image.new_zeros(image.shape[0])
         for norm, coupling, mixing in self.chain():
             z, first = norm(z)
-            z, second = coupling(z, told)
+            z, second = coupling(z, conditions)
             z, third = mixing(z)
             logdet = logdet + first + second + third
         return z.flatten(1), logdet
 
     def inverse(self, latents: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
         """Latents (N, H W) to images (N, H, W), exactly, and log |det| of this direction (N,), nats."""
-        told = self.context(context)
-        z = latents.reshape(latents.shape[0], -1, *told.shape[2:])
+        conditions = self.context(context)
+        z = latents.reshape(latents.shape[0], -1, *conditions.shape[2:])
         logdet = latents.new_zeros(latents.shape[0])
         for norm, coupling, mixing in reversed(self.chain()):
             z, first = mixing.inverse(z)
-            z, second = coupling.inverse(z, told)
+            z, second = coupling.inverse(z, conditions)
             z, third = norm.inverse(z)
             logdet = logdet + first + second + third
         return self.squeeze.inverse(z)[:, 0], logdet

@@ -42,11 +42,11 @@ def fixed_permutations(
     """
     if len(permutations) > blocks:
         raise ConfigError(f"{len(permutations)} permutations do not fit behind {blocks} blocks")
-    made = [FixedPermutation(index) for index in permutations]
-    for permutation in made:
+    modules = [FixedPermutation(index) for index in permutations]
+    for permutation in modules:
         if permutation.index.numel() != features:
             raise ConfigError(f"a permutation of {permutation.index.numel()} does not fit {features} features")
-    return nn.ModuleList(made)
+    return nn.ModuleList(modules)
 
 
 class ConditionalFlow(nn.Module, ABC):

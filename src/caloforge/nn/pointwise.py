@@ -183,8 +183,8 @@ class PointWiseNet(nn.Module):
         shower = packed_index(offsets)
         number = torch.arange(len(shower), device=z.device) - offsets[shower]
         own = z.index_select(0, starts[shower] + number)
-        made = self((own * scale).to(context.dtype), context.new_full((len(context),), noise), context, offsets)
-        sample: Tensor = skip * own.double() + out * made.double()
+        output = self((own * scale).to(context.dtype), context.new_full((len(context),), noise), context, offsets)
+        sample: Tensor = skip * own.double() + out * output.double()
         return sample
 
     def gated_layers(self) -> list[_GatedLinear]:

@@ -168,8 +168,8 @@ class DistilledModel(ShowerModel):
         self, conditions: Mapping[str, Tensor], latents: Mapping[str, Tensor]
     ) -> tuple[dict[str, Tensor], Tensor]:
         """As the teacher's, with the student's flows."""
-        made: tuple[dict[str, Tensor], Tensor] = self.model.decode_tensors(conditions, latents)
-        return made
+        output: tuple[dict[str, Tensor], Tensor] = self.model.decode_tensors(conditions, latents)
+        return output
 
     def log_prob(
         self, showers: Showers | ShowerPoints, streams: Streams, *, draws: int = 1, first_row: int = 0
@@ -269,7 +269,7 @@ class DistillationStage(GradientStage):
         x, context = self.variables(batch, streams.child("data"))
         from_data = data_loss(teacher, self.flow, x, context, self.guidance)
         context, address = self.conditions(batch, streams.child("conditions"))
-        numbers = streams.child("latents").normal(address.numpy(), self.flow.features, attempts=batch.epoch)
+        numbers = streams.child("latents").normal(address.numpy(), self.flow.features, counters=batch.epoch)
         z = torch.from_numpy(numbers).to(context)
         from_latents, divergence = latent_loss(teacher, self.flow, z, context, self.guidance)
         loss = (1 - weight) * from_latents + weight * from_data

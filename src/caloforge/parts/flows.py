@@ -84,7 +84,7 @@ def autoregressive_flow(
 def normal_latents(sizes: Mapping[str, int], conditions: Conditions, streams: Streams) -> dict[str, Tensor]:
     """Standard normal numbers of several flows, (N, size) each, float32, from a stream of each one's name."""
     return {
-        name: torch.from_numpy(streams.child(name).normal(conditions.index, size, attempts=conditions.attempt))
+        name: torch.from_numpy(streams.child(name).normal(conditions.index, size, counters=conditions.attempt))
         for name, size in sizes.items()
     }
 

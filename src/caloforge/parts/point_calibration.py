@@ -130,13 +130,13 @@ class CalibrationStage(FitStage):
         factors = np.ones(self.model.layers)
         rounds = [False] * _ROUNDS + [True] * (_ROUNDS if self.model.calibration.per_layer else 0)
         for by_layer in rounds:
-            made = np.zeros(self.model.layers)
+            sample = np.zeros(self.model.layers)
             for reference in references:
-                made += self._made(reference, torch.from_numpy(factors), sampler, streams)[0].sum(axis=0)
+                sample += self._made(reference, torch.from_numpy(factors), sampler, streams)[0].sum(axis=0)
             ratio = (
-                (real + _PSEUDO_CELLS) / (made + _PSEUDO_CELLS)
+                (real + _PSEUDO_CELLS) / (sample + _PSEUDO_CELLS)
                 if by_layer
-                else (real.sum() + _PSEUDO_CELLS) / (made.sum() + _PSEUDO_CELLS)
+                else (real.sum() + _PSEUDO_CELLS) / (sample.sum() + _PSEUDO_CELLS)
             )
             factors = np.clip(factors * ratio**_STIFFNESS, *_FACTORS)
         return factors
@@ -151,9 +151,9 @@ class CalibrationStage(FitStage):
         for factor in (0.5, 0.75, 1.0, 1.25):
             factors = torch.full((self.model.layers,), factor, dtype=torch.float64)
             for reference in references:
-                lit, _, made = self._made(reference, factors, sampler, streams)
+                lit, _, number_of_points = self._made(reference, factors, sampler, streams)
                 made_cells.append(lit.sum(axis=1))
-                made_points.append(made)
+                made_points.append(number_of_points)
         real = _cubic(points, cells)
         fake = _cubic(np.concatenate(made_cells), np.concatenate(made_points))
         factor = np.polyval(fake, np.polyval(real, points)) / points.clip(1)
@@ -162,14 +162,14 @@ class CalibrationStage(FitStage):
 
     def _energy(self, references: list[_Reference], sampler: Sampler, streams: Streams) -> float:
         """Energy in lit cells of real showers over that of generated ones with the same energies of layers."""
-        made = 0.0
+        sample = 0.0
         for reference in references:
             factors = self.model.calibration.of_points(reference.cloud.counts.sum(dim=1), sampler)
-            made += self._made(reference, factors, sampler, streams)[1]
+            sample += self._made(reference, factors, sampler, streams)[1]
         real = sum(reference.energy for reference in references)
-        if not made > 0 or not real > 0:
+        if not sample > 0 or not real > 0:
             raise TrainingError("generated or real showers light no cell, so they cannot be calibrated")
-        return real / made
+        return real / sample
 
     def _made(
         self, reference: _Reference, factors: Tensor, sampler: Sampler, streams: Streams

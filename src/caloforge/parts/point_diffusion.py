@@ -86,11 +86,11 @@ def training_points(model: PointCloudModel, batch: TrainingBatch, streams: Strea
     )
 
 
-def _mean_square(made: Tensor, wanted: Tensor) -> dict[str, Tensor]:
+def _mean_square(estimate: Tensor, wanted: Tensor) -> dict[str, Tensor]:
     """Mean squared difference of points (M, 4), 0 if there are none, and their number as the weight of this mean."""
-    points = len(made)
-    loss = functional.mse_loss(made, wanted) if points else made.sum()
-    return {"loss": loss, "weight": torch.tensor(float(points), dtype=torch.float64, device=made.device)}
+    points = len(estimate)
+    loss = functional.mse_loss(estimate, wanted) if points else estimate.sum()
+    return {"loss": loss, "weight": torch.tensor(float(points), dtype=torch.float64, device=estimate.device)}
 
 
 class DiffusionStage(GradientStage):
@@ -227,8 +227,8 @@ class ConsistencyStage(GradientStage):
             wanted = model.denoised(
                 model.target, paths.cleaner, paths.low, paths.context, offsets, group, consistent=True
             )
-        made = model.denoised(network, paths.noisy, paths.high, paths.context, offsets, group, consistent=True)
-        return _mean_square(made, wanted)
+        estimate = model.denoised(network, paths.noisy, paths.high, paths.context, offsets, group, consistent=True)
+        return _mean_square(estimate, wanted)
 
     def _paths(self, batch: TrainingBatch, streams: Streams, memory: _Memory) -> _Paths:
         """The teacher's paths for the rows of a batch, from memory if they are all there."""

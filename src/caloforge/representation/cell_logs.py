@@ -71,8 +71,8 @@ class CellLogs(nn.Module):
         estimates = torch.pow(10.0, y.double() * self.decades + self.middle) - self.floor - margin
         if energies is None:
             lit = estimates >= self.least - margin
-            made = torch.where(lit, self.least + (estimates - self.least).abs(), torch.zeros_like(estimates))
-            return unless_finite(made, estimates)
+            energy = torch.where(lit, self.least + (estimates - self.least).abs(), torch.zeros_like(estimates))
+            return unless_finite(energy, estimates)
         clean = clean_layer_energies(
             energies,
             energy_noise=self.settings.energy_noise,

@@ -55,7 +55,7 @@ class DequantisationNoise(nn.Module):
         """
         if self._silent:
             return torch.zeros(rows.shape[0], self.size, dtype=torch.float64)
-        return torch.from_numpy(streams.uniform(np.asarray(rows), self.size, attempts=epoch))
+        return torch.from_numpy(streams.uniform(np.asarray(rows), self.size, counters=epoch))
 
     def forward(self, energies: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
         """Add noise.

@@ -168,8 +168,8 @@ class VoxelShares(nn.Module):
                 return torch.where(scaled >= self.cut, scaled.clamp_min(0), torch.zeros_like(scaled))
             case "multiply":
                 visible = torch.where(energies >= self.cut, energies, torch.zeros_like(energies))
-                made = shares * self.sums.spread(visible)
-                return torch.where(made >= self.cut, made, torch.zeros_like(made))
+                energy = shares * self.sums.spread(visible)
+                return torch.where(energy >= self.cut, energy, torch.zeros_like(energy))
         if self.share_noise:
             shares = ((1 + self.share_noise) * shares - self.share_noise / 2).clamp_min(0)
         return restore_deposits(

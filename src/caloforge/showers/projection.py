@@ -302,17 +302,17 @@ def project(
     below = np.bincount(shower[first[~lit]], weights=sums[~lit], minlength=n)
     first = first[lit]
     shower, layer = shower[first], layer[first]
-    made = np.empty((len(first), 4), dtype=np.float32)
+    rows = np.empty((len(first), 4), dtype=np.float32)
     centres = cells.centres(i[first], j[first], layer)
     for axis in (0, 1):
-        made[:, axis] = centres[axis] if entry is None else centres[axis] - np.asarray(entry, np.float64)[shower, axis]
-    made[:, 2] = layer
-    made[:, 3] = sums[lit]
+        rows[:, axis] = centres[axis] if entry is None else centres[axis] - np.asarray(entry, np.float64)[shower, axis]
+    rows[:, 2] = layer
+    rows[:, 3] = sums[lit]
     counts = np.bincount(shower, minlength=n)
     return Projection(
         ShowerPoints(
             np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
-            made,
+            rows,
             points.incident_energy,
             points.particle,
             points.readout,

@@ -229,14 +229,14 @@ def run_study(
             history = [row for row in read_metrics(folder / "model" / "metrics.jsonl") if row["stage"] == main]
             losses.append(min(row["validation"]["loss"] for row in history))
             seconds.append(sum(stage.seconds for stage in trained.stages))
-            made = folder / "generated.h5"
+            sample = folder / "generated.h5"
             generate(
-                folder / "model", asked, made, seed=seed + repetition,
+                folder / "model", asked, sample, seed=seed + repetition,
                 threads=threads, device=device, resume=True, command=f"caloforge study {study.name}",
             )  # fmt: skip
             only = ("caloflow-observables", "images", *((classifier,) if classifier else ()))
             job = prepare_evaluation(
-                made, reference, floor=floor, model=str(folder / "model"), suite_name="calogan", only=only, retrainings=1,
+                sample, reference, floor=floor, model=str(folder / "model"), suite_name="calogan", only=only, retrainings=1,
                 max_showers=showers, device=device,
             )  # fmt: skip
             results.append(job.run(keep=folder / "evaluation"))
@@ -330,11 +330,11 @@ def image_deviation(result: EvaluationResult) -> list[float]:
     images = result.generated.images
     assert images is not None  # the study asked for them
     readout = detector_from_toml(result.detector["toml"], where="report").readout
-    made, expected = np.asarray(images.generated), np.asarray(images.reference)
+    sample, expected = np.asarray(images.generated), np.asarray(images.reference)
     cuts = np.cumsum(readout.layer_sizes)[:-1]
     return [
         float(np.sqrt(((a - b) ** 2).mean()) / b.mean())
-        for a, b in zip(np.split(made, cuts), np.split(expected, cuts), strict=True)
+        for a, b in zip(np.split(sample, cuts), np.split(expected, cuts), strict=True)
     ]
 
 

@@ -111,7 +111,7 @@ class CaloFlowStudent(DistilledModel):
             Conditions (B, 1 + L) and the row of each, int64 (B,).
         """
         model = self.model
-        numbers = streams.normal(batch.row.numpy(), model.energies.features, attempts=batch.epoch)
+        numbers = streams.normal(batch.row.numpy(), model.energies.features, counters=batch.epoch)
         incident = batch.incident_energy
         energies = model.energies.sample(torch.from_numpy(numbers).to(incident.device), incident)
         return model.energy_conditions(incident, energies).to(self.dtype), batch.row

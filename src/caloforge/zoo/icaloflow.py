@@ -210,7 +210,7 @@ class ICaloFlow(VoxelModel):
             return normal_latents(sizes, conditions, streams)
         latents = normal_latents(sizes | {"following": behind * self.first.features}, conditions, streams)
         latents["following"] = latents["following"].view(-1, behind, self.first.features)
-        uniform = torch.from_numpy(streams.child("noise").uniform(index, behind * self.voxels, attempts=attempt))
+        uniform = torch.from_numpy(streams.child("noise").uniform(index, behind * self.voxels, counters=attempt))
         return latents | {"noise": uniform.float().view(-1, behind, self.voxels)}
 
     def make_deposits(self, incident_energy: Tensor, latents: Mapping[str, Tensor]) -> Tensor:

@@ -124,7 +124,7 @@ class ShowerLibrary(ShowerModel):
 
     def latents(self, conditions: Conditions, streams: Streams) -> Latents:
         """Uniform numbers that choose the ``shower`` and its image, float64 (N, 2)."""
-        return {"shower": torch.from_numpy(streams.uniform(conditions.index, 2, attempts=conditions.attempt))}
+        return {"shower": torch.from_numpy(streams.uniform(conditions.index, 2, counters=conditions.attempt))}
 
     def rows(self, conditions: Mapping[str, Tensor], chance: Tensor) -> Tensor:
         """Which showers of the library are chosen, int64 (N,), by uniform numbers (N,)."""

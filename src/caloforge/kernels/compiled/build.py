@@ -84,8 +84,8 @@ def _compile(libraries: Mapping[Path, tuple[Sequence[Path], str]], compiler: Seq
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             list(pool.map(one, objects))
         for library, (sources, _) in libraries.items():
-            made = [objects[library, source] for source in sources]
-            _run([*compiler, "-shared", "-pthread", *_linking(), *made, "-o", str(library)])
+            files = [objects[library, source] for source in sources]
+            _run([*compiler, "-shared", "-pthread", *_linking(), *files, "-o", str(library)])
 
 
 def _linking() -> list[str]:

@@ -91,8 +91,8 @@ def allocate_plainly(
     deepest = torch.argsort(shower.double() * (3 * reach) + depth.clamp(-reach, reach), stable=True)
     order = torch.argsort(torch.empty_like(slots).scatter_(0, deepest, slots), stable=True)
     place, energy = place[order], energy[order]
-    made = torch.zeros(counts.numel(), dtype=torch.float64, device=device).index_add_(0, slots, energy)
-    energy = energy * (energies.double().flatten() / made.clamp_min(1e-300))[slots]
+    slot_sums = torch.zeros(counts.numel(), dtype=torch.float64, device=device).index_add_(0, slots, energy)
+    energy = energy * (energies.double().flatten() / slot_sums.clamp_min(1e-300))[slots]
     if gravity is not None:
         sums = torch.zeros(len(counts), 3, dtype=torch.float64, device=device)
         sums.index_add_(0, shower, torch.cat([place * energy[:, None], energy[:, None]], dim=1))

@@ -266,15 +266,15 @@ def _plain_solve(
     shapes += [(hidden, given), (hidden,)] if given else []
     shapes += [(own, hidden), (own,)]
     weights = plain_weights(packed, shapes * blocks)
-    made = []
+    packs = []
     for _ in range(blocks):
         ready, source, rest = rest[: features + 1], rest[features + 1 : 2 * features + 1], rest[2 * features + 1 :]
         tensors, weights = weights[: len(shapes)], weights[len(shapes) :]
         pairs = list(zip(tensors[::2], tensors[1::2], strict=True))
-        made.append(
+        packs.append(
             BlockWeights(ready, torch.tensor(source), pairs[:layers], pairs[layers] if given else None, pairs[-1])
         )
-    return solve_blocks(made, torch.tensor(rest), z, context, spline, inverse=not reads_latents)
+    return solve_blocks(packs, torch.tensor(rest), z, context, spline, inverse=not reads_latents)
 
 
 # ---- compiled -------------------------------------------------------------------------------------------------------

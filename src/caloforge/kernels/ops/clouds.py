@@ -237,11 +237,11 @@ def _plain_decode(
         context = torch.stack([2 * relative - 1, 2 * (total / s.points_unit) - 1], dim=1)
     else:
         context = torch.cat([relative[:, None], direction.double()], dim=1)
-    made = _calibrated(c, counts, total)
-    if not bool((made.sum(dim=1) <= starts.diff()).all()):
+    layer_points = _calibrated(c, counts, total)
+    if not bool((layer_points.sum(dim=1) <= starts.diff()).all()):
         raise _too_few()
-    made = made.long()
-    offsets = torch.nn.functional.pad(made.sum(dim=1).cumsum(0), (1, 0))
+    layer_points = layer_points.long()
+    offsets = torch.nn.functional.pad(layer_points.sum(dim=1).cumsum(0), (1, 0))
     scales = (s.scale, s.skip, s.out)
     features = _plain_generate(packed, plan, z, starts, offsets, s.level, context.to(raw.dtype), *scales)
     place, depth, energy = _restored_points(c, features)
@@ -249,7 +249,11 @@ def _plain_decode(
     if "depths" in c:
         slopes = direction[:, None, :2].double() / direction[:, None, 2:].double()
         shift = (c.one("depths", -1).to(device)[:, None] * slopes).float()
-    return allocate_plainly(made, energies, place, depth, energy, gravity if s.totals else None, shift), offsets, valid
+    return (
+        allocate_plainly(layer_points, energies, place, depth, energy, gravity if s.totals else None, shift),
+        offsets,
+        valid,
+    )
 
 
 def _layers(
@@ -324,12 +328,12 @@ def _total_factors(c: _Constants, totals: Tensor, basis: Tensor) -> Tensor:
     s = c.settings
     relative = totals / c.one("total_scale", -1)
     terms = torch.stack([torch.ones_like(basis[:, 1]), 1 / basis[:, 1]], dim=1)
-    real, made = (
+    real, sample = (
         (terms @ c.one(name, 2, 2)).clamp_min(s.least_total_variance)
         for name in ("real_total_variance", "made_total_variance")
     )
     rest = relative - basis @ c.one("made_total", 7, 2)
-    wanted = basis @ c.one("real_total", 7, 2) + rest * torch.sqrt(real / made)
+    wanted = basis @ c.one("real_total", 7, 2) + rest * torch.sqrt(real / sample)
     return (wanted / relative.clamp_min(1e-300)).clamp(1 / s.most_total, s.most_total)
 
 
@@ -389,15 +393,15 @@ def _compiled_decode(
         raise _misfit()
     points = torch.empty(max(int(rows[-1] - rows[0]), 0), 4)
     offsets, valid = torch.empty(n + 1, dtype=torch.int64), torch.empty(n, dtype=torch.bool)
-    made = getattr(library, f"caloforge_clouds_decode_{SUFFIXES[packed.dtype]}")(
+    count = getattr(library, f"caloforge_clouds_decode_{SUFFIXES[packed.dtype]}")(
         plan.data_ptr(), packed.numel(), packed.data_ptr(), constants.data_ptr(), n, raw.shape[1], raw.data_ptr(),
         incident_energy.data_ptr(), direction.data_ptr(), z.data_ptr(), starts.data_ptr(), offsets.data_ptr(),
         points.data_ptr(), valid.data_ptr(), torch.get_num_threads(),
     )  # fmt: skip
-    check_status(made)
-    if made < 0:
-        raise _too_few() if made == -1 else _misfit()
-    return points[:made], offsets, valid
+    check_status(count)
+    if count < 0:
+        raise _too_few() if count == -1 else _misfit()
+    return points[:count], offsets, valid
 
 
 _decode = operator(

@@ -255,15 +255,15 @@ def _compiled_backward(
     sizes, starts = _common(x, weight, gate, offsets)
     before = grad if slope == 1 else torch.empty_like(grad)
     gated = gate is not None and wanted[1]
-    made = [
+    results = [
         torch.empty_like(like) if want and like is not None else None
         for like, want in ((x, wanted[0]), (weight, wanted[1]), (bias, wanted[1]), (gate, gated), (gate, gated))
     ]
     getattr(library, f"caloforge_linear_backward_{SUFFIXES[x.dtype]}")(
         sizes, _address(reach), slope, _address(starts), torch.get_num_threads(),
-        *(_address(t) for t in (x, weight, bias, gate, out, grad, before, *made)),
+        *(_address(t) for t in (x, weight, bias, gate, out, grad, before, *results)),
     )  # fmt: skip
-    to_x, to_weight, to_bias, to_gate, to_shift = (x.new_empty(0) if t is None else t for t in made)
+    to_x, to_weight, to_bias, to_gate, to_shift = (x.new_empty(0) if t is None else t for t in results)
     return to_x, to_weight, to_bias, before, to_gate, to_shift
 
 
@@ -315,8 +315,8 @@ class _Linear(torch.autograd.Function):
         to_x, to_weight, to_bias, before, to_gate, to_shift = _backward(
             x, weight, bias, gate, offsets, reach, steps, slope, out, grad, wanted
         )
-        made = (to_x, to_weight, to_bias, before, to_gate, to_shift)
-        return *(g if want else None for g, want in zip(made, needed[:6], strict=True)), *[None] * 4
+        results = (to_x, to_weight, to_bias, before, to_gate, to_shift)
+        return *(g if want else None for g, want in zip(results, needed[:6], strict=True)), *[None] * 4
 
 
 def _differentiable(

@@ -24,18 +24,18 @@ def ragged_normal(
     streams: Streams,
     indices: NDArray[np.int64],
     sizes: NDArray[np.int64],
-    attempts: NDArray[np.int64],
+    counters: NDArray[np.int64],
 ) -> NDArray[np.float32]:
-    """What ``streams.ragged_normal(indices, sizes, attempts)`` is.
+    """What ``streams.ragged_normal(indices, sizes, counters)`` is.
 
     Args:
         streams: of the numbers.
         indices: numbers of the showers, (N,).
         sizes: how many numbers each needs, (N,).
-        attempts: how often each was drawn before, (N,).
+        counters: how often each was drawn before, (N,).
     """
     rows = np.empty((3, len(indices)), dtype=np.int64)
-    rows[0], rows[1] = indices, attempts
+    rows[0], rows[1] = indices, counters
     np.cumsum(sizes, out=rows[2])
     drawn: Tensor = _normals(*streams.key().view(np.int64).tolist(), torch.from_numpy(rows))
     numbers: NDArray[np.float32] = drawn.numpy()

@@ -123,8 +123,8 @@ def generate_points(
     Returns:
         float64 (M, features), packed.
     """
-    made: Tensor = _generate(packed, plan, z.detach(), starts, offsets, noise, context.detach(), *scales)
-    return made
+    output: Tensor = _generate(packed, plan, z.detach(), starts, offsets, noise, context.detach(), *scales)
+    return output
 
 
 # ---- plain PyTorch --------------------------------------------------------------------------------------------------
@@ -206,8 +206,8 @@ def _plain_generate(
     number = torch.arange(len(shower), device=z.device) - offsets[shower]
     own = z.index_select(0, starts[shower] + number)
     level = context.new_full((len(context),), noise)
-    made = _plain_move(packed, plan, (own * scale).to(context.dtype), level, context, offsets)
-    return skip * own.double() + out * made.double()
+    output = _plain_move(packed, plan, (own * scale).to(context.dtype), level, context, offsets)
+    return skip * own.double() + out * output.double()
 
 
 # ---- compiled -------------------------------------------------------------------------------------------------------
@@ -258,12 +258,12 @@ def _compiled_generate(
     if packed.dtype not in SUFFIXES:
         return NotImplemented
     z, starts, offsets, context = (t.contiguous() for t in (z, starts, offsets, context))
-    made = torch.empty(int(offsets[-1]), int(plan[-1]), dtype=torch.float64)
+    output = torch.empty(int(offsets[-1]), int(plan[-1]), dtype=torch.float64)
     status = getattr(library, f"caloforge_pointwise_generate_{SUFFIXES[packed.dtype]}")(
         plan.data_ptr(), packed.numel(), packed.data_ptr(), len(context), offsets.data_ptr(), z.data_ptr(),
-        starts.data_ptr(), noise, context.data_ptr(), *scales, made.data_ptr(), torch.get_num_threads(),
+        starts.data_ptr(), noise, context.data_ptr(), *scales, output.data_ptr(), torch.get_num_threads(),
     )  # fmt: skip
-    return made if check_status(status) else NotImplemented
+    return output if check_status(status) else NotImplemented
 
 
 _pack = operator("pointwise_pack(Tensor[] weights, Tensor plan) -> Tensor", _plain_pack, _compiled_pack)

@@ -116,8 +116,8 @@ def _plain_backward(
     raw, to_log = raw_by_rows(raw, len(x)), grad_logdet[:, None].expand_as(x)
     with torch.enable_grad():
         leaves = x.detach().requires_grad_(), raw.detach().requires_grad_()
-        made = _plain_spline(*leaves, kind, inverse, *shape)
-        to_x, to_raw = torch.autograd.grad(made, leaves, (grad_outputs, to_log))
+        results = _plain_spline(*leaves, kind, inverse, *shape)
+        to_x, to_raw = torch.autograd.grad(results, leaves, (grad_outputs, to_log))
     if grad_raw is not None:
         to_raw = to_raw + raw_by_rows(grad_raw, len(x))
     flat = to_raw.flatten(1)
@@ -201,14 +201,14 @@ def _compiled_backward(
     x, hidden, weight = given[:3]
     if grad_raw is not None:
         grad_raw = grad_raw.contiguous()
-    made = torch.empty_like(x), torch.empty_like(hidden)
+    results = torch.empty_like(x), torch.empty_like(hidden)
     of_weights = (torch.empty_like(weight), x.new_empty(len(weight))) if weights else (x.new_empty(0), x.new_empty(0))
     getattr(library, f"caloforge_spline_layer_backward_{SUFFIXES[x.dtype]}")(
         *_settings(x, hidden, weight, reach, kind, inverse, shape),
         *(t.data_ptr() for t in given), None if grad_raw is None else grad_raw.data_ptr(),
-        *(t.data_ptr() for t in made), *(t.data_ptr() if weights else None for t in of_weights),
+        *(t.data_ptr() for t in results), *(t.data_ptr() if weights else None for t in of_weights),
     )  # fmt: skip
-    return *made, *of_weights
+    return *results, *of_weights
 
 
 _SHAPE = "str kind, bool inverse, float bound, float min_bin_width, float min_bin_height, float min_derivative"
@@ -242,11 +242,11 @@ class _SplineLayer(torch.autograd.Function):
         inverse: bool,
         shape: tuple[float, ...],
     ) -> Any:
-        made = _forward(x, hidden, weight, bias, reach, keep, kind, inverse, *shape)
-        ctx.save_for_backward(x, hidden, weight, bias, made[2], reach)
+        results = _forward(x, hidden, weight, bias, reach, keep, kind, inverse, *shape)
+        ctx.save_for_backward(x, hidden, weight, bias, results[2], reach)
         ctx.rest = kind, inverse, shape
         ctx.set_materialize_grads(False)
-        return made
+        return results
 
     @staticmethod
     def backward(ctx: Any, grad_outputs: Tensor | None, grad_logdet: Tensor | None, grad_raw: Tensor | None) -> Any:
@@ -260,9 +260,9 @@ class _SplineLayer(torch.autograd.Function):
             if grad_raw is None:
                 grad_raw = torch.zeros_like(raw)
             leaves = (x, hidden, weight, bias)
-            made = _differentiable(*leaves, reach, raw.shape[3], kind, inverse, shape)
+            results = _differentiable(*leaves, reach, raw.shape[3], kind, inverse, shape)
             wanted = [t for t in leaves if t.requires_grad]
-            found = iter(torch.autograd.grad(made, wanted, (grad_outputs, grad_logdet, grad_raw), create_graph=True))
+            found = iter(torch.autograd.grad(results, wanted, (grad_outputs, grad_logdet, grad_raw), create_graph=True))
             return *(next(found) if t.requires_grad else None for t in leaves), *[None] * 5
         weights = ctx.needs_input_grad[2] or ctx.needs_input_grad[3]
         grads = _backward(

@@ -193,8 +193,8 @@ def plain_rqs_backward(
     """Gradients of :func:`plain_rqs` by values (...) and raw parameters (..., 3K - 1), from those by its two results."""
     with torch.enable_grad():
         leaves = x.detach().requires_grad_(), raw.detach().requires_grad_()
-        made = plain_rqs(*leaves, inverse, *shape)
-        gradients = torch.autograd.grad(made, leaves, (grad_outputs, grad_logabsdet))
+        results = plain_rqs(*leaves, inverse, *shape)
+        gradients = torch.autograd.grad(results, leaves, (grad_outputs, grad_logabsdet))
     return gradients[0], gradients[1]
 
 

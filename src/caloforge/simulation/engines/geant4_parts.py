@@ -45,13 +45,15 @@ def material_of(stack: Stack, name: str) -> Any:
             raise SimulationError(f"Geant4 does not know the material '{name}'")
         return found
     described = stack.materials[name]
-    made = g4.G4Material(material_name(stack, name), described.density * g4.g / g4.cm3, len(described.composition))
+    g4_material = g4.G4Material(
+        material_name(stack, name), described.density * g4.g / g4.cm3, len(described.composition)
+    )
     whole = sum(described.composition.values())
     for symbol, fraction in described.composition.items():
         if (element := nist.FindOrBuildElement(symbol)) is None:
             raise SimulationError(f"'{symbol}' is not the symbol of an element from H to U")
-        made.AddElement(element, fraction / whole)
-    return made
+        g4_material.AddElement(element, fraction / whole)
+    return g4_material
 
 
 class Geometry(g4.G4VUserDetectorConstruction):

@@ -147,14 +147,14 @@ inline void normals(const Ziggurat& z, Words words, int64_t count, float* out) {
 
 }  // namespace caloforge
 
-// Row r gets ends[r] - ends[r - 1] numbers of the stream that the key, attempts[r] and indices[r] address; `columns` are the
-// indices, the attempts and the ends, one behind the other.
+// Row r gets ends[r] - ends[r - 1] numbers of the stream that the key, counters[r] and indices[r] address; `columns` are the
+// indices, the counters and the ends, one behind the other.
 extern "C" void caloforge_normals(int64_t key_low, int64_t key_high, int64_t rows, const int64_t* columns, float* out) {
     static const caloforge::Ziggurat ziggurat;
-    const int64_t *indices = columns, *attempts = columns + rows, *ends = columns + 2 * rows;
+    const int64_t *indices = columns, *counters = columns + rows, *ends = columns + 2 * rows;
     const uint64_t key[2] = {uint64_t(key_low), uint64_t(key_high)};
     for (int64_t r = 0; r < rows; ++r) {
         const int64_t start = r ? ends[r - 1] : 0;
-        caloforge::normals(ziggurat, caloforge::Words(key, uint64_t(attempts[r]), uint64_t(indices[r])), ends[r] - start, out + start);
+        caloforge::normals(ziggurat, caloforge::Words(key, uint64_t(counters[r]), uint64_t(indices[r])), ends[r] - start, out + start);
     }
 }
