@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -33,7 +32,6 @@ __all__ = [
     "chosen_detector",
     "command_line",
     "console",
-    "default_jobs",
     "kept_if_interrupted",
     "pairs",
     "print_comparison",
@@ -167,11 +165,6 @@ def chosen_detector(name: str | None, bin_: str | None) -> Detector | None:
     from caloforge.detectors import load_detector
 
     return load_detector(name, bin_=bin_)
-
-
-def default_jobs() -> int:
-    """Number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def command_line() -> str:

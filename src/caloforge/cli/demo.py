@@ -12,10 +12,10 @@ from caloforge.cli.common import (
     OverwriteOption,
     SeedOption,
     console,
-    default_jobs,
     kept_if_interrupted,
     print_table,
 )
+from caloforge.cores import available_cores
 
 if TYPE_CHECKING:
     from caloforge.demo import Demo
@@ -49,7 +49,11 @@ def demo(
 
     with kept_if_interrupted(f"what is finished in '{out}' is kept, the same command goes on"):
         _steps(
-            Demo(out, jobs=jobs or default_jobs(), seed=seed, overwrite=overwrite), events, showers, set_ or [], epochs
+            Demo(out, jobs=jobs or available_cores(), seed=seed, overwrite=overwrite),
+            events,
+            showers,
+            set_ or [],
+            epochs,
         )
 
 

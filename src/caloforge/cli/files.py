@@ -96,9 +96,9 @@ def _describe_model(where: str, json_: bool) -> None:
 
 
 def _describe_detector(name: str, bin_: str | None, drawing: Path | None, no_drawing: bool, json_: bool) -> None:
-    from caloforge.detectors import PolarGrid, load_detector
+    from caloforge.detectors import load_detector
+    from caloforge.detectors.card import detector_rows, layer_rows
     from caloforge.detectors.drawing import draw_detector
-    from caloforge.units import keV
 
     d = load_detector(name, bin_=bin_)
     readout = d.readout
@@ -113,42 +113,10 @@ def _describe_detector(name: str, bin_: str | None, drawing: Path | None, no_dra
             }
         )
         return
-    rows = [["name", d.name], ["what it is", d.title or "–"], ["source", d.reference or "–"]]
-    rows.append(
-        [
-            "readout",
-            f"{readout.n_layers} layers, {readout.n_voxels} voxels"
-            if readout.has_voxels
-            else f"{readout.n_layers} layers, points",
-        ]
-    )
-    if d.readouts:
-        rows.append(["other readouts", ", ".join(f"{d.name}/{key}" for key in d.readouts)])
-    rows.append(["analysis threshold", f"{d.analysis_threshold / keV:g} keV"])
-    if d.stack:
-        rows.append(["readout threshold", f"{d.readout_threshold / keV:g} keV"])
-        scored = "every deposit" if d.stack.deposits == "all" else "deposits in active plates"
-        fraction = f", divided by {d.sampling_fraction:g}" if d.sampling_fraction else ""
-        rows.append(["Geant4", f"{len(d.stack.plates)} plates, {d.stack.thickness:.4g} mm deep; {scored}{fraction}"])
-    if d.gun:
-        turning = ", random directions possible" if d.gun.directions else ""
-        rows.append(["gun", f"{', '.join(d.gun.particles)}; {d.gun.energy} GeV{turning}"])
-    rows.append(["symmetries", ", ".join(d.symmetries) or "none declared"])
-    rows.append(["hash", d.hash])
+    rows = [list(row) for row in detector_rows(d)]
     print_table("", ["", ""], rows)
     if readout.has_voxels:
-        layers = []
-        for layer in readout.layers:
-            grid = layer.grid
-            assert grid is not None  # a readout with voxels has a grid in every layer
-            shape = f"{grid.shape[0]} x {grid.shape[1]}"
-            if isinstance(grid, PolarGrid):
-                text = f"{shape} (alpha, r), r {grid.r_edges[0]:g} to {grid.r_edges[-1]:g} mm"
-            else:
-                text = (f"{shape} (x, y), x {grid.x_edges[0]:g} to {grid.x_edges[-1]:g}, "
-                        f"y {grid.y_edges[0]:g} to {grid.y_edges[-1]:g} mm")  # fmt: skip
-            depth = "–" if layer.depth is None else f"{layer.depth[0]:.4g} to {layer.depth[1]:.4g}"
-            layers.append([layer.label, depth, text])
+        layers = layer_rows(d)
         print_table("", ["layer", "depth [mm]", "cells"], _shortened(layers))
     if not no_drawing:
         save_figure(draw_detector(d), drawing or Path(f"{d.name.replace('/', '-')}.png"))

@@ -15,9 +15,9 @@ from caloforge.cli.common import (
     SeedOption,
     command_line,
     console,
-    default_jobs,
     print_table,
 )
+from caloforge.cores import available_cores
 from caloforge.errors import UsageError
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def simulate(
     Same seed, same showers, for any number of processes. A job that was stopped leaves a file with everything that it
     finished; the same command with --resume goes on.
     """
-    from caloforge.detectors import EnergySpectrum, load_detector, particle_id, particle_name
+    from caloforge.detectors import load_detector, particle_name
     from caloforge.simulation import fetch_official, simulate_to_file
 
     if fetch_geant4_data:
@@ -100,21 +100,14 @@ def simulate(
     described = load_detector(detector)
     if field is not None:
         described = described.with_field(field)
-    gun = described.gun
-    if not (particle or gun):
-        raise UsageError("--particle is missing, and the detector has no gun that would name one")
-    if not (energy or gun):
-        raise UsageError("--energy is missing, and the detector has no gun that would name one")
-    pdg = particle_id(particle or gun.particles[0])  # type: ignore[union-attr] # one of the two is there
-    spectrum = EnergySpectrum.parse(energy or gun.energy)  # type: ignore[union-attr]
     summary = simulate_to_file(
         described,
         out,
-        particle=pdg,
-        spectrum=spectrum,
+        particle=particle,
+        spectrum=energy,
         events=events,
         seed=seed,
-        jobs=jobs or default_jobs(),
+        jobs=jobs or available_cores(),
         directions=direction.value,
         points=points,
         tables=geant4_data,
@@ -124,7 +117,7 @@ def simulate(
         command=command_line(),
     )
     rows = [
-        ["showers", f"{summary.showers} {particle_name(pdg)}, {energy or gun.energy} GeV"],  # type: ignore[union-attr]
+        ["showers", f"{summary.showers} {particle_name(summary.particle)}, {summary.spectrum.text()} GeV"],
         ["Geant4", f"{summary.engine}, {summary.tables} tables" + _field(described)],
         [
             "time",

@@ -1,5 +1,5 @@
-"""Named samples that ship with the package."""
+"""Named samples that ship with the package, and showers by name."""
 
-from caloforge.datasets.samples import Sample, describe, load, names, path, sample
+from caloforge.datasets.samples import Sample, describe, load, locate, names, open_named, path, sample
 
-__all__ = ["Sample", "describe", "load", "names", "path", "sample"]
+__all__ = ["Sample", "describe", "load", "locate", "names", "open_named", "path", "sample"]

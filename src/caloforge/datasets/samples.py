@@ -6,17 +6,21 @@ says what score a perfect model would get at this sample size. Neither of the tw
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from caloforge.detectors import Detector
 from caloforge.errors import UsageError
-from caloforge.showers import ShowerPoints, Showers
+from caloforge.names import is_builtin, printable
+from caloforge.showers import Reader, ShowerPoints, Showers
 from caloforge.showers.convert import describe as describe_file
 from caloforge.showers.files import open_showers
+from caloforge.showers.joining import open_several
 
-__all__ = ["Sample", "describe", "load", "names", "path", "sample"]
+__all__ = ["Sample", "describe", "load", "locate", "names", "open_named", "path", "sample"]
 
 
 @dataclass(frozen=True)
@@ -82,6 +86,49 @@ def path(name: str, *, split: str = "train") -> Path:
         raise UsageError(f"the sample '{name}' has no split '{split}', expected one of {', '.join(known.splits)}")
     # Packages with data are installed as directories, so the resource is a real file.
     return Path(str(resources.files("caloforge.datasets") / "data" / f"{name}-{split}.h5"))
+
+
+def locate(text: str | Path) -> tuple[Path, str]:
+    """The file behind a name on the command line: a path, or a sample as ``NAME:SPLIT``; and what to call it.
+
+    Raises:
+        UsageError: if there is no such file or sample.
+    """
+    file, word = Path(text), text
+    text = str(text)
+    name, _, split = text.partition(":")
+    known = [n for name in names() for n in (name, *(f"{name}:{s}" for s in sample(name).splits))]
+    if not is_builtin(word, known, "sample") and file.exists():
+        return file, printable(file.name)
+    if name in names():
+        if not split:
+            choices = " or ".join(f"'{name}:{s}'" for s in sample(name).splits)
+            raise UsageError(f"the sample '{name}' has several splits, expected {choices}")
+        return path(name, split=split), text
+    if file.suffix or "/" in text:
+        raise UsageError(f"there is no shower file '{text}'")
+    raise UsageError(f"'{text}' is neither a shower file nor a sample of the package (those are {', '.join(names())})")
+
+
+def open_named(
+    what: str | Path | Sequence[str | Path],
+    detector: Detector | str | Path | None = None,
+    *,
+    particle: int | str | None = None,
+) -> Reader:
+    """Open showers as people name them: a file, a sample as ``NAME:SPLIT``, or several of these as one.
+
+    Args:
+        what: the name or names.
+        detector: for files that do not say which detector they are from.
+        particle: for files that do not say which particle they hold.
+
+    Raises:
+        UsageError: if there is no such file or sample.
+        ShowerFileError: if a file is damaged or foreign, or several do not belong together.
+    """
+    several = [what] if isinstance(what, str | Path) else list(what)
+    return open_several([locate(name)[0] for name in several], detector, particle=particle)
 
 
 def load(name: str, *, split: str = "train") -> Showers | ShowerPoints:

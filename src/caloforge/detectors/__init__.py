@@ -1,5 +1,7 @@
 """What a calorimeter is: material, readout and gun, described once in TOML."""
 
+from caloforge import html
+from caloforge.detectors.card import detector_page
 from caloforge.detectors.detector import Detector, catalogue, detector_from_toml, load_detector
 from caloforge.detectors.energies import EnergySpectrum
 from caloforge.detectors.grids import CartesianGrid, PolarGrid
@@ -30,3 +32,5 @@ __all__ = [
     "particle_mass",
     "particle_name",
 ]
+
+html.register_page(Detector, detector_page)

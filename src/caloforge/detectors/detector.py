@@ -21,6 +21,7 @@ import tomli_w
 from numpy.typing import NDArray
 from pydantic import Field, field_validator, model_validator
 
+from caloforge import html
 from caloforge.detectors.binning_xml import read_binning_xml
 from caloforge.detectors.description import Description, build
 from caloforge.detectors.gun import Gun
@@ -70,6 +71,9 @@ class Detector(Description):
     stack: Stack | None = None
     readout: Readout
     readouts: dict[str, Readout] = Field(default_factory=dict)
+
+    def _repr_html_(self) -> str:
+        return html.page(self)
 
     @field_validator("readouts")
     @classmethod

@@ -16,7 +16,7 @@ from caloforge.evaluation.checks import shared_rows
 from caloforge.evaluation.collapse import Sampler
 from caloforge.evaluation.results import EvaluationResult, SharedRows
 from caloforge.evaluation.run import check_evaluation, evaluate
-from caloforge.evaluation.sources import UNKNOWN_MODEL, Source, differences, find_model, open_source
+from caloforge.evaluation.sources import UNKNOWN_MODEL, Named, Source, differences, find_model, open_source
 from caloforge.evaluation.suites import Plan, plan_evaluation
 from caloforge.evaluation.timing import measure_timing, timing_units
 from caloforge.generation import generation_streams, sample_showers
@@ -132,12 +132,12 @@ def _sampler(model: ShowerModel, seed: int) -> Sampler:
 
 
 def prepare_evaluation(
-    generated: str | Path,
-    reference: str | Path,
+    generated: Named,
+    reference: Named,
     *,
-    floor: str | Path | None = None,
-    others: Mapping[str, str | Path] | None = None,
-    cross_particle: Sequence[tuple[str | Path, str | Path]] = (),
+    floor: Named | None = None,
+    others: Mapping[str, Named] | None = None,
+    cross_particle: Sequence[tuple[Named, Named]] = (),
     model: str | None = None,
     detector: Detector | str | Path | None = None,
     particle: int | str | None = None,
@@ -157,7 +157,8 @@ def prepare_evaluation(
     """Open all files of an evaluation, check them, and plan it.
 
     Args:
-        generated: showers to be judged: a file of any known format, or a sample of the package as ``NAME:SPLIT``.
+        generated: showers to be judged: a file of any known format, a sample of the package as ``NAME:SPLIT``, several of
+            these as one, or showers in memory.
         reference: Geant4 showers that the model was not trained on, likewise.
         floor: a second, independent reference.
         others: further generated files by name, for the multi-class test.
@@ -186,10 +187,10 @@ def prepare_evaluation(
     Processes.local_device(device)  # a wrong name is noticed before anything is read
     streams = Streams(seed, "evaluation/files")
 
-    def opened(text: str | Path, word: str, known: Detector | None = None) -> Source:
-        say(f"reading {text}")
+    def opened(what: Named, word: str, known: Detector | None = None) -> Source:
+        say(f"reading {what}")
         return open_source(
-            text, detector=detector if detector is not None else known, particle=particle, max_showers=max_showers,
+            what, detector=detector if detector is not None else known, particle=particle, max_showers=max_showers,
             streams=streams.child(word),
         )  # fmt: skip
 
@@ -230,7 +231,7 @@ def prepare_evaluation(
         shared=shared_rows(
             {word: source.showers for word, source in samples.items()},
             known.analysis_threshold,
-            {word: source.path for word, source in samples.items()},
+            {word: source.path for word, source in samples.items() if source.path is not None},
         ),
         model=found,
         remarks=tuple(remarks),
@@ -252,7 +253,7 @@ def _voxels(source: Source) -> Showers:
 def _model(named: str | None, generated: Source) -> str | None:
     """The model that made the showers; a named one must be it, if the file says which one did."""
     if named is None:
-        return find_model(generated.provenance, generated.path.parent)
+        return find_model(generated.provenance, None if generated.path is None else generated.path.parent)
     record = read_record(named)
     made_by = generated.provenance.get("model")
     if isinstance(made_by, Mapping) and made_by.get("sha256") not in (None, record.weights_sha256):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,17 +14,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from caloforge import datasets
-from caloforge.detectors import Detector
+from caloforge.detectors import Detector, load_detector
 from caloforge.errors import ModelFileError, UsageError
 from caloforge.evaluation.checks import AnyShowers
 from caloforge.evaluation.classifiers.retraining import class_rows
 from caloforge.models import pretrained_names, read_record, training_row_hashes
-from caloforge.names import is_builtin, printable
 from caloforge.random import Streams
-from caloforge.showers import Showers
+from caloforge.showers import ShowerPoints, Showers
 from caloforge.showers.files import Reader, open_showers
+from caloforge.showers.joining import JoinedReader
 
-__all__ = ["UNKNOWN_MODEL", "Source", "differences", "find_model", "open_source", "rows_trained_on"]
+__all__ = ["UNKNOWN_MODEL", "Named", "Source", "differences", "find_model", "open_source", "rows_trained_on"]
 
 #: Said of generated showers whose model is not at hand.
 UNKNOWN_MODEL = (
@@ -52,7 +52,7 @@ class Source:
         label: what to call them: the file's name or that of the sample.
         showers: all of them, or as many as were wanted.
         detector: the detector that the file names, or that was named for it.
-        path: the file.
+        path: the file, the first of several; None for showers in memory.
         total: number of showers in the file.
         complete: whether its writer finished it.
         provenance: where the showers come from, as their maker wrote it; empty if the file does not say.
@@ -62,31 +62,11 @@ class Source:
     label: str
     showers: AnyShowers
     detector: Detector
-    path: Path
+    path: Path | None
     total: int
     complete: bool
     provenance: Mapping[str, Any] = field(default_factory=dict)
     remarks: tuple[str, ...] = ()
-
-
-def _locate(text: str | Path) -> tuple[Path, str]:
-    """The file behind a name on the command line, and what to call it."""
-    path, word = Path(text), text
-    text = str(text)
-    name, _, split = text.partition(":")
-    known = [n for name in datasets.names() for n in (name, *(f"{name}:{s}" for s in datasets.sample(name).splits))]
-    if not is_builtin(word, known, "sample") and path.exists():
-        return path, printable(path.name)
-    if name in datasets.names():
-        if not split:
-            choices = " or ".join(f"'{name}:{s}'" for s in datasets.sample(name).splits)
-            raise UsageError(f"the sample '{name}' has several splits, expected {choices}")
-        return datasets.path(name, split=split), text
-    if path.suffix or "/" in text:
-        raise UsageError(f"there is no shower file '{text}'")
-    raise UsageError(
-        f"'{text}' is neither a shower file nor a sample of the package (those are {', '.join(datasets.names())})"
-    )
 
 
 def _open(path: Path, detector: Detector | str | Path | None, particle: int | str | None) -> Reader:
@@ -108,8 +88,12 @@ def _open(path: Path, detector: Detector | str | Path | None, particle: int | st
     return reader
 
 
+#: What can be judged or judged by: showers in memory, or by name: files, samples of the package, several of them as one.
+Named = AnyShowers | str | Path | Sequence[str | Path]
+
+
 def open_source(
-    text: str | Path,
+    what: Named,
     *,
     detector: Detector | str | Path | None = None,
     particle: int | str | None = None,
@@ -119,7 +103,7 @@ def open_source(
     """Read showers for an evaluation.
 
     Args:
-        text: a file of any known format, or a sample of the package as ``NAME:SPLIT``.
+        what: a file of any known format, a sample of the package as ``NAME:SPLIT``, several of these, or showers in memory.
         detector: for a file that does not say which detector it is from.
         particle: for a file that does not say which particle it holds.
         max_showers: at most so many, chosen at random (of points the first ones).
@@ -127,24 +111,60 @@ def open_source(
 
     Raises:
         UsageError: if there is no such file or sample, or it names no detector or particle and none is given.
-        ShowerFileError: if the file is damaged, foreign or holds impossible values.
+        ShowerFileError: if a file is damaged, foreign or holds impossible values, or several do not belong together.
     """
-    path, label = _locate(text)
+    if isinstance(what, Showers | ShowerPoints):
+        return _in_memory(what, detector, max_showers, streams)
+    named = [datasets.locate(name) for name in ([what] if isinstance(what, str | Path) else what)]
+    if not named:
+        raise UsageError("no shower file was named")
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
-        reader = _open(path, detector, particle)
+        reader = _open_all([path for path, _ in named], detector, particle)
     with reader:
         assert reader.detector is not None  # _open sees to it
         return Source(
-            label=label,
+            label=", ".join(label for _, label in named),
             showers=_read(reader, max_showers, streams),
             detector=reader.detector,
-            path=path,
+            path=named[0][0],
             total=len(reader),
             complete=reader.complete,
             provenance=reader.provenance,
             remarks=tuple(dict.fromkeys(str(w.message) for w in caught)),
         )
+
+
+def _in_memory(
+    showers: AnyShowers, detector: Detector | str | Path | None, limit: int | None, streams: Streams
+) -> Source:
+    known = showers.detector
+    if known is None and detector is not None:
+        known = detector if isinstance(detector, Detector) else load_detector(detector)
+    if known is None:
+        raise UsageError("the showers do not say which detector they are of, so one must be named")
+    total = len(showers)
+    if limit is not None and limit < total:
+        points = isinstance(showers, ShowerPoints)
+        showers = showers[:limit] if points else showers[class_rows(total, limit, streams.generator(0))]
+    return Source(f"{total} showers in memory", showers, known, None, total, True, showers.provenance)
+
+
+def _open_all(paths: Sequence[Path], detector: Detector | str | Path | None, particle: int | str | None) -> Reader:
+    """One file, or several as one."""
+    readers: list[Reader] = []
+    try:
+        for path in paths:
+            readers.append(_open(path, detector, particle))  # noqa: PERF401 - closed if a later one fails
+        if len(readers) == 1:
+            return readers[0]
+        joined = JoinedReader(readers)
+        joined.refuse_repeated()
+    except BaseException:
+        for reader in readers:
+            reader.close()
+        raise
+    return joined
 
 
 def _read(reader: Reader, limit: int | None, streams: Streams) -> AnyShowers:

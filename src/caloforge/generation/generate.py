@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import time
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing, nullcontext
@@ -13,6 +12,7 @@ from typing import Any
 
 import torch
 
+from caloforge.cores import available_cores
 from caloforge.detectors import Detector, particle_name
 from caloforge.errors import Interrupted, UsageError
 from caloforge.generation.conditions import ConditionSource
@@ -139,7 +139,7 @@ def generate(
         batch_size=batch_size,
         max_attempts=max_attempts,
         device=str(loaded.device) if device is None else device,
-        threads=threads or max(1, _cores() // workers),
+        threads=threads or max(1, available_cores() // workers),
         options=loaded.options,
     )
     identity = _identity(loaded)
@@ -293,7 +293,3 @@ def _identity(model: ShowerModel) -> str:
         digest.update(name.encode())
         digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -121,7 +121,8 @@ def sample_showers(
     # Looking at every part of a model would take long beside a single shower.
     with borrowed(model) if model.training else nullcontext():
         sample = _sample(model, conditions, streams, batch_size, max_attempts)
-    return replace(sample, showers=replace(sample.showers, provenance=_origin(model, extrapolate=extrapolate)))
+    origin = _origin(model, extrapolate=extrapolate)
+    return replace(sample, showers=replace(sample.showers, provenance=origin, detector=model.detector))
 
 
 def _origin(model: ShowerModel, *, extrapolate: bool) -> dict[str, Any]:

@@ -25,6 +25,7 @@ __all__ = [
     "separation_means",
     "significance",
     "summary_rows",
+    "summary_table",
     "verdict",
     "worst_observables",
 ]
@@ -190,6 +191,15 @@ def summary_rows(result: EvaluationResult, tables: Sequence[PublishedTable]) -> 
             )
         )
     return rows
+
+
+def summary_table(result: EvaluationResult) -> list[tuple[str, str, str, str]]:
+    """The summary as texts: title, value, floor, best value."""
+
+    def shown(pair: Pair | None) -> str:
+        return "–" if pair is None else number(*pair)
+
+    return [(row.title, shown(row.ours), shown(row.floor), row.best) for row in summary_rows(result, ())]
 
 
 def _typical_fpd(scores: Scores) -> float | None:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from caloforge.detectors import Layer, PolarGrid, particle_name
-from caloforge.showers.showers import Showers
+from caloforge.showers.showers import ShowerPoints, Showers
 from caloforge.units import GeV, format_energy
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.colors import Normalize
     from matplotlib.figure import Figure
 
-__all__ = ["draw_average", "draw_event", "draw_layer"]
+__all__ = ["draw_average", "draw_event", "draw_layer", "draw_points", "draw_spectra"]
 
 #: More layers than this are shown as a profile and a selection.
 _MOST_PANELS = 6
@@ -42,6 +42,53 @@ def draw_event(showers: Showers, row: int = 0, *, title: str = "") -> Figure:
     energy = format_energy(float(showers.incident_energy[row]))
     text = title or f"One {energy} {particle_name(showers.particle)} shower"
     return _draw(showers, showers.deposits[row].astype(np.float64), text, "energy [MeV]")
+
+
+def draw_spectra(showers: Showers | ShowerPoints) -> Figure:
+    """Draw the distributions of the incident energy and of the share of it that was deposited; at least one shower."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8.6, 2.5), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    energy = showers.incident_energy / GeV
+    left.hist(energy, bins=_bins(energy), color="#2b5c8a")
+    left.set_xlabel("incident energy [GeV]")
+    left.set_ylabel("showers")
+    share = showers.total_energy() / showers.incident_energy
+    right.hist(share, bins=_bins(share), color="#2b5c8a")
+    right.set_xlabel("deposited / incident energy")
+    right.locator_params(axis="x", nbins=6)
+    return figure
+
+
+def _bins(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    low, high = float(values.min()), float(values.max())
+    wide = max(high - low, 1e-3 * abs(high), 1e-12)
+    number = int(np.clip(2 * len(values) ** 0.5, 8, 60))
+    return np.linspace(low - 0.02 * wide, high + 0.02 * wide, number + 1)
+
+
+def draw_points(showers: ShowerPoints, row: int = 0, *, title: str = "") -> Figure:
+    """Draw the points of one shower from the side and along the axis; darker is more energy."""
+    from matplotlib.colors import LogNorm
+    from matplotlib.figure import Figure
+
+    points = showers.points[showers.offsets[row] : showers.offsets[row + 1]]
+    energy = format_energy(float(showers.incident_energy[row]))
+    figure = Figure(figsize=(8.6, 3.4), layout="constrained")
+    figure.suptitle(title or f"One {energy} {particle_name(showers.particle)} shower, {len(points)} points")
+    side, front = figure.subplots(1, 2)
+    lit = points[:, 3][points[:, 3] > 0]
+    top = float(lit.max()) if len(lit) else 1.0
+    norm = LogNorm(max(float(lit.min()) if len(lit) else top / 10, top * 1e-4), top)
+    order = np.argsort(points[:, 3])  # the bright ones on top
+    x, y, layer, deposit = points[order, :4].T
+    for axes, horizontal, label in ((side, layer, "layer"), (front, y, "y [mm]")):
+        drawn = axes.scatter(horizontal, x, c=deposit, s=4, norm=norm, cmap="viridis_r", linewidths=0)
+        axes.set_xlabel(label)
+        axes.set_ylabel("x [mm]")
+    figure.colorbar(drawn, ax=(side, front), label="energy [MeV]")
+    return figure
 
 
 def _draw(showers: Showers, image: NDArray[np.float64], title: str, label: str) -> Figure:

@@ -13,8 +13,10 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from caloforge.detectors import Readout
+from caloforge import html
+from caloforge.detectors import Detector, Readout, particle_name
 from caloforge.errors import ShowerFileError
+from caloforge.units import format_energy
 
 __all__ = ["ShowerPoints", "Showers", "refuse_bad_energies"]
 
@@ -80,6 +82,7 @@ class Showers:
         direction: flight direction in the local frame, float32 unit vectors (N, 3), or None (along +z).
         overflow: energy of each layer outside its voxels, float32 (N, layers), MeV, or None if it was not recorded.
         provenance: where the showers come from, as their maker wrote it, JSON values; empty if nobody said.
+        detector: the calorimeter whose readout it is, if it is known.
     """
 
     deposits: Float32
@@ -89,6 +92,7 @@ class Showers:
     direction: Float32 | None = None
     overflow: Float32 | None = None
     provenance: Provenance = field(default_factory=dict, repr=False, compare=False)
+    detector: Detector | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         n = len(self.incident_energy)
@@ -118,7 +122,14 @@ class Showers:
             None if self.direction is None else self.direction[rows],
             None if self.overflow is None else self.overflow[rows],
             self.provenance,
+            self.detector,
         )
+
+    def __repr__(self) -> str:
+        return f"<Showers: {_words(self)}>"
+
+    def _repr_html_(self) -> str:
+        return html.page(self)
 
     def check_values(self, *, first_row: int = 0) -> Self:
         """Refuse values that no shower can have.
@@ -151,6 +162,7 @@ class Showers:
             _joined([p.direction for p in parts], "directions"),
             _joined([p.overflow for p in parts], "overflow"),
             _origin([p.provenance for p in parts]),
+            first.detector,
         )
 
     def layers(self) -> Iterator[Float32]:
@@ -188,6 +200,7 @@ class ShowerPoints:
         readout: the layers that the layer numbers refer to, if known.
         direction: flight direction in the local frame, float32 unit vectors (N, 3), or None (along +z).
         provenance: where the showers come from, as their maker wrote it, JSON values; empty if nobody said.
+        detector: the calorimeter whose readout it is, if it is known.
     """
 
     offsets: NDArray[np.int64]
@@ -197,6 +210,7 @@ class ShowerPoints:
     readout: Readout | None = field(default=None, repr=False)
     direction: Float32 | None = None
     provenance: Provenance = field(default_factory=dict, repr=False, compare=False)
+    detector: Detector | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         n = len(self.incident_energy)
@@ -228,7 +242,14 @@ class ShowerPoints:
             self.readout,
             None if self.direction is None else self.direction[start:stop],
             self.provenance,
+            self.detector,
         )
+
+    def __repr__(self) -> str:
+        return f"<ShowerPoints: {_words(self)}>"
+
+    def _repr_html_(self) -> str:
+        return html.page(self)
 
     def _chosen(self, rows: NDArray[np.int64]) -> ShowerPoints:
         counts = np.diff(self.offsets)[rows]
@@ -242,6 +263,7 @@ class ShowerPoints:
             self.readout,
             None if self.direction is None else self.direction[rows],
             self.provenance,
+            self.detector,
         )
 
     def check_values(self, *, first_row: int = 0) -> Self:
@@ -295,6 +317,7 @@ class ShowerPoints:
             first.readout,
             _joined([p.direction for p in parts], "directions"),
             _origin([p.provenance for p in parts]),
+            first.detector,
         )
 
     @property
@@ -306,6 +329,24 @@ class ShowerPoints:
         """Energy of all points of each shower, float64 (N,), MeV."""
         energies: Float64 = self.points[:, 3].astype(np.float64)
         return np.bincount(self.shower_index, weights=energies, minlength=len(self)).astype(np.float64, copy=False)
+
+
+def _words(showers: Showers | ShowerPoints) -> str:
+    """What the showers are, in a line."""
+    detector, readout = showers.detector, showers.readout
+    name = "" if detector is None else f" in {detector.name}"
+    if isinstance(showers, Showers):
+        size = f"{showers.readout.n_layers} layers, {showers.readout.n_voxels} voxels"
+    else:
+        layers = "" if readout is None else f" in {readout.n_layers} layers"
+        size = f"{len(showers.points)} points{layers}"
+    if not len(showers):
+        return f"none{name}, {size}"
+    low, high = (
+        format_energy(float(energy)) for energy in (showers.incident_energy.min(), showers.incident_energy.max())
+    )
+    particle = particle_name(showers.particle) if showers.particle else "of an unknown particle"
+    return f"{len(showers)} {particle}, {low if low == high else f'{low} to {high}'}{name}, {size}"
 
 
 def _joined(arrays: list[Float32 | None], what: str) -> Float32 | None:

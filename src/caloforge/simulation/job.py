@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from caloforge.detectors import Detector, Directions, EnergySpectrum, particle_id
-from caloforge.errors import Interrupted
+from caloforge.errors import Interrupted, UsageError
 from caloforge.progress import progress
 from caloforge.showers.files import create_showers
 from caloforge.simulation.plan import SimulationPlan
@@ -21,6 +21,8 @@ class SimulationSummary:
     """What a production did.
 
     Attributes:
+        particle: PDG id.
+        spectrum: incident energies.
         showers: in the file.
         made: of these, in this run.
         seconds: wall-clock time of this run, start of Geant4 included.
@@ -28,6 +30,8 @@ class SimulationSummary:
         engine: which engine ran Geant4.
     """
 
+    particle: int
+    spectrum: EnergySpectrum
     showers: int
     made: int
     seconds: float
@@ -39,8 +43,8 @@ def simulate_to_file(
     detector: Detector,
     out: Path,
     *,
-    particle: str | int,
-    spectrum: EnergySpectrum | str,
+    particle: str | int | None = None,
+    spectrum: EnergySpectrum | str | None = None,
     events: int,
     seed: int,
     jobs: int = 1,
@@ -57,8 +61,8 @@ def simulate_to_file(
     Args:
         detector: with a stack.
         out: the file.
-        particle: name or PDG id.
-        spectrum: incident energies; text as on the command line (GeV).
+        particle: name or PDG id; None for the first one of the detector's gun.
+        spectrum: incident energies; text as on the command line (GeV); None for those of the detector's gun.
         events: number of showers.
         seed: same seed, same showers, whatever ``jobs`` is.
         jobs: worker processes.
@@ -76,9 +80,7 @@ def simulate_to_file(
         OutputError: if the file cannot be written, or was begun for another request.
         SimulationError: if Geant4 fails; finished blocks are kept.
     """
-    if isinstance(spectrum, str):
-        spectrum = EnergySpectrum.parse(spectrum)
-    pdg = particle_id(particle)
+    pdg, spectrum = _defaults(detector, particle, spectrum)
     plan = SimulationPlan(detector, pdg, spectrum, events, seed, directions, points, tables, engine)
     started = time.monotonic()
     # The workers start before the file does, since its provenance tells of them.
@@ -106,5 +108,27 @@ def simulate_to_file(
                 f"interrupted; {out} holds {len(writer)} of {events} showers, --resume goes on from there"
             ) from None
         return SimulationSummary(
-            events, events - before, time.monotonic() - started, str(production.tables.kind), plan.engine_name
+            pdg,
+            spectrum,
+            events,
+            events - before,
+            time.monotonic() - started,
+            str(production.tables.kind),
+            plan.engine_name,
         )
+
+
+def _defaults(
+    detector: Detector, particle: str | int | None, spectrum: EnergySpectrum | str | None
+) -> tuple[int, EnergySpectrum]:
+    """Particle and energies, from the detector's gun where they are not named."""
+    gun = detector.gun
+    if particle is None:
+        if gun is None:
+            raise UsageError("--particle is missing, and the detector has no gun that would name one")
+        particle = gun.particles[0]
+    if spectrum is None:
+        if gun is None:
+            raise UsageError("--energy is missing, and the detector has no gun that would name one")
+        spectrum = gun.energy
+    return particle_id(particle), EnergySpectrum.parse(spectrum) if isinstance(spectrum, str) else spectrum

@@ -116,7 +116,7 @@ class Reader(ABC):
         block = self._read(start, stop)
         self.check_parts()
         try:
-            return replace(block.check_values(first_row=start), provenance=self.provenance)
+            return replace(block.check_values(first_row=start), provenance=self.provenance, detector=self.detector)
         except ShowerFileError as error:
             raise ShowerFileError(f"{self.path}: {error}") from None
 
