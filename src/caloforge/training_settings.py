@@ -12,6 +12,7 @@ __all__ = [
     "CosineSchedule",
     "CyclicSchedule",
     "ExponentialSchedule",
+    "LinearSchedule",
     "MilestoneSchedule",
     "OneCycleSchedule",
     "OptimiserConfig",
@@ -111,8 +112,21 @@ class ExponentialSchedule(_Settings):
     factor: Annotated[float, Field(gt=0, le=1)]
 
 
+class LinearSchedule(_Settings):
+    """``torch.optim.lr_scheduler.LinearLR``, stepped after every batch: down to ``final_fraction`` at the last step."""
+
+    kind: Literal["linear"] = "linear"
+    final_fraction: Annotated[float, Field(ge=0, le=1)] = 0.0
+
+
 ScheduleConfig = Annotated[
-    ConstantSchedule | MilestoneSchedule | ExponentialSchedule | CosineSchedule | OneCycleSchedule | CyclicSchedule,
+    ConstantSchedule
+    | MilestoneSchedule
+    | ExponentialSchedule
+    | CosineSchedule
+    | LinearSchedule
+    | OneCycleSchedule
+    | CyclicSchedule,
     Field(discriminator="kind"),
 ]
 
@@ -149,10 +163,12 @@ class TrainingConfig(StageTraining):
     """The ``training`` section of a preset: settings for all stages, and overrides for some.
 
     Attributes:
+        validation_fraction: share of the showers kept for validation and selection.
         stages: for each stage named here, only the keys that differ; nested sections are merged key by key, except
             that a schedule of another kind replaces the whole schedule.
     """
 
+    validation_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.1
     stages: dict[str, dict[str, Any]] = Field(default_factory=dict)
 
     @model_validator(mode="after")
@@ -163,7 +179,7 @@ class TrainingConfig(StageTraining):
 
     def for_stage(self, name: str) -> StageTraining:
         """The settings of one stage, overrides applied."""
-        common = self.model_dump(exclude={"stages"})
+        common = self.model_dump(exclude={"stages", "validation_fraction"})
         return StageTraining.model_validate(_merged(common, self.stages.get(name, {})))
 
 

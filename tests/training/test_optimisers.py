@@ -12,6 +12,7 @@ from caloforge.stage import (
     CosineSchedule,
     CyclicSchedule,
     ExponentialSchedule,
+    LinearSchedule,
     MilestoneSchedule,
     OneCycleSchedule,
     OptimiserConfig,
@@ -79,6 +80,13 @@ def test_cosine_without_warmup_is_torchs():
     expected = torch_rates(lambda o: lr_scheduler.CosineAnnealingLR(o, STEPS - 1, eta_min=1e-5))
     rates = our_rates(CosineSchedule(final_fraction=0.01))
     assert [r for r, _ in rates] == pytest.approx([r for r, _ in expected], rel=1e-6)
+
+
+def test_linear_is_torchs():
+    expected = torch_rates(lambda o: lr_scheduler.LinearLR(o, 1.0, 0.1, total_iters=STEPS - 1))
+    rates = our_rates(LinearSchedule(final_fraction=0.1))
+    assert [r for r, _ in rates] == pytest.approx([r for r, _ in expected], rel=1e-9)
+    assert our_rates(LinearSchedule())[-1][0] == 0
 
 
 def test_cosine_warms_up_from_above_zero():

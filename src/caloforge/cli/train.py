@@ -36,7 +36,9 @@ def train(
         list[str] | None,
         typer.Option("--input", metavar="NAME=DIR", help="Another model to learn from: teacher=runs/t."),
     ] = None,
-    val_fraction: Annotated[float, typer.Option(min=0, max=0.9, help="Share of showers kept for validation.")] = 0.1,
+    val_fraction: Annotated[
+        float | None, typer.Option(min=0, max=0.9, help="Share of showers kept for validation (default: the preset's).")
+    ] = None,
     detector: Annotated[
         str | None, typer.Option(help="For a file that does not say which detector it is from.")
     ] = None,

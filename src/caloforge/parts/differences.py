@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from caloforge.models.profiles import Difference
 
-__all__ = ["CUT_FIRST", "FLOAT32", "LAYER_NOISE", "MASKS", "POINT_DIFFERENCES", "SPLIT"]
+__all__ = ["CUT_FIRST", "FLOAT32", "LAST_BATCH", "LAYER_NOISE", "MASKS", "POINT_DIFFERENCES", "SPLIT"]
 
 MASKS = Difference(
     "masks of the MADEs",
@@ -33,18 +33,26 @@ CUT_FIRST = Difference(
     (False, True),
 )
 
+#: These two are settings of the training, so the presets of both profiles name them and no switch of the model does.
 FLOAT32 = Difference(
     "precision of training",
-    "float64",
-    "float32, or `training.precision: float64`",
+    "float64, as in the published presets (`training.precision`)",
+    "float32",
     "twice as fast; the densities agree to rounding",
 )
 
 SPLIT = Difference(
     "validation share",
-    "30 % of the showers",
-    "10 %, or `--val-fraction 0.3`",
+    "30 % of the showers, as in the published presets (`training.validation_fraction`)",
+    "10 %",
     "few showers to train on",
+)
+
+LAST_BATCH = Difference(
+    "last batch of an epoch",
+    "kept, though it is short",
+    "its rows wait for the next shuffling",
+    "a step of few rows has a gradient of its own size",
 )
 
 POINT_DIFFERENCES = (

@@ -56,6 +56,7 @@ class VoxelModel(ShowerModel):
         permutation_seed: int,
         alpha: float | None = None,
         reference: float | None = None,
+        clamps: bool = False,
     ) -> LayerEnergyFlow:
         """A flow of the layer energies, as the configuration says how they become variables.
 
@@ -65,6 +66,7 @@ class VoxelModel(ShowerModel):
             permutation_seed: likewise.
             alpha: margin of the logit; None takes that of the shares.
             reference: see :class:`~caloforge.representation.LayerEnergies`.
+            clamps: likewise.
         """
         config = self.config
         representation = LayerEnergies(
@@ -74,6 +76,7 @@ class VoxelModel(ShowerModel):
             extra_energy=config.extra_energy,
             alpha=config.alpha if alpha is None else alpha,
             reference=reference,
+            clamps=clamps,
         )
         return LayerEnergyFlow(
             representation,

@@ -15,13 +15,15 @@ from caloforge.representation.settings import VoxelSettings
 
 __all__ = ["Dequantisation", "NoisyShowers"]
 
+_SUMS = {"transform": "sum of noisy voxels"}
+
 
 class NoisyShowers(NamedTuple):
     """Showers with noise.
 
     Attributes:
         voxels: deposits with noise (N, V), MeV.
-        energies: layer energies with noise, float64 (N, L), MeV; with ``energy_noise_per: voxel`` the sums of ``voxels``.
+        energies: layer energies with noise, float64 (N, L), MeV, as a flow of the energies learns them.
         visible: the deposits behind the threshold, without noise (N, V), MeV.
     """
 
@@ -48,6 +50,7 @@ class Dequantisation(nn.Module):
         self.sums = LayerSums(detector.readout.layer_sizes)
         self.voxel_noise = DequantisationNoise(detector.readout.n_voxels, settings.noise)
         self.layer_noise = DequantisationNoise(detector.readout.n_layers, settings.energy_noise)
+        self.summed_noise = DequantisationNoise(detector.readout.n_voxels, settings.energy_noise)
 
     def visible(self, deposits: Tensor) -> Tensor:
         """Deposits (N, V), MeV, as the model learns them: without those below the threshold, if so configured."""
@@ -74,17 +77,17 @@ class Dequantisation(nn.Module):
         """
         visible = self.visible(deposits).to(dtype)
         voxels, _ = self.voxel_noise(visible, self.voxel_noise.draw(streams.child("voxels"), rows, counter))
-        if self.settings.energy_noise_per == "voxel":
+        if self.settings.energy_noise_per == "voxel" and self.settings.energy_noise == self.settings.noise:
             return NoisyShowers(voxels, self.sums(voxels, dtype=torch.float64), visible)
-        return NoisyShowers(voxels, self._with_layer_noise(deposits, streams, rows, counter), visible)
+        return NoisyShowers(voxels, self.noisy_energies(deposits, streams, rows, counter), visible)
 
     def noisy_energies(self, deposits: Tensor, streams: Streams, rows: Tensor, counter: int) -> Tensor:
         """The ``energies`` of :meth:`forward` alone, without the work for the voxels where it can be saved."""
         if self.settings.energy_noise_per == "voxel":
-            return self(deposits, streams, rows, counter, torch.float64).energies  # type: ignore[no-any-return]
-        return self._with_layer_noise(deposits, streams, rows, counter)
-
-    def _with_layer_noise(self, deposits: Tensor, streams: Streams, rows: Tensor, counter: int) -> Tensor:
+            uniform = self.summed_noise.draw(streams.child("voxels"), rows, counter)
+            noisy, _ = self.summed_noise(self.visible(deposits).double(), uniform)
+            sums: Tensor = self.sums(noisy)
+            return sums
         uniform = self.layer_noise.draw(streams.child("layers"), rows, counter)
         energies: Tensor = self.layer_noise(self.layer_energies(deposits), uniform)[0]
         return energies
@@ -94,13 +97,13 @@ class Dequantisation(nn.Module):
         """Mean of the noise on the energy of each layer, float64 (L,), MeV."""
         if self.settings.energy_noise_per == "layer":
             return self.layer_noise.mean
-        shift: Tensor = self.sums(self.voxel_noise.mean[None])[0]
+        shift: Tensor = self.sums(self.summed_noise.mean[None])[0]
         return shift
 
     def describe(self) -> dict[str, Any]:
         """What ``model.json`` says about it."""
         per = self.settings.energy_noise_per
-        energies = self.layer_noise.describe() if per == "layer" else {"transform": "sum of noisy voxels"}
+        energies = self.layer_noise.describe() if per == "layer" else _SUMS | {"width_MeV": self.settings.energy_noise}
         return {
             "cut_MeV": self.cut,
             "cut_first": self.settings.cut_first,

@@ -42,6 +42,7 @@ class LayerEnergies(nn.Module):
         extra_energy: energy that the particle brings beside its kinetic one, MeV.
         reference: fractions are of this energy, MeV, whatever the incident energy (arXiv:2305.11934); None: of the scale.
         alpha: margin of the logit.
+        clamps: see :class:`~caloforge.representation.EnergyScale`.
     """
 
     def __init__(
@@ -53,10 +54,11 @@ class LayerEnergies(nn.Module):
         extra_energy: float,
         alpha: float,
         reference: float | None = None,
+        clamps: bool = False,
     ) -> None:
         super().__init__()
         self.layers = layers
-        self.scale = EnergyScale(scale, extra_energy) if reference is None else FixedEnergy(reference)
+        self.scale = EnergyScale(scale, extra_energy, clamps=clamps) if reference is None else FixedEnergy(reference)
         self.fractions = energy_fractions(fractions, layers)
         self.logit = Logit(alpha)
 

@@ -28,8 +28,8 @@ class VoxelSettings(Settings):
     Attributes:
         noise: width of the uniform noise on each voxel in training, MeV.
         energy_noise: width of the noise on the layer energies that a flow learns, MeV.
-        energy_noise_per: ``layer`` adds one such noise to the energy of each layer; ``voxel`` takes the sums of the noisy
-            voxels, which shifts them by half the width for every voxel.
+        energy_noise_per: ``layer`` adds one such noise to the energy of each layer; ``voxel`` takes the sums of voxels with
+            such noise, which shifts them by half the width for every voxel.
         alpha: margin of the logit.
         energy_fractions: how the layer energies become variables, see ``FractionsKind``.
         energy_scale: the most that a shower deposits, as a multiple of the incident energy; None fits it to the training

@@ -12,10 +12,11 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from caloforge.stage import (
+from caloforge.training_settings import (
     CosineSchedule,
     CyclicSchedule,
     ExponentialSchedule,
+    LinearSchedule,
     MilestoneSchedule,
     OneCycleSchedule,
     OptimiserConfig,
@@ -66,6 +67,8 @@ def scheduled(
             return learning_rate * schedule.factor ** (step // steps_per_epoch), None
         case CosineSchedule():
             return learning_rate * _cosine(schedule, step, steps), None
+        case LinearSchedule():
+            return learning_rate * _linear(schedule, step, steps), None
         case OneCycleSchedule():
             return _one_cycle(schedule, learning_rate, step, steps)
         case CyclicSchedule():
@@ -97,6 +100,11 @@ def _cosine(schedule: CosineSchedule, step: int, steps: int) -> float:
         return (step + 1) / (warmup + 1)  # a first step at zero would be wasted
     share = (step - warmup) / max(steps - 1 - warmup, 1)
     return _between(1.0, schedule.final_fraction, min(share, 1.0))
+
+
+def _linear(schedule: LinearSchedule, step: int, steps: int) -> float:
+    share = min(step / max(steps - 1, 1), 1.0)
+    return 1 + (schedule.final_fraction - 1) * share
 
 
 def _one_cycle(schedule: OneCycleSchedule, peak: float, step: int, steps: int) -> tuple[float, float | None]:

@@ -84,7 +84,7 @@ def train(
     particle: str | int | None = None,
     stages: Sequence[str] = (),
     inputs: Mapping[str, str | Path] | None = None,
-    val_fraction: float = 0.1,
+    val_fraction: float | None = None,
     seed: int = 0,
     resume: bool = False,
     overwrite: bool = False,
@@ -110,7 +110,7 @@ def train(
         particle: for files that do not name theirs.
         stages: names of the stages to train; all of them if empty. What they need must be finished.
         inputs: directories of other models that the model learns from, by name (``teacher``).
-        val_fraction: share of the showers kept for validation and selection.
+        val_fraction: share of the showers kept for validation and selection; None takes the preset's.
         seed: fixes initial weights, split, order, noise and dropout.
         resume: go on with what is there; begin if there is nothing. The number of epochs may have grown, where the schedule
             allows it.
@@ -154,7 +154,8 @@ def train(
         check_contained(directory, CONTENT, OutputError)
         all_anew = overwrite and not stages
         former = read_plan(directory) if (directory / "plan.json").is_file() and not all_anew else None
-        rows = _read(source, former, processes, seed, val_fraction, memory, where, show=show)
+        kept = chosen_preset.training.validation_fraction if val_fraction is None else val_fraction
+        rows = _read(source, former, processes, seed, kept, memory, where, show=show)
         _check_sizes(rows, chosen, processes)
         _check_layers(chosen, processes)
         plan = _plan(chosen_preset, model, all_stages, rows, inputs or {}, used, _story(data, rows, source, command))

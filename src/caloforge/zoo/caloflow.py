@@ -20,7 +20,7 @@ from caloforge.models import Difference, Latents
 from caloforge.nn.autoregressive import AutoregressiveFlow
 from caloforge.nn.permutations import alternating_within_layers
 from caloforge.parts.checks import check_margin
-from caloforge.parts.differences import CUT_FIRST, FLOAT32, LAYER_NOISE, MASKS, SPLIT
+from caloforge.parts.differences import CUT_FIRST, FLOAT32, LAST_BATCH, LAYER_NOISE, MASKS, SPLIT
 from caloforge.parts.flows import FlowSize, FlowStage, autoregressive_flow, normal_latents
 from caloforge.parts.voxel_model import VoxelModel
 from caloforge.random import Streams
@@ -39,6 +39,7 @@ class CaloFlowConfig(VoxelSettings):
         masks: ``even`` spreads the degrees of the hidden units over all inputs; ``published`` gives those of nflows, with which
             inputs beyond the number of hidden units condition nothing.
         permutation_seed: seed of the fixed random permutations.
+        above_scale: what a training row above a given ``energy_scale`` is: an ``error``, or its fraction is put to 1 (``clamp``).
         postprocessing: how shares become deposits, see :class:`~caloforge.representation.VoxelShares`.
     """
 
@@ -46,6 +47,7 @@ class CaloFlowConfig(VoxelSettings):
     shapes: FlowSize = FlowSize(blocks=8, hidden_features=378, hidden_layers=1, dropout=0.05)
     masks: Literal["even", "published"] = "even"
     permutation_seed: Annotated[int, Field(ge=0, lt=2**64)] = 0
+    above_scale: Literal["error", "clamp"] = "error"
     postprocessing: PostProcessing = "exact"
 
     @model_validator(mode="after")
@@ -80,6 +82,14 @@ class CaloFlow(VoxelModel):
             ("recursive", "auto"),
         ),
         Difference(
+            "showers above the energy scale",
+            "their fraction is clamped to 1",
+            "an error that names the row",
+            "a scale that is too small, or a wrong unit, should not go unseen",
+            "above_scale",
+            ("clamp", "error"),
+        ),
+        Difference(
             "from shares to deposits",
             "scaled to the layer energies by absolute values, then cut",
             "noise taken away, cut and rescaled in one step",
@@ -88,6 +98,7 @@ class CaloFlow(VoxelModel):
             ("renormalise", "exact"),
         ),
         SPLIT,
+        LAST_BATCH,
         FLOAT32,
     )
     config: CaloFlowConfig
@@ -98,8 +109,11 @@ class CaloFlow(VoxelModel):
         self.shares = VoxelShares(config, detector, postprocessing=config.postprocessing)
         check_margin(self.shares.logit, config.shapes.bound, "shapes")
         self.energies = self.energy_flow(
-            config.energies, masks=config.masks, permutation_seed=config.permutation_seed
-        )  # fmt: skip
+            config.energies,
+            masks=config.masks,
+            permutation_seed=config.permutation_seed,
+            clamps=config.above_scale == "clamp",
+        )
         permutations = self.shape_permutations(config.shapes.blocks)
         conditions = 1 + detector.readout.n_layers
         self.shapes = autoregressive_flow(config.shapes, self.shares.features, conditions, config.masks, permutations)
@@ -118,11 +132,21 @@ class CaloFlow(VoxelModel):
     def shape_variables(self, batch: TrainingBatch, streams: Streams) -> tuple[Tensor, Tensor]:
         """What Flow II learns from a batch: logits of the noisy shares (B, learnt voxels), and its conditions (B, 1 + L).
 
-        The layer energies among the conditions have the noise with which Flow I makes them.
+        The layer energies among the conditions have noise, too: see :meth:`seen_energies`.
         """
         noisy = self.noisy(batch, streams, self.dtype)
-        context = self.energy_conditions(batch.incident_energy, noisy.energies)
+        context = self.energy_conditions(batch.incident_energy, self.seen_energies(noisy))
         return self.shares.transform(noisy.voxels).to(self.dtype), context.to(self.dtype)
+
+    def seen_energies(self, noisy: NoisyShowers) -> Tensor:
+        """Layer energies among the conditions of Flow II, float64 (N, L), MeV: as Flow I makes them, or sums of the voxels.
+
+        Sums of noisy voxels are those of the voxels that Flow II learns, even if Flow I learns less noise.
+        """
+        if self.config.energy_noise_per == "layer":
+            return noisy.energies
+        sums: Tensor = self.shares.sums(noisy.voxels, dtype=torch.float64)
+        return sums
 
     # ---- generating -----------------------------------------------------------------------------------------------
 
@@ -144,7 +168,7 @@ class CaloFlow(VoxelModel):
         """Logarithm of the density of L energy fractions and the voxels' shares (arXiv:2106.05285: 3 + 504), or of deposits."""
         log_prob, volume, possible = self.energies.log_prob(noisy.energies, incident_energy)
         encoded = self.shares.encode(noisy.voxels)
-        context = self.energy_conditions(incident_energy, noisy.energies).to(self.dtype)
+        context = self.energy_conditions(incident_energy, self.seen_energies(noisy)).to(self.dtype)
         log_prob = log_prob + self.shapes.log_prob(encoded.y.to(self.dtype), context).double() + encoded.logdet
         if self.config.drop_voxel:
             log_prob = log_prob + volume

@@ -14,7 +14,7 @@ from torch import Tensor
 from caloforge.models import Difference, ShowerModel
 from caloforge.nn.autoregressive import AutoregressiveFlow
 from caloforge.nn.distillation import Guidance, check_guided
-from caloforge.parts.differences import FLOAT32, SPLIT
+from caloforge.parts.differences import FLOAT32, LAST_BATCH, SPLIT
 from caloforge.parts.distillation import DistillationStage, DistilledModel, StudentConfig, TakeOverStage
 from caloforge.parts.flows import FlowSize
 from caloforge.random import Streams
@@ -64,7 +64,20 @@ class CaloFlowStudent(DistilledModel):
             "best KL divergence on the validation rows, without dropout",
             "dropout blurs it",
         ),
+        Difference(
+            "energies from latent numbers",
+            "uniform in the incident energy (data set 1, photons: those of the training rows)",
+            "those of the training rows",
+            "conditions that the model will be asked for, without a range to be named",
+        ),
+        Difference(
+            "other kinds of guidance",
+            "interfaces or parameters alone, a prior of another width",
+            "not there",
+            "the paper's results are fully guided or by the end points",
+        ),
         SPLIT,
+        LAST_BATCH,
         FLOAT32,
     )
     config: CaloFlowStudentConfig

@@ -21,7 +21,7 @@ from caloforge.models import Difference, Latents
 from caloforge.nn.autoregressive import AutoregressiveFlow
 from caloforge.nn.permutations import alternating_within_layers
 from caloforge.parts.checks import check_margin
-from caloforge.parts.differences import CUT_FIRST, FLOAT32, MASKS, SPLIT
+from caloforge.parts.differences import CUT_FIRST, FLOAT32, LAST_BATCH, MASKS, SPLIT
 from caloforge.parts.flows import FlowSize, FlowStage, autoregressive_flow, normal_latents
 from caloforge.parts.voxel_model import VoxelModel
 from caloforge.random import Streams
@@ -122,6 +122,7 @@ class ICaloFlow(VoxelModel):
             "layers are read shower by shower",
         ),
         SPLIT,
+        LAST_BATCH,
         FLOAT32,
     )
     likelihood_rows = 20  # of 45 layers each
@@ -217,6 +218,10 @@ class ICaloFlow(VoxelModel):
         """Deposits, float64 (N, V), MeV, layer behind layer, from incident energies (N,), MeV, and the latents."""
         dtype = self.dtype
         energies = self.energies.sample(latents["energies"], incident_energy)
+        if (
+            self.config.postprocessing == "multiply"
+        ):  # as published: layers below the threshold are empty before they are made
+            energies = torch.where(energies >= self.shares.cut, energies, torch.zeros_like(energies))
         context = self.conditions.first(incident_energy, energies).to(dtype)
         logits, _ = self.first.inverse(latents["first"].to(dtype), context)
         layers = [self.shares.decode(logits, energies[:, :1])]
