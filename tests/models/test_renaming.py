@@ -155,6 +155,33 @@ def test_a_model_of_the_former_layout_is_the_one_built_anew(name: str, tmp_path:
     assert torch.equal(model.log_prob(showers, STREAMS), loaded.log_prob(showers, STREAMS))
 
 
+#: Options with one possible value, which models were stored with until they went.
+GONE = {
+    "caloinn": {"layer_reference": None, "layer_offset": 1e-3},
+    "icaloflow": {"energy_fractions": "single"},
+    "l2lflows": {"energy_flow": True},
+    "l2lflows-conv": {"drop_voxel": False},
+}
+
+
+@pytest.mark.parametrize("kind", GONE)
+def test_a_stored_option_of_one_value_is_forgotten(kind: str, tmp_path: Path) -> None:
+    """Mutation: leave ``_without_gone`` out; every model of the last version is then refused."""
+    kind, detector, _, kind, config, *_ = FORMER[kind]
+    model = build_model(kind, config, detector).eval()
+    fit(model, sparse_showers(detector, 20))
+    save_model(tmp_path, model, RANGE)
+    record = json.loads((tmp_path / "model.json").read_text())
+    record["config"] |= GONE[kind]
+    (tmp_path / "model.json").write_text(json.dumps(record))
+    assert load_model(tmp_path).config == model.config
+    key = next(iter(GONE[kind]))
+    record["config"][key] = 7.0
+    (tmp_path / "model.json").write_text(json.dumps(record))
+    with pytest.raises(ModelFileError, match=key):
+        load_model(tmp_path)
+
+
 @pytest.mark.parametrize(
     "kind", ["caloclouds2", "caloclouds3", "caloflow-student", "icaloflow-student", "no-such-model"]
 )

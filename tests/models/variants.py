@@ -84,17 +84,16 @@ _OTHER_COUPLING = {
     "dropout": 0.1,
     "permutation_seed": 5,
 }
-_OTHER_VOXELS = {
+_OTHER_BASICS = {
     "noise": 2e-3,
     "energy_noise": 2e-3,
     "alpha": 1e-5,
     "energy_scale": 1.5,
     "extra_energy": 2.0,
     "incident_reference": 2e4,
-    "layer_reference": 3e3,
-    "layer_offset": 1e-2,
     "cut": 2e-2,
 }
+_OTHER_VOXELS = _OTHER_BASICS | {"layer_reference": 3e3, "layer_offset": 1e-2}
 _VOXEL_SUMS = {"drop_voxel": True, "energy_noise_per": "voxel"}
 _LAYER_NOISE = {"drop_voxel": False, "energy_noise_per": "layer"}
 _OTHER_AIDS = ({"kind": "marginal-start"}, {"kind": "emphasis", "factor": 2.0})
@@ -127,9 +126,8 @@ VARIANTS: dict[str, dict[str, Variant]] = {
         "published": published(**_LAYER_NOISE),
         "noise on shares": Variant(
             changes=_LAYER_NOISE
-            | _OTHER_VOXELS
-            | {"noise_on": "shares", "alpha": 1e-8, "cut_first": False, "flow": _OTHER_COUPLING}
-            | {"layer_reference": None, "layer_offset": 1e-3},
+            | _OTHER_BASICS
+            | {"noise_on": "shares", "alpha": 1e-8, "cut_first": False, "flow": _OTHER_COUPLING},
             aids=_OTHER_AIDS,
         ),
         "cubic": Variant(
@@ -259,14 +257,9 @@ _DENSITY = _VOXEL_SUMS | {
     "cut_first": False,
     "energy_scale": 1.0,
     "incident_reference": 50.0,
-    "layer_offset": 1.0,
 }
-DENSITIES |= {
-    "l2lflows": _DENSITY,
-    "caloflow": _DENSITY,
-    "icaloflow": _DENSITY,
-    "caloinn": _DENSITY | {"noise_on": "deposits", "alpha": 1e-6, "layer_offset": 1e-3},
-}
+DENSITIES |= {kind: _DENSITY | {"layer_offset": 1.0} for kind in ("l2lflows", "caloflow", "icaloflow")}
+DENSITIES["caloinn"] = _DENSITY | {"noise_on": "deposits", "alpha": 1e-6}
 #: Needs two shares and so three deposits at least; its Jacobian is compared with autograd's in the tests of its own.
 NO_INTEGRAL = frozenset({"caloinn-factorised"})
 

@@ -196,8 +196,6 @@ def test_the_published_profile_takes_logarithms() -> None:
             {"drop_voxel": True, "noise_on": "deposits", "energy_noise_per": "voxel", "variables": "logarithms"},
             "exclude each other",
         ),
-        ({"layer_reference": 3e3}, "'layer_reference' and 'layer_offset' do nothing"),
-        ({"layer_offset": 0.1}, "'layer_reference' and 'layer_offset' do nothing"),
         ({"flow": FLOW | {"least": 0.09, "bins": 12}}, "do not fit"),
         ({"flow": FLOW | {"spline": "quartic"}}, "rqs"),
     ],

@@ -243,13 +243,9 @@ def test_detectors_and_settings_that_do_not_suit_are_refused(kind: str) -> None:
         model.log_prob(geant4_showers(22)[:2], STREAMS, draws=0)
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [({"drop_voxel": True}, "sums of the noisy voxels"), ({"energy_flow": False}, "cannot be left out")],
-)
-def test_impossible_settings_of_the_autoregressive_kind(changes: dict[str, Any], message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        build_model("l2lflows", SMALL["l2lflows"] | changes, toy_detector())
+def test_impossible_settings_of_the_autoregressive_kind() -> None:
+    with pytest.raises(ConfigError, match="sums of the noisy voxels"):
+        build_model("l2lflows", SMALL["l2lflows"] | {"drop_voxel": True}, toy_detector())
 
 
 TINY = [

@@ -40,7 +40,7 @@ def new_model(kind: str, noise: str) -> ShowerModel:
     torch.manual_seed(7)
     wanted = load_preset(f"{kind}-tiny").model | ({} if kind in TEACHERS else NOISES[noise])
     if kind == "l2lflows-conv":
-        wanted["drop_voxel"] = False
+        wanted.pop("drop_voxel")
     inputs = {"teacher": new_model(TEACHERS[kind], noise)} if kind in TEACHERS else {}
     model = build_model(kind, wanted, toy_detector((2, 3), (2, 3), (2, 3)), inputs=inputs)
     fit(model, sparse_showers(model.detector, 40))

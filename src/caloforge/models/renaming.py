@@ -39,6 +39,15 @@ _COUPLING = (
 )  # fmt: skip
 
 
+#: For each kind, keys of former configurations that had to have these values, and are no more.
+_GONE: dict[str, dict[str, Any]] = {
+    "caloinn": {"layer_reference": None, "layer_offset": 1e-3},
+    "icaloflow": {"energy_fractions": "single"},
+    "l2lflows": {"energy_flow": True},
+    "l2lflows-conv": {"drop_voxel": False},
+}
+
+
 def upgraded(data: Mapping[str, Any], *, where: str) -> dict[str, Any]:
     """What ``model.json`` or ``plan.json`` says, in the present layout.
 
@@ -51,7 +60,9 @@ def upgraded(data: Mapping[str, Any], *, where: str) -> dict[str, Any]:
     """
     found = dict(data)
     if found.get("format") != 1:
-        return found
+        return (
+            found | {"config": _without_gone(str(found.get("kind")), found["config"])} if "config" in found else found
+        )
     kind, config = str(found.get("kind")), found.get("config")
     if "valid" not in found:
         raise ModelFileError(
@@ -69,7 +80,19 @@ def upgraded(data: Mapping[str, Any], *, where: str) -> dict[str, Any]:
     kind, config, aids = change(dict(config), layers)
     found.pop("transforms", None)
     # Which profile a model of that time followed, nobody said; its switches are all in its configuration.
+    config = _without_gone(kind, config)
     return found | {"format": FORMAT, "kind": kind, "config": config, "aids": aids, "profile": "improved"}
+
+
+def _without_gone(kind: str, config: Any) -> Any:
+    """A configuration, and that of a teacher in it, without keys that had one possible value."""
+    if not isinstance(config, Mapping):
+        return config
+    gone = _GONE.get(kind, {})
+    kept = {key: value for key, value in config.items() if key not in gone or value != gone[key]}
+    if "teacher" in kept:
+        kept["teacher"] = _without_gone(kind.removesuffix("-student"), kept["teacher"])
+    return kept
 
 
 def renamed_tensors(kind: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

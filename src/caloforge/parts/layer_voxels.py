@@ -9,10 +9,10 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Literal, Self, cast
+from typing import Annotated, Any, Literal, cast
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Tensor, nn
 
 from caloforge.conditions import Conditions
@@ -24,19 +24,23 @@ from caloforge.nn.flow import ConditionalFlow
 from caloforge.parts.flows import FlowSize, FlowStage, normal_latents
 from caloforge.parts.voxel_model import VoxelModel
 from caloforge.random import Streams
-from caloforge.representation import EncodedShares, VoxelSettings, check_noise, least_deposit, unless_finite
+from caloforge.representation import (
+    EncodedShares,
+    FractionSettings,
+    LayerConditionSettings,
+    least_deposit,
+    unless_finite,
+)
 from caloforge.stage import Stage, TrainingBatch, TrainingConfig
 
 __all__ = ["LayerByLayer", "LayerByLayerConfig", "LayerEmbedding", "LayerFlow"]
 
 
-class LayerByLayerConfig(VoxelSettings):
+class LayerByLayerConfig(FractionSettings, LayerConditionSettings):
     """What the configurations of these models have in common.
 
     Attributes:
         energies: size of the flow of the layer energies.
-        energy_flow: learn the layer energies first, and each layer given its energy. Without it every layer flow has to
-            find the energy of its layer itself.
         previous: how many layers before it a layer is conditioned on.
         masks: masks of the autoregressive flows, ``even`` or ``published`` (those of nflows).
         permutation_seed: seed of the fixed random permutations.
@@ -45,16 +49,10 @@ class LayerByLayerConfig(VoxelSettings):
     """
 
     energies: FlowSize = FlowSize(blocks=6, hidden_features=64, hidden_layers=1)
-    energy_flow: bool = True
     previous: Annotated[int, Field(ge=0)] = 5
     masks: Literal["even", "published"] = "even"
     permutation_seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     share: bool = False
-
-    @model_validator(mode="after")
-    def _noise_agrees(self) -> Self:
-        check_noise(self)
-        return self
 
 
 class LayerFlow(nn.Module, ABC):
@@ -111,6 +109,8 @@ class LayerByLayer(VoxelModel):
     Args:
         config: sizes and constants.
         detector: a calorimeter with voxels.
+        energy_flow: learn the layer energies first, and each layer given its energy. Without it every layer flow has to
+            find the energy of its layer itself.
 
     Raises:
         ConfigError: if the detector has no voxels, or no gun to take a missing ``incident_reference`` from.
@@ -119,14 +119,19 @@ class LayerByLayer(VoxelModel):
     likelihood_rows = 200
     config: LayerByLayerConfig
 
-    def __init__(self, config: LayerByLayerConfig, detector: Detector) -> None:
+    def __init__(self, config: LayerByLayerConfig, detector: Detector, *, energy_flow: bool = True) -> None:
         super().__init__(config, detector)
         sizes = detector.readout.layer_sizes
         #: No deposit that the model makes is smaller than this, MeV.
         self.least = least_deposit(config, detector)
         self.energies = (
-            self.energy_flow(config.energies, masks=config.masks, permutation_seed=config.permutation_seed)
-            if config.energy_flow
+            self.energy_flow(
+                config.energies,
+                masks=config.masks,
+                permutation_seed=config.permutation_seed,
+                fractions=config.energy_fractions,
+            )
+            if energy_flow
             else None
         )
         digits = max(2, len(str(len(sizes) - 1)))

@@ -15,7 +15,14 @@ from caloforge.parts.checks import check_voxels
 from caloforge.parts.flows import FlowSize
 from caloforge.parts.layer_energies import LayerEnergyFlow
 from caloforge.random import Streams
-from caloforge.representation import Dequantisation, EnergyConditions, LayerEnergies, NoisyShowers, VoxelSettings
+from caloforge.representation import (
+    Dequantisation,
+    EnergyConditions,
+    FractionsKind,
+    LayerEnergies,
+    NoisyShowers,
+    VoxelBasics,
+)
 from caloforge.showers import ShowerPoints, Showers
 from caloforge.stage import TrainingBatch, deposits_of
 
@@ -40,9 +47,9 @@ class VoxelModel(ShowerModel):
 
     has_likelihood = True
     likelihood_rows: ClassVar[int] = 500
-    config: VoxelSettings
+    config: VoxelBasics
 
-    def __init__(self, config: VoxelSettings, detector: Detector) -> None:
+    def __init__(self, config: VoxelBasics, detector: Detector) -> None:
         super().__init__(config, detector)
         check_voxels(self.kind, detector)
         self.dequantisation = Dequantisation(config, detector)
@@ -54,16 +61,18 @@ class VoxelModel(ShowerModel):
         *,
         masks: Literal["even", "published"],
         permutation_seed: int,
+        fractions: FractionsKind,
         alpha: float | None = None,
         reference: float | None = None,
         clamps: bool = False,
     ) -> LayerEnergyFlow:
-        """A flow of the layer energies, as the configuration says how they become variables.
+        """A flow of the layer energies, with scale and margin of the configuration.
 
         Args:
             size: its size.
             masks: see :class:`~caloforge.parts.layer_energies.LayerEnergyFlow`.
             permutation_seed: likewise.
+            fractions: how they become variables.
             alpha: margin of the logit; None takes that of the shares.
             reference: see :class:`~caloforge.representation.LayerEnergies`.
             clamps: likewise.
@@ -71,7 +80,7 @@ class VoxelModel(ShowerModel):
         config = self.config
         representation = LayerEnergies(
             self.detector.readout.n_layers,
-            fractions=config.energy_fractions,
+            fractions=fractions,
             scale=config.energy_scale,
             extra_energy=config.extra_energy,
             alpha=config.alpha if alpha is None else alpha,

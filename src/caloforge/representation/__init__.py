@@ -28,7 +28,7 @@ from caloforge.representation.conditions import EnergyConditions, InductiveCondi
 from caloforge.representation.cuts import cut_layers
 from caloforge.representation.dequantisation import Dequantisation, NoisyShowers
 from caloforge.representation.energies import EnergyFractions, EnergyScale, FixedEnergy, LogEnergy, SingleFractions
-from caloforge.representation.joint_shares import JointShares, check_share_noise, share_noise_width
+from caloforge.representation.joint_shares import JointSettings, JointShares, check_share_noise, share_noise_width
 from caloforge.representation.layer_energies import EncodedEnergies, LayerEnergies, energy_fractions
 from caloforge.representation.layers import DroppedVoxelNormalisation, LayerNormalisation, LayerSums
 from caloforge.representation.log_shares import LogShares
@@ -36,7 +36,15 @@ from caloforge.representation.logarithm import LogMargin
 from caloforge.representation.logit import Logit
 from caloforge.representation.noise import DequantisationNoise
 from caloforge.representation.restoring import clean_layer_energies, restore_deposits, unless_finite
-from caloforge.representation.settings import FractionsKind, PostProcessing, VoxelSettings
+from caloforge.representation.settings import (
+    FractionSettings,
+    FractionsKind,
+    LayerConditionSettings,
+    PostProcessing,
+    ShareSettings,
+    VoxelBasics,
+    VoxelSettings,
+)
 from caloforge.representation.shares import EncodedShares, VoxelShares, axis_voxels, check_noise, least_deposit
 
 __all__ = [
@@ -55,9 +63,12 @@ __all__ = [
     "EnergyFractions",
     "EnergyScale",
     "FixedEnergy",
+    "FractionSettings",
     "FractionsKind",
     "InductiveConditions",
+    "JointSettings",
     "JointShares",
+    "LayerConditionSettings",
     "LayerEnergies",
     "LayerNormalisation",
     "LayerSums",
@@ -71,7 +82,9 @@ __all__ = [
     "Profiles",
     "Representation",
     "Scale",
+    "ShareSettings",
     "SingleFractions",
+    "VoxelBasics",
     "VoxelSettings",
     "VoxelShares",
     "axis_voxels",

@@ -13,7 +13,7 @@ from caloforge.representation.cuts import cut_layers
 from caloforge.representation.dequantisation import Dequantisation
 from caloforge.representation.layers import LayerSums
 from caloforge.representation.restoring import clean_layer_energies, unless_finite
-from caloforge.representation.settings import VoxelSettings
+from caloforge.representation.settings import VoxelBasics
 from caloforge.representation.shares import EncodedShares, least_deposit
 
 __all__ = ["CellLogs"]
@@ -36,7 +36,7 @@ class CellLogs(nn.Module):
 
     def __init__(
         self,
-        settings: VoxelSettings,
+        settings: VoxelBasics,
         detector: Detector,
         *,
         layer: int,

@@ -13,7 +13,7 @@ from caloforge.errors import ConfigError
 from caloforge.representation.base import Representation
 from caloforge.representation.energies import LogEnergy
 from caloforge.representation.logit import Logit
-from caloforge.representation.settings import VoxelSettings
+from caloforge.representation.settings import LayerConditionSettings, VoxelBasics
 
 __all__ = ["EnergyConditions", "InductiveConditions", "highest_energy", "middle_energy"]
 
@@ -40,11 +40,12 @@ class EnergyConditions(Representation):
 
     places = ("conditions",)
 
-    def __init__(self, settings: VoxelSettings, detector: Detector) -> None:
+    def __init__(self, settings: VoxelBasics, detector: Detector) -> None:
         super().__init__()
         reference = settings.incident_reference or middle_energy(detector)
         self.log_incident = LogEnergy(reference)
-        self.log_layers = LogEnergy(settings.layer_reference or reference / 10, settings.layer_offset)
+        own = settings if isinstance(settings, LayerConditionSettings) else LayerConditionSettings()
+        self.log_layers = LogEnergy(own.layer_reference or reference / 10, own.layer_offset)
 
     def incident(self, incident_energy: Tensor) -> Tensor:
         """Condition from the incident energy alone, float64 (N, 1), from (N,) in MeV."""

@@ -11,7 +11,7 @@ from caloforge.detectors import Detector
 from caloforge.random import Streams
 from caloforge.representation.layers import LayerSums
 from caloforge.representation.noise import DequantisationNoise
-from caloforge.representation.settings import VoxelSettings
+from caloforge.representation.settings import VoxelBasics
 
 __all__ = ["Dequantisation", "NoisyShowers"]
 
@@ -43,7 +43,7 @@ class Dequantisation(nn.Module):
         detector: the voxels, and the threshold unless ``cut`` is set.
     """
 
-    def __init__(self, settings: VoxelSettings, detector: Detector) -> None:
+    def __init__(self, settings: VoxelBasics, detector: Detector) -> None:
         super().__init__()
         self.settings = settings
         self.cut = max(detector.analysis_threshold if settings.cut is None else settings.cut, 0.0)

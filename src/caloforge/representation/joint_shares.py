@@ -14,10 +14,14 @@ from caloforge.representation.dequantisation import Dequantisation
 from caloforge.representation.energies import EnergyScale
 from caloforge.representation.layer_energies import LayerEnergies
 from caloforge.representation.logit import Logit
-from caloforge.representation.settings import VoxelSettings
+from caloforge.representation.settings import FractionSettings, ShareSettings, VoxelBasics
 from caloforge.representation.shares import EncodedShares, VoxelShares
 
-__all__ = ["JointShares", "check_share_noise", "share_noise_width"]
+__all__ = ["JointSettings", "JointShares", "check_share_noise", "share_noise_width"]
+
+
+class JointSettings(FractionSettings, ShareSettings):
+    """Settings of :class:`JointShares`."""
 
 
 class JointShares(nn.Module):
@@ -30,7 +34,7 @@ class JointShares(nn.Module):
             layers, see :func:`share_noise_width`.
     """
 
-    def __init__(self, settings: VoxelSettings, detector: Detector, *, noise_on: Literal["deposits", "shares"]) -> None:
+    def __init__(self, settings: JointSettings, detector: Detector, *, noise_on: Literal["deposits", "shares"]) -> None:
         super().__init__()
         width = share_noise_width(settings, detector) if noise_on == "shares" else 0.0
         self.dequantisation = Dequantisation(settings, detector)
@@ -91,12 +95,12 @@ class JointShares(nn.Module):
         }
 
 
-def share_noise_width(settings: VoxelSettings, detector: Detector) -> float:
+def share_noise_width(settings: VoxelBasics, detector: Detector) -> float:
     """Width of the noise on shares: what ``noise`` is of the highest energy."""
     return settings.noise / highest_energy(detector)
 
 
-def check_share_noise(settings: VoxelSettings, noise_on: str) -> None:
+def check_share_noise(settings: VoxelBasics, noise_on: str) -> None:
     """Refuse noise on shares together with layer energies that are sums of noisy voxels.
 
     Raises:

@@ -8,7 +8,15 @@ from pydantic import Field
 
 from caloforge.validation import Settings
 
-__all__ = ["FractionsKind", "PostProcessing", "VoxelSettings"]
+__all__ = [
+    "FractionSettings",
+    "FractionsKind",
+    "LayerConditionSettings",
+    "PostProcessing",
+    "ShareSettings",
+    "VoxelBasics",
+    "VoxelSettings",
+]
 
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
@@ -22,8 +30,8 @@ FractionsKind = Literal["recursive", "single", "auto"]
 PostProcessing = Literal["exact", "renormalise", "multiply"]
 
 
-class VoxelSettings(Settings):
-    """How the voxels of a shower become numbers, and numbers voxels.
+class VoxelBasics(Settings):
+    """How the voxels of a shower become numbers, and numbers voxels: what every representation needs.
 
     Attributes:
         noise: width of the uniform noise on each voxel in training, MeV.
@@ -31,28 +39,56 @@ class VoxelSettings(Settings):
         energy_noise_per: ``layer`` adds one such noise to the energy of each layer; ``voxel`` takes the sums of voxels with
             such noise, which shifts them by half the width for every voxel.
         alpha: margin of the logit.
-        energy_fractions: how the layer energies become variables, see ``FractionsKind``.
         energy_scale: the most that a shower deposits, as a multiple of the incident energy; None fits it to the training
             data. 1 conserves energy exactly.
         extra_energy: energy that the particle brings beside its kinetic one, MeV.
         incident_reference: incident energy whose condition is 0, MeV; None takes the logarithmic middle of the gun's.
-        layer_reference: layer energy whose condition is 0, MeV; None takes a tenth of ``incident_reference``.
-        layer_offset: added to layer energies before the logarithm, MeV.
         cut: threshold on voxels, MeV; None takes the detector's analysis threshold.
         cut_first: apply the threshold to the training data too, so that the model learns what is left behind it.
-        drop_voxel: leave out one voxel per layer, which makes the likelihood one of the deposits themselves.
     """
 
     noise: NotNegative = 1e-3
     energy_noise: NotNegative = 1e-3
     energy_noise_per: Literal["layer", "voxel"] = "layer"
     alpha: Annotated[float, Field(gt=0, lt=0.5)] = 1e-6
-    energy_fractions: FractionsKind = "auto"
     energy_scale: Positive | None = None
     extra_energy: NotNegative = 0.0
     incident_reference: Positive | None = None
-    layer_reference: Positive | None = None
-    layer_offset: Positive = 1e-3
     cut: NotNegative | None = None
     cut_first: bool = True
+
+
+class FractionSettings(VoxelBasics):
+    """Of models that may choose how layer energies become variables.
+
+    Attributes:
+        energy_fractions: how, see ``FractionsKind``.
+    """
+
+    energy_fractions: FractionsKind = "auto"
+
+
+class LayerConditionSettings(VoxelBasics):
+    """Of models that have layer energies as conditions.
+
+    Attributes:
+        layer_reference: layer energy whose condition is 0, MeV; None takes a tenth of ``incident_reference``.
+        layer_offset: added to layer energies before the logarithm, MeV.
+    """
+
+    layer_reference: Positive | None = None
+    layer_offset: Positive = 1e-3
+
+
+class ShareSettings(VoxelBasics):
+    """Of models that learn voxels as shares of their layer.
+
+    Attributes:
+        drop_voxel: leave out one voxel per layer, which makes the likelihood one of the deposits themselves.
+    """
+
     drop_voxel: bool = False
+
+
+class VoxelSettings(FractionSettings, LayerConditionSettings, ShareSettings):
+    """All of these."""

@@ -16,7 +16,7 @@ from caloforge.representation.dequantisation import Dequantisation, NoisyShowers
 from caloforge.representation.layers import DroppedVoxelNormalisation, LayerNormalisation
 from caloforge.representation.logit import Logit
 from caloforge.representation.restoring import restore_deposits, unless_finite
-from caloforge.representation.settings import PostProcessing, VoxelSettings
+from caloforge.representation.settings import PostProcessing, ShareSettings, VoxelBasics
 
 __all__ = ["LEAST_DEPOSIT", "EncodedShares", "VoxelShares", "axis_voxels", "check_noise", "least_deposit"]
 
@@ -66,7 +66,7 @@ class VoxelShares(nn.Module):
 
     def __init__(
         self,
-        settings: VoxelSettings,
+        settings: ShareSettings,
         detector: Detector,
         *,
         layers: Sequence[int] | None = None,
@@ -189,13 +189,13 @@ class VoxelShares(nn.Module):
         return {"shares": shares.describe(), **noise, "logit": self.logit.describe(), "back": self.postprocessing}
 
 
-def least_deposit(settings: VoxelSettings, detector: Detector) -> float:
+def least_deposit(settings: VoxelBasics, detector: Detector) -> float:
     """No deposit that a model makes is smaller than this, MeV: the threshold, or what its noise cannot tell from nothing."""
     cut = detector.analysis_threshold if settings.cut is None else settings.cut
     return max(cut, settings.noise, LEAST_DEPOSIT)
 
 
-def check_noise(settings: VoxelSettings) -> None:
+def check_noise(settings: ShareSettings) -> None:
     """Refuse settings of the noise that contradict each other.
 
     Only if the energies of the layers are the sums of their noisy voxels does a voxel that is left out follow from the others.

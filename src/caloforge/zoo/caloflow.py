@@ -112,6 +112,7 @@ class CaloFlow(VoxelModel):
             config.energies,
             masks=config.masks,
             permutation_seed=config.permutation_seed,
+            fractions=config.energy_fractions,
             clamps=config.above_scale == "clamp",
         )
         permutations = self.shape_permutations(config.shapes.blocks)

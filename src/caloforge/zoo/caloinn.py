@@ -24,14 +24,14 @@ from caloforge.parts.flows import FlowStage, normal_latents
 from caloforge.parts.layer_energies import ScaleStage
 from caloforge.parts.voxel_model import VoxelModel
 from caloforge.random import Streams
-from caloforge.representation import JointShares, LogShares, VoxelSettings, check_noise, check_share_noise
+from caloforge.representation import JointSettings, JointShares, LogShares, check_noise, check_share_noise
 from caloforge.stage import Stage, TrainingBatch, TrainingConfig, deposits_of
 
 __all__ = ["CaloINN", "CaloINNConfig"]
 
 
-class CaloINNConfig(VoxelSettings):
-    """Configuration of CaloINN: the keys of :class:`~caloforge.representation.VoxelSettings`, and these.
+class CaloINNConfig(JointSettings):
+    """Configuration of CaloINN: the keys of :class:`~caloforge.representation.JointSettings`, and these.
 
     Attributes:
         flow: size of the coupling flow; the default is the published one for CaloChallenge data set 1.
@@ -55,10 +55,6 @@ class CaloINNConfig(VoxelSettings):
         check_share_noise(self, self.noise_on)
         if self.drop_voxel and self.variables == "logarithms":
             raise ValueError("'drop_voxel' and the 'variables' logarithms exclude each other")
-        if self.layer_reference is not None or self.layer_offset != type(self).model_fields["layer_offset"].default:
-            raise ValueError(
-                "layer energies are no conditions here, so 'layer_reference' and 'layer_offset' do nothing"
-            )
         return self
 
 

@@ -82,7 +82,11 @@ class CaloINNFactorised(VoxelModel):
         self.shares = VoxelShares(config, detector, share_noise=width)
         check_margin(self.shares.logit, config.flow.bound, "flow")
         self.energies = self.energy_flow(
-            config.energies, masks="even", permutation_seed=config.permutation_seed, alpha=config.energy_alpha
+            config.energies,
+            masks="even",
+            permutation_seed=config.permutation_seed,
+            fractions=config.energy_fractions,
+            alpha=config.energy_alpha,
         )
         self.flow = config.flow.flow(self.shares.features, 1 + detector.readout.n_layers)
 

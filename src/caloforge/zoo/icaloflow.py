@@ -27,9 +27,10 @@ from caloforge.parts.voxel_model import VoxelModel
 from caloforge.random import Streams
 from caloforge.representation import (
     InductiveConditions,
+    LayerConditionSettings,
     NoisyShowers,
     PostProcessing,
-    VoxelSettings,
+    ShareSettings,
     VoxelShares,
     check_noise,
     highest_energy,
@@ -39,8 +40,8 @@ from caloforge.stage import Stage, TrainingBatch, TrainingConfig
 __all__ = ["ICaloFlow", "ICaloFlowConfig"]
 
 
-class ICaloFlowConfig(VoxelSettings):
-    """Configuration of iCaloFlow: the keys of :class:`~caloforge.representation.VoxelSettings`, and these.
+class ICaloFlowConfig(LayerConditionSettings, ShareSettings):
+    """Configuration of iCaloFlow: the keys of ``LayerConditionSettings`` and ``ShareSettings``, and these.
 
     Attributes:
         energies: size of the flow of the layer energies; the default sizes are the published ones for CaloChallenge data set 2.
@@ -58,7 +59,6 @@ class ICaloFlowConfig(VoxelSettings):
     noise: Annotated[float, Field(ge=0)] = 5e-3
     energy_noise: Annotated[float, Field(ge=0)] = 5e-3
     layer_offset: Annotated[float, Field(gt=0)] = 5e-3
-    energy_fractions: Literal["single"] = "single"
     energies: FlowSize = FlowSize(blocks=8, hidden_features=256, hidden_layers=1)
     first: FlowSize = FlowSize(blocks=8, hidden_features=256, hidden_layers=2)
     following: FlowSize = FlowSize(blocks=8, hidden_features=256, hidden_layers=2)
@@ -132,20 +132,18 @@ class ICaloFlow(VoxelModel):
         super().__init__(config, detector)
         sizes = detector.readout.layer_sizes
         if len(set(sizes)) != 1 or sizes[0] < 2:
-            raise ConfigError(
-                f"the model '{self.kind}' needs layers of equally many voxels, which '{detector.name}' has not"
-            )
+            raise ConfigError(f"'{self.kind}' needs layers of equally many voxels, which '{detector.name}' has not")
         self.layers, self.voxels = len(sizes), sizes[0]
         fixed = config.energy_reference or highest_energy(detector)
         #: Of one layer, whichever it is.
         self.shares = VoxelShares(config, detector, layers=[0], postprocessing=config.postprocessing)
-        self.conditions = InductiveConditions(
-            self.energy_conditions, self.layers, kind=config.conditions, reference=fixed, alpha=config.alpha
-        )
+        conditions, kind = self.energy_conditions, config.conditions
+        self.conditions = InductiveConditions(conditions, self.layers, kind=kind, reference=fixed, alpha=config.alpha)
         self.energies = self.energy_flow(
             config.energies,
             masks=config.masks,
             permutation_seed=config.permutation_seed,
+            fractions="single",
             reference=fixed if config.energies_relative_to == "fixed" else None,
         )
         several = self.layers > 1

@@ -18,7 +18,7 @@ from caloforge.parts.checks import check_margin
 from caloforge.parts.differences import CUT_FIRST, MASKS
 from caloforge.parts.flows import FlowSize, autoregressive_flow
 from caloforge.parts.layer_voxels import LayerByLayer, LayerByLayerConfig, LayerEmbedding, LayerFlow
-from caloforge.representation import EncodedShares, VoxelShares
+from caloforge.representation import EncodedShares, ShareSettings, VoxelShares, check_noise
 from caloforge.validation import Settings, Size
 
 __all__ = ["EmbeddingSize", "L2LFlows", "L2LFlowsConfig"]
@@ -36,8 +36,8 @@ class EmbeddingSize(Settings):
     features: Size = 64
 
 
-class L2LFlowsConfig(LayerByLayerConfig):
-    """Configuration of L2LFlows: the keys of :class:`~caloforge.parts.layer_voxels.LayerByLayerConfig`, and these.
+class L2LFlowsConfig(LayerByLayerConfig, ShareSettings):
+    """Configuration of L2LFlows: the keys of ``LayerByLayerConfig`` and ``ShareSettings``, and these.
 
     Attributes:
         layer: size of each layer's flow.
@@ -49,8 +49,7 @@ class L2LFlowsConfig(LayerByLayerConfig):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if not self.energy_flow:
-            raise ValueError("shares of a layer need its energy, so 'energy_flow' cannot be left out")
+        check_noise(self)
         return self
 
 

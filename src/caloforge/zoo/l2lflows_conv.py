@@ -28,6 +28,7 @@ class ConvL2LFlowsConfig(LayerByLayerConfig):
     """Configuration: the keys of :class:`~caloforge.parts.layer_voxels.LayerByLayerConfig`, and these.
 
     Attributes:
+        energy_flow: see :class:`~caloforge.parts.layer_voxels.LayerByLayer`.
         steps: steps of activation norm, coupling and 1 x 1 convolution in each layer's flow.
         hidden_channels: channels of the U-Nets' first level.
         context_channels: channels of the context behind its network.
@@ -42,6 +43,7 @@ class ConvL2LFlowsConfig(LayerByLayerConfig):
         cell_decades: decades of cell energy to a unit of its variable.
     """
 
+    energy_flow: bool = True
     steps: Count = 8
     hidden_channels: Size = 32
     context_channels: Size = 8
@@ -57,8 +59,6 @@ class ConvL2LFlowsConfig(LayerByLayerConfig):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if self.drop_voxel:
-            raise ValueError("cells are learnt as they are, so 'drop_voxel' leaves nothing out")
         if self.least * self.bins >= 1:
             raise ValueError(f"{self.bins} bins of at least {self.least:g} of the interval do not fit into it")
         return self
@@ -105,7 +105,7 @@ class ConvL2LFlows(LayerByLayer):
     config: ConvL2LFlowsConfig
 
     def __init__(self, config: ConvL2LFlowsConfig, detector: Detector) -> None:
-        super().__init__(config, detector)
+        super().__init__(config, detector, energy_flow=config.energy_flow)
 
     def layer_flow(self, group: tuple[int, ...]) -> LayerFlow | None:
         """See :meth:`caloforge.parts.layer_voxels.LayerByLayer.layer_flow`."""
