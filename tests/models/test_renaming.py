@@ -112,6 +112,17 @@ FORMER: dict[str, tuple[str, Detector, dict[str, Any], str, dict[str, Any], list
 }  # fmt: skip
 
 
+def _whole(name: str, value: torch.Tensor) -> torch.Tensor:
+    """Triangles of 1 x 1 convolutions as they were stored: matrices, with numbers in the other half that meant nothing."""
+    if ".mixings." not in name or not name.endswith((".lower", ".upper")):
+        return value
+    size = round((1 + (1 + 8 * value.numel()) ** 0.5) / 2)
+    low = name.endswith(".lower")
+    matrix = torch.full((size, size), 7.0)
+    matrix[tuple(torch.tril_indices(size, size, -1) if low else torch.triu_indices(size, size, 1))] = value
+    return matrix
+
+
 def former_directory(
     folder: Path, kind: str, config: dict[str, Any], model: ShowerModel, names: dict[str, str]
 ) -> None:
@@ -124,7 +135,7 @@ def former_directory(
             name = name.replace(new, old, 1)
         return name
 
-    save_file({former(name): value for name, value in tensors.items()}, folder / "model.safetensors")
+    save_file({former(name): _whole(name, value) for name, value in tensors.items()}, folder / "model.safetensors")
     record = json.loads((folder / "model.json").read_text())
     for key in ("profile", "aids", "representation"):
         del record[key]

@@ -195,7 +195,7 @@ VARIANTS: dict[str, dict[str, Variant]] = {
         ),
     },
     "l2lflows-conv": {
-        "published": published(),
+        "published": published(share=False),
         "no energy flow": Variant(changes={"energy_flow": False, "coordinates": False, "batch_norm": False}),
         "not shared, single fractions": Variant(
             changes=_OTHER_VOXELS
@@ -216,6 +216,7 @@ VARIANTS: dict[str, dict[str, Variant]] = {
                 "cell_floor": 1e-3,
                 "cell_reference": 2.0,
                 "cell_decades": 0.8,
+                "cut_first": False,
             }
         ),
     },

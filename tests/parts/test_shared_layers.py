@@ -13,7 +13,7 @@ from caloforge.detectors import load_detector
 from caloforge.models import Conditions, build_model
 from caloforge.parts.layer_voxels import LayerByLayer, LayerEmbedding, LayerFlow
 from caloforge.random import Streams
-from caloforge.representation import EnergyFractions, LayerSums, SingleFractions
+from caloforge.representation import EnergyFractions, LayerSums, NoisyShowers, SingleFractions
 from caloforge.showers import Showers
 from caloforge.stage import GradientStage, TrainingConfig
 
@@ -77,7 +77,8 @@ def test_a_layer_depends_on_those_before_it_its_place_and_nothing_behind(kind: s
 
     def density(number: int, changed: torch.Tensor) -> torch.Tensor:
         energy = torch.full((len(incident), 1), 100.0, dtype=torch.float64)
-        conditions = model.layer_conditions(number, incident, energy, changed)
+        before = model._before(number, NoisyShowers(changed, energy, changed))
+        conditions = model.layer_conditions(number, incident, energy, before)
         return flow.log_prob(y.float(), conditions.float())
 
     for number in range(4):

@@ -13,15 +13,19 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from caloforge.detectors import Detector, load_detector
+from caloforge.errors import ShowerFileError
 from caloforge.random import Streams
 from caloforge.representation import (
+    CellLogits,
     CellLogs,
+    CellScale,
     JointShares,
     LayerSums,
     Logit,
     LogShares,
     VoxelSettings,
     check_share_noise,
+    keep_brightest,
     share_noise_width,
 )
 
@@ -243,3 +247,60 @@ def test_noise_is_addressed_by_row_and_counter() -> None:
         first = part.encode(deposits, incident, STREAMS, torch.arange(10), 2).y
         assert torch.equal(part.encode(deposits[4:7], incident[4:7], STREAMS, torch.arange(4, 7), 2).y, first[4:7])
         assert not torch.equal(part.encode(deposits, incident, STREAMS, torch.arange(10), 3).y, first)
+
+
+# ---- cells as published
+
+
+def logits_of_cells(largest: float = 30.0) -> CellLogits:
+    detector = toy_detector((2, 2), (3, 1))
+    scale = CellScale(2)
+    scale.largest.copy_(torch.tensor([largest, 1.0]))
+    return CellLogits(VoxelSettings(), detector, layer=0, scale=scale)
+
+
+def test_the_log_determinant_of_published_cells_is_that_of_autograd() -> None:
+    cells = logits_of_cells()
+    deposits = torch.tensor([[0.5, 20.0, 1e-3, 3.0]], dtype=torch.float64)
+    jacobian = torch.autograd.functional.jacobian(lambda d: cells.encode(d[None]).y[0], deposits[0])
+    encoded = cells.encode(deposits)
+    assert float(encoded.logdet) == pytest.approx(float(torch.linalg.slogdet(jacobian).logabsdet), rel=1e-9)
+    assert bool(encoded.inside)
+    assert not bool(cells.encode(torch.tensor([[31.0, 0.0, 0.0, 0.0]])).inside)
+
+
+def test_published_cells_come_back_where_none_is_below_the_threshold() -> None:
+    cells = logits_of_cells()
+    deposits = torch.tensor([[0.5, 20.0, 0.01, 0.0], [0.0, 0.0, 0.0, 0.0]], dtype=torch.float64)
+    made = cells.decode(cells.encode(deposits).y, deposits.sum(dim=1, keepdim=True))
+    assert_close(made, deposits, rtol=1e-6, atol=1e-9)
+    assert torch.isnan(cells.decode(torch.full((1, 4), math.nan), torch.ones(1, 1))).all()
+
+
+def test_the_brightest_cells_hold_the_energy_of_the_layer() -> None:
+    """Against the words of the program: as many of the brightest as stay above the threshold once they hold all energy."""
+    generator = torch.Generator().manual_seed(4)
+    cells = torch.rand(50, 6, generator=generator, dtype=torch.float64) ** 8
+    energies = 0.3 * torch.rand(50, 1, generator=generator, dtype=torch.float64)
+    made = keep_brightest(cells, energies, 0.02)
+    for row, energy, found in zip(cells.tolist(), energies.flatten().tolist(), made.tolist(), strict=True):
+        order = sorted(range(6), key=lambda k: -row[k])
+        expected = [0.0] * 6
+        for count in range(6, 0, -1):
+            kept = order[:count]
+            factor = energy / sum(row[k] for k in kept)
+            if min(row[k] for k in kept) * factor >= 0.02:
+                for k in kept:
+                    expected[k] = row[k] * factor
+                break
+        assert found == pytest.approx(expected, rel=1e-12)
+    assert bool((made.sum(dim=1) == 0).any())
+
+
+def test_a_layer_that_is_always_empty_has_no_largest_cell() -> None:
+    detector = toy_detector((2, 2), (3, 1))
+    sums = LayerSums(detector.readout.layer_sizes)
+    blocks = [torch.tensor([[0.0, 2.0, 0.0, 1.0, 0.5, 0.0, 0.0]]), torch.tensor([[3.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]])]
+    assert CellScale(2).fit(blocks, sums)["largest"].tolist() == [3.0, 0.5]
+    with pytest.raises(ShowerFileError, match="layer 1 is empty in all training rows"):
+        CellScale(2).fit(blocks[1:], sums)

@@ -14,6 +14,8 @@ from model_samples import Rows, fit, geant4_showers, sparse_showers, toy_detecto
 from caloforge.detectors import load_detector
 from caloforge.errors import ConfigError, ModelFileError, UsageError
 from caloforge.models import Conditions, build_model, load_model, load_preset
+from caloforge.nn.convolutional import ConvolutionalFlow
+from caloforge.parts import layer_images
 from caloforge.parts.layer_voxels import LayerByLayer, LayerFlow
 from caloforge.random import Streams
 from caloforge.representation import LayerSums
@@ -214,6 +216,92 @@ def test_a_layer_with_a_single_voxel_is_not_learnt_but_filled() -> None:
         assert (made.deposits[:, 4] > 0).any()
     with pytest.raises(ConfigError, match="has one voxel"):
         build_model("l2lflows-conv", SMALL["l2lflows-conv"] | {"energy_flow": False}, detector)
+
+
+@pytest.mark.parametrize(
+    ("preset", "parameters"), [("l2lflows-conv-ild", 163_403_252), ("l2lflows-conv-par04-ds3", 194_964_482)]
+)
+def test_published_sizes_of_the_convolutional_flow(
+    preset: str, parameters: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the authors' program has them, counted by hand; the submission for data set 3 says 195.0 million."""
+
+    def without_memory(*args: Any, **settings: Any) -> ConvolutionalFlow:
+        with torch.device("meta"):
+            return ConvolutionalFlow(*args, **settings)
+
+    monkeypatch.setattr(layer_images, "ConvolutionalFlow", without_memory)
+    chosen = load_preset(preset)
+    model = chosen.build(load_detector(chosen.detector or ""))
+    assert model.described_profile() == "published"
+    assert model.parameter_count() == parameters
+
+
+@torch.no_grad()
+def test_published_conditions_and_variables_of_the_convolutional_flow() -> None:
+    """Constants typed from the authors' program; E and E_k in GeV there. Mutation: any of them."""
+    model = small_published()
+    showers = geant4_showers(22)[:20]
+    fit(model, showers)
+    incident, layers = torch.tensor([1e3, 1e5]), torch.tensor([[0.0, 100.0, 5e3]] * 2)
+    context = model.energy_conditions(incident, layers)
+    assert context[:, 0].tolist() == pytest.approx([2 * np.log10(1) - 3, 2 * np.log10(100) - 3])
+    assert context[0, 1:].tolist() == pytest.approx([np.log10(e + 1e-6) + 1 for e in (0.0, 0.1, 5.0)])
+    assert model.energies is not None
+    assert model.energies.context(incident.double()).flatten().tolist() == pytest.approx([-3.0, 1.0])
+    # Cells, and what the layer behind sees of them.
+    visible = showers.above(0.010).deposits[:, :288].astype(np.float64)
+    largest = visible.max()
+    assert float(model.state_dict()["scale.largest"][0]) == pytest.approx(largest)
+    noisy = visible + 1e-3 * STREAMS.child("voxels").uniform(np.arange(20), 504, attempts=0)[:, :288]
+    scaled = np.log10(np.clip(noisy / (largest + 1e-3), 0, 1) + 1e-7) / 7 + 1
+    blended = 0.01 + 0.98 * scaled
+    expected = np.log(blended / (1 - blended))
+    batch = training_batch(showers)
+    seen = model._before(1, model.noisy(batch, STREAMS))
+    np.testing.assert_allclose(seen, expected, atol=1e-5)
+    stages = {stage.name: stage for stage in model.training_stages(TrainingConfig())}
+    assert stages["layer_00"].needs == stages["layer_02"].needs == ("cells",)
+    y, _ = stages["layer_00"].variables(batch, STREAMS)  # type: ignore[attr-defined]
+    np.testing.assert_allclose(y, expected, atol=1e-5)
+
+
+@torch.no_grad()
+def test_a_layer_sees_what_the_flow_made_of_those_before_it() -> None:
+    """Mutation: show it the logits of the deposits that came out of them."""
+    model = small_published()
+    fit(model, geant4_showers(22)[:20])
+    conditions = Conditions.first(np.full(3, 5e4), 22)
+    latents = model.latents(conditions, STREAMS)
+    second, made = [flow for flow in model.layers.values() if isinstance(flow, LayerFlow)][1], []
+    original = second.sample
+
+    def spy(z: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
+        made.append(context)
+        return original(z, context)
+
+    second.sample = spy  # type: ignore[method-assign]
+    model.decode(conditions, latents)
+    first = next(iter(model.layers.values()))
+    incident = torch.from_numpy(conditions.incident_energy)
+    assert model.energies is not None
+    energies = model.energies.sample(latents["energies"], incident)
+    y = first.sample(latents["layer_00"], model.energy_conditions(incident, energies[:, :1]).float())  # type: ignore[operator]
+    torch.testing.assert_close(made[0][:, 2:], y)
+
+
+def small_published() -> LayerByLayer:
+    torch.manual_seed(2)
+    model = build_model("l2lflows-conv", SMALL["l2lflows-conv"], load_detector("calogan"), profile="published")
+    assert isinstance(model, LayerByLayer)
+    return model.eval()
+
+
+def test_the_clip_of_the_published_programs_is_not_on_the_energies() -> None:
+    for preset, clip in (("ild", 800.0), ("par04-ds3", 100.0)):
+        training = load_preset(f"l2lflows-conv-{preset}").training
+        assert training.for_stage("layer_03").gradient_clip == clip
+        assert training.for_stage("energies").gradient_clip is None
 
 
 def test_published_settings_of_the_convolutional_flow() -> None:

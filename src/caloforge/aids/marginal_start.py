@@ -104,6 +104,7 @@ def _start_image_coupling(block: ImageCoupling, active: Tensor) -> None:
     values = values[:: max(1, len(values) // _PIXELS)]
     targets = normal_knots(block.bins, block.active, active.device)
     knots = quantile_knots(values, targets[0]).clamp(-block.bound, block.bound)
+    assert block.network.last.bias is not None
     block.network.last.bias.copy_(raw_spline_parameters(block, knots, targets).flatten())
 
 

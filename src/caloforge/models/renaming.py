@@ -113,7 +113,18 @@ def renamed_tensors(kind: str, tensors: Mapping[str, Tensor]) -> dict[str, Tenso
             name = name.replace(old, new)
         return name
 
-    return {renamed(name): value for name, value in tensors.items()}
+    return {renamed(name): _packed(name, value) for name, value in tensors.items()}
+
+
+def _packed(name: str, value: Tensor) -> Tensor:
+    """Triangles of 1 x 1 convolutions, which were stored as whole matrices, without what is no number of theirs."""
+    if ".mixings." not in name or value.ndim != 2 or not name.endswith((".lower", ".upper")):
+        return value
+    import torch
+
+    size = len(value)
+    low = name.endswith(".lower")
+    return value[tuple(torch.tril_indices(size, size, -1) if low else torch.triu_indices(size, size, 1))]
 
 
 _Changed = tuple[str, dict[str, Any], list[dict[str, Any]]]

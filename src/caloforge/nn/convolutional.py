@@ -27,7 +27,9 @@ __all__ = [
     "ConvolutionalFlow",
     "ImageCoupling",
     "InvertibleConvolution",
+    "PermutedConvolution",
     "Squeeze",
+    "Subsample",
     "UNet",
     "least_factor",
 ]
@@ -94,18 +96,23 @@ class InvertibleConvolution(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        rotation = torch.linalg.qr(torch.randn(channels, channels, dtype=torch.float64))[0]
+        rotation = torch.linalg.qr(torch.randn(channels, channels, dtype=torch.float64, device="cpu"))[0]
         permutation, lower, upper = torch.linalg.lu(rotation)
         diagonal = upper.diagonal()
         self.register_buffer("permutation", permutation.float())
         self.register_buffer("sign", diagonal.sign().float())
         self.log_scale = nn.Parameter(diagonal.abs().log().float())
-        self.lower = nn.Parameter(lower.tril(-1).float())
-        self.upper = nn.Parameter(upper.triu(1).float())
+        below = tuple(torch.tril_indices(channels, channels, -1, device="cpu"))
+        above = tuple(torch.triu_indices(channels, channels, 1, device="cpu"))
+        self.lower, self.upper = nn.Parameter(lower[below].float()), nn.Parameter(upper[above].float())
 
     def _triangles(self) -> tuple[Tensor, Tensor]:
-        unit = torch.eye(len(self.sign), dtype=self.lower.dtype, device=self.lower.device)
-        return self.lower.tril(-1) + unit, self.upper.triu(1) + torch.diag(self.sign * torch.exp(self.log_scale))
+        channels, device = len(self.sign), self.lower.device
+        below = tuple(torch.tril_indices(channels, channels, -1, device=device))
+        above = tuple(torch.triu_indices(channels, channels, 1, device=device))
+        unit = torch.eye(channels, dtype=self.lower.dtype, device=device)
+        upper = torch.diag(self.sign * torch.exp(self.log_scale)).index_put(above, self.upper)
+        return unit.index_put(below, self.lower), upper
 
     def weight(self) -> Tensor:
         """The matrix (channels, channels)."""
@@ -119,13 +126,51 @@ class InvertibleConvolution(nn.Module):
 
     def inverse(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Undo :meth:`forward`; log-determinant of the inverse (N,)."""
+        logdet = -(image.shape[2] * image.shape[3] * self.log_scale.sum()).expand(image.shape[0])
+        return self._solved(torch.einsum("ji,njhw->nihw", self.permutation, image)), logdet
+
+    def _solved(self, image: Tensor) -> Tensor:
+        """Images behind L U (N, C, H, W) to those in front of it."""
         lower, upper = self._triangles()
-        columns = torch.einsum("ji,njhw->inhw", self.permutation, image).flatten(1)
+        n, c, h, w = image.shape
+        columns = image.transpose(0, 1).flatten(1)
         columns = torch.linalg.solve_triangular(lower, columns, upper=False, unitriangular=True)
         columns = torch.linalg.solve_triangular(upper, columns, upper=True)
-        n, c, h, w = image.shape
-        logdet = -(h * w * self.log_scale.sum()).expand(n)
-        return columns.reshape(c, n, h, w).transpose(0, 1), logdet
+        return cast("Tensor", columns.reshape(c, n, h, w).transpose(0, 1))
+
+
+class PermutedConvolution(InvertibleConvolution):
+    """The 1 x 1 convolution of convolutional L2LFlows: L U behind a random permutation, and a bias (arXiv:2405.20407).
+
+    It starts as that permutation.
+
+    Args:
+        channels: number of channels.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels)
+        self.permutation = torch.eye(channels, device="cpu")[torch.randperm(channels, device="cpu")]
+        self.sign = torch.ones(channels, device="cpu")
+        self.bias = nn.Parameter(torch.zeros(channels))
+        for parameter in self.parameters():
+            nn.init.zeros_(parameter)
+
+    def weight(self) -> Tensor:
+        """See :meth:`InvertibleConvolution.weight`."""
+        lower, upper = self._triangles()
+        return lower @ upper @ self.permutation
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """See :meth:`InvertibleConvolution.forward`."""
+        mixed, logdet = super().forward(image)
+        return mixed + self.bias[:, None, None], logdet
+
+    def inverse(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """See :meth:`InvertibleConvolution.inverse`."""
+        logdet = -(image.shape[2] * image.shape[3] * self.log_scale.sum()).expand(image.shape[0])
+        before = self._solved(image - self.bias[:, None, None])
+        return torch.einsum("ji,njhw->nihw", self.permutation, before), logdet
 
 
 class UNet(nn.Module):
@@ -135,6 +180,9 @@ class UNet(nn.Module):
     left to divide or ``levels`` are done; on the way back the images of the same size are put beside each other. The last
     convolution starts at zero.
 
+    ``published`` is the network of arXiv:2405.20407: its last 3 x 3 convolution gives the outputs, and at the bottom there is
+    nothing but an activation. Otherwise a 1 x 1 convolution follows it, and the bottom, if larger than one pixel, has a block.
+
     Args:
         inputs: channels that come in.
         outputs: channels that go out.
@@ -143,10 +191,22 @@ class UNet(nn.Module):
         levels: most levels below the first.
         periodic: whether the first axis closes on itself.
         batch_norm: normalise over the batch behind every 3 x 3 convolution.
+        published: see above.
     """
 
+    last: nn.Linear | SameConvolution
+
     def __init__(
-        self, inputs: int, outputs: int, shape: Shape, *, channels: int, levels: int, periodic: bool, batch_norm: bool
+        self,
+        inputs: int,
+        outputs: int,
+        shape: Shape,
+        *,
+        channels: int,
+        levels: int,
+        periodic: bool,
+        batch_norm: bool,
+        published: bool = False,
     ) -> None:
         super().__init__()
         self.first = _block(inputs, channels, periodic=periodic, batch_norm=batch_norm)
@@ -156,15 +216,22 @@ class UNet(nn.Module):
             self.down.append(StepConvolution(channels, 2 * channels, step))
             small = (shape[0] // step[0], shape[1] // step[1])
             # In an image of one pixel a 3 x 3 convolution has nothing to look at.
+            bottom = small == (1, 1) or (published and len(self.down) == levels)
             inside = _block(2 * channels, 2 * channels, periodic=periodic, batch_norm=batch_norm)
-            self.inside.append(nn.LeakyReLU() if small == (1, 1) else inside)
+            self.inside.append(nn.LeakyReLU() if bottom else inside)
             self.up.insert(0, StepTransposedConvolution(2 * channels, channels, step))
             self.outside.insert(0, _block(2 * channels, channels, periodic=periodic, batch_norm=batch_norm))
             shape, channels = small, 2 * channels
         width = cast("nn.Conv2d", self.first[0]).out_channels
-        #: A 1 x 1 convolution, as a product that leaves the channels last, where splines want them.
-        self.last = nn.Linear(width, outputs)
+        if published:
+            ends = self.outside[-1] if self.outside else self.first
+            del cast("nn.Sequential", ends)[-2 if not batch_norm else -3 :]
+            self.last = SameConvolution(width, outputs, periodic=periodic)
+        else:
+            #: A 1 x 1 convolution, as a product that leaves the channels last, where splines want them.
+            self.last = nn.Linear(width, outputs)
         nn.init.zeros_(self.last.weight)
+        assert self.last.bias is not None
         nn.init.zeros_(self.last.bias)
 
     def forward(self, image: Tensor) -> Tensor:
@@ -176,6 +243,9 @@ class UNet(nn.Module):
             image = inside(down(image))
         for up, outside in zip(self.up, self.outside, strict=True):
             image = outside(torch.cat([up(image), kept.pop()], dim=1))
+        if isinstance(self.last, SameConvolution):
+            image = self.last(image)
+            return image.movedim(1, -1)
         result: Tensor = self.last(image.movedim(1, -1))
         return result
 
@@ -188,9 +258,10 @@ class ContextNet(nn.Module):
         outputs: channels that come out, also inside.
         factors: those of the squeeze.
         periodic: whether the first axis closes on itself.
+        published: as in arXiv:2405.20407, without an activation behind the last convolution.
     """
 
-    def __init__(self, inputs: int, outputs: int, factors: Shape, *, periodic: bool) -> None:
+    def __init__(self, inputs: int, outputs: int, factors: Shape, *, periodic: bool, published: bool = False) -> None:
         super().__init__()
         self.layers = nn.Sequential(
             nn.Conv2d(inputs, outputs, 1),
@@ -200,13 +271,30 @@ class ContextNet(nn.Module):
             StepConvolution(outputs, outputs, factors),
             nn.LeakyReLU(),
             SameConvolution(outputs, outputs, periodic=periodic),
-            nn.LeakyReLU(),
+            nn.Identity() if published else nn.LeakyReLU(),
         )
 
     def forward(self, images: Tensor) -> Tensor:
         """(N, inputs, H, W) to (N, outputs, H / a, W / b)."""
         result: Tensor = self.layers(images)
         return result
+
+
+class Subsample(nn.Module):
+    """The first pixel of every block of a x b pixels: for images that are the same everywhere.
+
+    Args:
+        factors: a and b.
+    """
+
+    def __init__(self, factors: Shape) -> None:
+        super().__init__()
+        self.factors = factors
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(N, K, H, W) to (N, K, H / a, W / b)."""
+        a, b = self.factors
+        return images[:, :, ::a, ::b]
 
 
 class ImageCoupling(SplineBlock):
@@ -221,6 +309,7 @@ class ImageCoupling(SplineBlock):
         splines: bins, interval and least sizes of the splines.
         periodic: whether the first axis closes on itself.
         batch_norm: batch norm in the U-Net.
+        published: the U-Net as published.
 
     Raises:
         ConfigError: if a setting is out of range.
@@ -237,6 +326,7 @@ class ImageCoupling(SplineBlock):
         splines: SplineSettings,
         periodic: bool,
         batch_norm: bool,
+        published: bool = False,
     ) -> None:
         super().__init__(splines)
         if channels < 2:
@@ -251,10 +341,12 @@ class ImageCoupling(SplineBlock):
             levels=levels,
             periodic=periodic,
             batch_norm=batch_norm,
+            published=published,
         )
         # Raw parameters at zero would bend the spline at the knots; these make it the identity.
         start = torch.zeros(self.active, raw_parameter_count(splines.bins))
         start[:, 2 * splines.bins :] = math.log(math.expm1(1 - splines.min_derivative))
+        assert self.network.last.bias is not None
         with torch.no_grad():
             self.network.last.bias.copy_(start.flatten())
 
@@ -286,6 +378,9 @@ class ConvolutionalFlow(nn.Module):
         splines: bins, interval and least sizes of the splines.
         periodic: whether the first axis closes on itself.
         batch_norm: batch norm in the U-Nets.
+        published: U-Nets, context and 1 x 1 convolutions as published (arXiv:2405.20407).
+        plain_context: with ``published``, show the couplings the context images themselves, which are the same everywhere:
+            so it is for a layer that has none before it.
 
     Raises:
         ConfigError: if a setting is out of range.
@@ -303,6 +398,8 @@ class ConvolutionalFlow(nn.Module):
         splines: SplineSettings = _SPLINES,
         periodic: bool = False,
         batch_norm: bool = True,
+        published: bool = False,
+        plain_context: bool = False,
     ) -> None:
         super().__init__()
         if steps < 1:
@@ -312,22 +409,29 @@ class ConvolutionalFlow(nn.Module):
         small = (shape[0] // factors[0], shape[1] // factors[1])
         self.shape = shape
         self.squeeze = Squeeze(factors)
-        self.context = ContextNet(context_images, context_channels, factors, periodic=periodic)
+        plain = published and plain_context
+        self.context = (
+            Subsample(factors)
+            if plain
+            else ContextNet(context_images, context_channels, factors, periodic=periodic, published=published)
+        )
         self.norms = nn.ModuleList(ActNorm(channels) for _ in range(steps))
         self.couplings = nn.ModuleList(
             ImageCoupling(
                 channels,
-                context_channels,
+                context_images if plain else context_channels,
                 small,
                 hidden_channels=hidden_channels,
                 levels=levels,
                 splines=splines,
                 periodic=periodic,
                 batch_norm=batch_norm,
+                published=published,
             )
             for _ in range(steps)
         )
-        self.mixings = nn.ModuleList(InvertibleConvolution(channels) for _ in range(steps))
+        mixing = PermutedConvolution if published else InvertibleConvolution
+        self.mixings = nn.ModuleList(mixing(channels) for _ in range(steps))
 
     def chain(self) -> list[tuple[ActNorm, ImageCoupling, InvertibleConvolution]]:
         """The steps in the direction from data to latent."""
@@ -351,6 +455,7 @@ class ConvolutionalFlow(nn.Module):
             if start is not None:
                 start(coupling, active)
             active = active.movedim(1, -1)
+            assert coupling.network.last.bias is not None
             raw = coupling.network.last.bias.view(coupling.active, -1).expand(*active.shape, -1)
             active, _ = coupling.spline(active, raw)
             z, _ = mixing(torch.cat([passive, active.movedim(-1, 1)], dim=1))

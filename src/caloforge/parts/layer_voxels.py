@@ -28,6 +28,7 @@ from caloforge.representation import (
     EncodedShares,
     FractionSettings,
     LayerConditionSettings,
+    NoisyShowers,
     least_deposit,
     unless_finite,
 )
@@ -111,16 +112,26 @@ class LayerByLayer(VoxelModel):
         detector: a calorimeter with voxels.
         energy_flow: learn the layer energies first, and each layer given its energy. Without it every layer flow has to
             find the energy of its layer itself.
+        incident_factor: see :class:`~caloforge.parts.voxel_model.VoxelModel`.
 
     Raises:
         ConfigError: if the detector has no voxels, or no gun to take a missing ``incident_reference`` from.
     """
 
     likelihood_rows = 200
+    #: Whether :meth:`seen` looks at what the flows learn.
+    sees_variables: bool = False
     config: LayerByLayerConfig
 
-    def __init__(self, config: LayerByLayerConfig, detector: Detector, *, energy_flow: bool = True) -> None:
-        super().__init__(config, detector)
+    def __init__(
+        self,
+        config: LayerByLayerConfig,
+        detector: Detector,
+        *,
+        energy_flow: bool = True,
+        incident_factor: float = 1.0,
+    ) -> None:
+        super().__init__(config, detector, incident_factor=incident_factor)
         sizes = detector.readout.layer_sizes
         #: No deposit that the model makes is smaller than this, MeV.
         self.least = least_deposit(config, detector)
@@ -140,12 +151,16 @@ class LayerByLayer(VoxelModel):
             self.names[group[0]] if len(group) == 1 else f"layers_{group[0]:0{digits}d}": group
             for group in self._alike()
         }
+        self.make_shared()
         found = {name: self.layer_flow(group) for name, group in self.groups.items()}
         #: The layer flows by the name of their stage; a layer that has nothing to learn has none.
         self.layers = nn.ModuleDict({name: flow for name, flow in found.items() if flow is not None})
         self._flow_of = {number: name for name in self.layers for number in self.groups[name]}
         if not self.layers:
             raise ConfigError(f"the model '{self.kind}' needs a layer with several voxels, '{detector.name}' has none")
+
+    def make_shared(self) -> None:
+        """Make what the flows of the layers share; called before they are made."""
 
     @abstractmethod
     def layer_flow(self, group: tuple[int, ...]) -> LayerFlow | None:
@@ -183,14 +198,14 @@ class LayerByLayer(VoxelModel):
 
     # ---- conditions of a layer ------------------------------------------------------------------------------------
 
-    def layer_conditions(self, number: int, incident_energy: Tensor, energy: Tensor | None, deposits: Tensor) -> Tensor:
+    def layer_conditions(self, number: int, incident_energy: Tensor, energy: Tensor | None, before: Tensor) -> Tensor:
         """Conditions of the flow of a layer.
 
         Args:
             number: of the layer.
             incident_energy: (N,), MeV.
             energy: of the layer, with noise, (N, 1), MeV, if a flow makes it.
-            deposits: of all layers before it at least, without noise, (N, voxels), MeV.
+            before: what it sees of the layers before it, one behind the other, (N, voxels); see :meth:`seen`.
 
         Returns:
             The logarithms of the energies, the place of the layer in its group if it has one, and the voxels of the layers
@@ -202,17 +217,33 @@ class LayerByLayer(VoxelModel):
         group = self.groups.get(self._flow_of.get(number, ""), ())
         if len(group) > 1:
             parts.append(torch.full_like(parts[0][:, :1], group.index(number)))
-        # Empty voxels are 0, those at the threshold 0.14, and every decade above adds 0.46.
-        parts.append(torch.log1p(self._previous(deposits, number).double() / self.least) / 5)
+        # Layers that are missing are empty.
+        first = number - self.config.previous
+        missing = -first * self.detector.readout.layer_sizes[number] if self.config.share and first < 0 else 0
+        parts.append(nn.functional.pad(before.double(), (missing, 0)))
         return torch.cat(parts, dim=1)
 
-    def _previous(self, deposits: Tensor, number: int) -> Tensor:
-        """Deposits of the layers before layer ``number`` on which it is conditioned; see :meth:`previous_shapes`."""
-        readout = self.detector.readout
-        first = number - self.config.previous
-        there = deposits[:, readout.layer_slices[max(0, first)].start : readout.layer_slices[number].start]
-        missing = -first * readout.layer_sizes[number] if self.config.share and first < 0 else 0
-        return nn.functional.pad(there, (missing, 0)) if missing else there
+    def seen(self, number: int, y: Tensor | None, deposits: Tensor) -> Tensor:
+        """What the layers behind it see of a layer, (N, voxels): in training of a layer of the data, else of one just made.
+
+        Args:
+            number: of the layer.
+            y: what a flow learns, or has made, of it, (N, voxels); None if none does.
+            deposits: in it, without noise, (N, voxels), MeV.
+        """
+        # Empty voxels are 0, those at the threshold 0.14, and every decade above adds 0.46.
+        return torch.log1p(deposits.double() / self.least) / 5
+
+    def _before(self, number: int, noisy: NoisyShowers) -> Tensor:
+        """What a layer sees of the layers before it in training data, (N, voxels)."""
+        slices = self.detector.readout.layer_slices
+        parts = [noisy.visible[:, :0].double()]
+        for other in range(max(0, number - self.config.previous), number):
+            flow = self._flow_of.get(other)
+            layer = None if flow is None or not self.sees_variables else cast("LayerFlow", self.layers[flow])
+            y = None if layer is None else layer.encode(noisy.voxels[:, slices[other]]).y
+            parts.append(self.seen(other, y, noisy.visible[:, slices[other]]))
+        return torch.cat(parts, dim=1)
 
     # ---- training -------------------------------------------------------------------------------------------------
 
@@ -234,7 +265,8 @@ class LayerByLayer(VoxelModel):
             for number in group:
                 energy = None if self.energies is None else noisy.energies[:, number : number + 1]
                 y.append(layer.encode(noisy.voxels[:, slices[number]]).y)
-                conditions.append(self.layer_conditions(number, batch.incident_energy, energy, noisy.visible))
+                before = self._before(number, noisy)
+                conditions.append(self.layer_conditions(number, batch.incident_energy, energy, before))
             return (
                 torch.stack(y, dim=1).flatten(0, 1).to(self.dtype),
                 torch.stack(conditions, dim=1).flatten(0, 1).to(self.dtype),
@@ -262,18 +294,23 @@ class LayerByLayer(VoxelModel):
         """Deposits, float64 (N, V), MeV, layer behind layer, from incident energies (N,), MeV, and the latents."""
         dtype, shift = self.dtype, self.dequantisation.energy_shift
         energies = None if self.energies is None else self.energies.sample(latents["energies"], incident_energy)
-        deposits = incident_energy.new_zeros(incident_energy.shape[0], 0)
+        made: list[Tensor] = []
+        seen = [incident_energy.new_zeros(incident_energy.shape[0], 0).double()]
         for number, name, flow in self._flows():
             energy = None if energies is None else energies[:, number : number + 1]
+            y: Tensor | None = None
             if flow is None:
                 assert energy is not None
                 layer = (energy - shift[number]).clamp_min(0)
                 layer = unless_finite(torch.where(layer >= self.least, layer, torch.zeros_like(layer)), energy)
             else:
-                conditions = self.layer_conditions(number, incident_energy, energy, deposits).to(dtype)
-                layer = flow.decode(flow.sample(latents[name].to(dtype), conditions), energy)
-            deposits = torch.cat([deposits, layer], dim=1)
-        return deposits
+                before = torch.cat([seen[0], *seen[1:][max(0, number - self.config.previous) :]], dim=1)
+                conditions = self.layer_conditions(number, incident_energy, energy, before).to(dtype)
+                y = flow.sample(latents[name].to(dtype), conditions)
+                layer = flow.decode(y, energy)
+            made.append(layer)
+            seen.append(self.seen(number, y, layer))
+        return torch.cat(made, dim=1)
 
     # ---- likelihood -----------------------------------------------------------------------------------------------
 
@@ -291,7 +328,7 @@ class LayerByLayer(VoxelModel):
             if flow is None:
                 continue
             energy = None if self.energies is None else noisy.energies[:, number : number + 1]
-            conditions = self.layer_conditions(number, incident_energy, energy, noisy.visible).to(dtype)
+            conditions = self.layer_conditions(number, incident_energy, energy, self._before(number, noisy)).to(dtype)
             encoded = flow.encode(noisy.voxels[:, self.detector.readout.layer_slices[number]])
             log_prob = log_prob + flow.log_prob(encoded.y.to(dtype), conditions).double() + encoded.logdet
             inside = inside & encoded.inside

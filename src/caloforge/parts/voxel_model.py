@@ -35,6 +35,7 @@ class VoxelModel(ShowerModel):
     Args:
         config: sizes and constants.
         detector: a calorimeter with voxels.
+        incident_factor: on the logarithm of the incident energy as a condition.
 
     Attributes:
         likelihood_rows: rows per evaluation of the likelihood; limits the memory, changes no result.
@@ -49,11 +50,11 @@ class VoxelModel(ShowerModel):
     likelihood_rows: ClassVar[int] = 500
     config: VoxelBasics
 
-    def __init__(self, config: VoxelBasics, detector: Detector) -> None:
+    def __init__(self, config: VoxelBasics, detector: Detector, *, incident_factor: float = 1.0) -> None:
         super().__init__(config, detector)
         check_voxels(self.kind, detector)
         self.dequantisation = Dequantisation(config, detector)
-        self.energy_conditions = EnergyConditions(config, detector)
+        self.energy_conditions = EnergyConditions(config, detector, incident_factor=incident_factor)
 
     def energy_flow(
         self,

@@ -7,6 +7,7 @@ model's state. Aids may work at places that a representation names (:class:`Repr
 from __future__ import annotations
 
 from caloforge.representation.base import Representation
+from caloforge.representation.cell_logits import CellLogits, CellScale, keep_brightest
 from caloforge.representation.cell_logs import CellLogs
 from caloforge.representation.cloud_points import (
     AxisShift,
@@ -28,7 +29,7 @@ from caloforge.representation.conditions import EnergyConditions, InductiveCondi
 from caloforge.representation.cuts import cut_layers
 from caloforge.representation.dequantisation import Dequantisation, NoisyShowers
 from caloforge.representation.energies import EnergyFractions, EnergyScale, FixedEnergy, LogEnergy, SingleFractions
-from caloforge.representation.joint_shares import JointSettings, JointShares, check_share_noise, share_noise_width
+from caloforge.representation.joint_shares import JointShares, check_share_noise, share_noise_width
 from caloforge.representation.layer_energies import EncodedEnergies, LayerEnergies, energy_fractions
 from caloforge.representation.layers import DroppedVoxelNormalisation, LayerNormalisation, LayerSums
 from caloforge.representation.log_shares import LogShares
@@ -39,6 +40,7 @@ from caloforge.representation.restoring import clean_layer_energies, restore_dep
 from caloforge.representation.settings import (
     FractionSettings,
     FractionsKind,
+    JointSettings,
     LayerConditionSettings,
     PostProcessing,
     ShareSettings,
@@ -51,7 +53,9 @@ __all__ = [
     "CONDITION_FUNCTIONS",
     "ROOM",
     "AxisShift",
+    "CellLogits",
     "CellLogs",
+    "CellScale",
     "Cloud",
     "CloudProfiles",
     "Dequantisation",
@@ -98,6 +102,7 @@ __all__ = [
     "directions_of",
     "energy_fractions",
     "highest_energy",
+    "keep_brightest",
     "least_deposit",
     "middle_energy",
     "restore_deposits",

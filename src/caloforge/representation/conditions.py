@@ -33,6 +33,7 @@ class EnergyConditions(Representation):
     Args:
         settings: references and offset.
         detector: whose gun says what a missing ``incident_reference`` is.
+        incident_factor: on the logarithm of the incident energy.
 
     Raises:
         ConfigError: if it has no gun to take it from.
@@ -40,10 +41,10 @@ class EnergyConditions(Representation):
 
     places = ("conditions",)
 
-    def __init__(self, settings: VoxelBasics, detector: Detector) -> None:
+    def __init__(self, settings: VoxelBasics, detector: Detector, *, incident_factor: float = 1.0) -> None:
         super().__init__()
         reference = settings.incident_reference or middle_energy(detector)
-        self.log_incident = LogEnergy(reference)
+        self.log_incident = LogEnergy(reference, factor=incident_factor)
         own = settings if isinstance(settings, LayerConditionSettings) else LayerConditionSettings()
         self.log_layers = LogEnergy(own.layer_reference or reference / 10, own.layer_offset)
 

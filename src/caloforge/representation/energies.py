@@ -203,39 +203,41 @@ class FixedEnergy(nn.Module):
 
 
 class LogEnergy(nn.Module):
-    """``y = log10((E + offset) / reference)``, elementwise: energies as conditions of a network.
+    """``y = factor log10((E + offset) / reference)``, elementwise: energies as conditions of a network.
 
     Args:
         reference: the energy that maps to 0, MeV.
         offset: what keeps an empty layer finite, MeV.
+        factor: on the logarithm, above 0.
 
     Raises:
         ConfigError: if a number is out of range.
     """
 
-    def __init__(self, reference: float, offset: float = 0.0) -> None:
+    def __init__(self, reference: float, offset: float = 0.0, *, factor: float = 1.0) -> None:
         super().__init__()
-        if not reference > 0 or not offset >= 0:
+        if not reference > 0 or not offset >= 0 or not factor > 0:
             raise ConfigError(
                 f"a log energy needs a positive reference and no negative offset, not {reference} and {offset}"
             )
-        self.reference = reference
-        self.offset = offset
+        self.reference, self.offset, self.factor = reference, offset, factor
 
     def transform(self, energies: Tensor) -> Tensor:
         """The outputs alone."""
-        return torch.log10((energies + self.offset) / self.reference)
+        logarithm = torch.log10((energies + self.offset) / self.reference)
+        return logarithm if self.factor == 1 else self.factor * logarithm
 
     def forward(self, energies: Tensor) -> tuple[Tensor, Tensor]:
         """Energies (N, D), MeV, to conditions (N, D) and log |det| (N,), nats."""
-        logdet = -torch.log(energies + self.offset) - math.log(math.log(10))
+        logdet = -torch.log(energies + self.offset) - math.log(math.log(10) / self.factor)
         return self.transform(energies), logdet.sum(dim=-1)
 
     def inverse(self, conditions: Tensor) -> tuple[Tensor, Tensor]:
         """Conditions (N, D) to energies (N, D), MeV, and log |det| (N,), nats."""
-        shifted = self.reference * torch.pow(10.0, conditions)
-        return shifted - self.offset, (torch.log(shifted) + math.log(math.log(10))).sum(dim=-1)
+        shifted = self.reference * torch.pow(10.0, conditions / self.factor)
+        return shifted - self.offset, (torch.log(shifted) + math.log(math.log(10) / self.factor)).sum(dim=-1)
 
     def describe(self) -> dict[str, Any]:
         """What ``model.json`` says about it."""
-        return {"transform": "log10 energy", "reference_MeV": self.reference, "offset_MeV": self.offset}
+        factor = {} if self.factor == 1 else {"factor": self.factor}
+        return {"transform": "log10 energy", "reference_MeV": self.reference, "offset_MeV": self.offset} | factor

@@ -14,14 +14,10 @@ from caloforge.representation.dequantisation import Dequantisation
 from caloforge.representation.energies import EnergyScale
 from caloforge.representation.layer_energies import LayerEnergies
 from caloforge.representation.logit import Logit
-from caloforge.representation.settings import FractionSettings, ShareSettings, VoxelBasics
+from caloforge.representation.settings import JointSettings, VoxelBasics
 from caloforge.representation.shares import EncodedShares, VoxelShares
 
-__all__ = ["JointSettings", "JointShares", "check_share_noise", "share_noise_width"]
-
-
-class JointSettings(FractionSettings, ShareSettings):
-    """Settings of :class:`JointShares`."""
+__all__ = ["JointShares", "check_share_noise", "share_noise_width"]
 
 
 class JointShares(nn.Module):

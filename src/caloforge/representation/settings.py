@@ -11,6 +11,7 @@ from caloforge.validation import Settings
 __all__ = [
     "FractionSettings",
     "FractionsKind",
+    "JointSettings",
     "LayerConditionSettings",
     "PostProcessing",
     "ShareSettings",
@@ -90,5 +91,9 @@ class ShareSettings(VoxelBasics):
     drop_voxel: bool = False
 
 
-class VoxelSettings(FractionSettings, LayerConditionSettings, ShareSettings):
+class JointSettings(FractionSettings, ShareSettings):
+    """Of models that learn shares and fractions together."""
+
+
+class VoxelSettings(JointSettings, LayerConditionSettings):
     """All of these."""

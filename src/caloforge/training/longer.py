@@ -2,7 +2,7 @@
 
 A learning rate that is a function of the step alone (constant, milestones, exponential, cyclic) does not know how long the
 training is going to be, so a longer one begins with the very same steps as a shorter one, and a finished stage can go
-on. Cosine and one-cycle schedules stretch over all epochs: with another number of them every step would have been another.
+on. Cosine, linear and one-cycle schedules stretch over all epochs: with another number of them every step would have been another.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 from caloforge.errors import OutputError
 from caloforge.models import RunPlan
-from caloforge.stage import CosineSchedule, GradientStage, OneCycleSchedule, Stage
+from caloforge.stage import CosineSchedule, GradientStage, LinearSchedule, OneCycleSchedule, Stage
 from caloforge.training.state import last_state_file, read_counters, reopen
 
 __all__ = ["go_on_longer", "settings_of", "stretches"]
@@ -33,7 +33,7 @@ def stretches(stage: GradientStage) -> str:
     kinds = [
         player.schedule.kind
         for player in stage.players
-        if isinstance(player.schedule, CosineSchedule | OneCycleSchedule)
+        if isinstance(player.schedule, CosineSchedule | LinearSchedule | OneCycleSchedule)
     ]
     return kinds[0] if kinds else ""
 

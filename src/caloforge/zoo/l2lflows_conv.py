@@ -5,66 +5,23 @@ Each layer is an image; the layers before it are further images that the flow is
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Self
+from typing import Any
 
-import torch
-from pydantic import Field, model_validator
-from torch import Tensor, nn
-
-from caloforge.detectors import Detector, PolarGrid
+from caloforge.detectors import Detector
 from caloforge.errors import ConfigError
 from caloforge.models import Difference
-from caloforge.nn.convolutional import ConvolutionalFlow
-from caloforge.nn.splines import SplineSettings
-from caloforge.parts.differences import CUT_FIRST, MASKS
-from caloforge.parts.layer_voxels import LayerByLayer, LayerByLayerConfig, LayerEmbedding, LayerFlow
-from caloforge.representation import CellLogs, EncodedShares
-from caloforge.validation import Count, Size
+from caloforge.parts.differences import MASKS
+from caloforge.parts.layer_images import ConvolutionalLayer, LayerImages, LayerImagesConfig
+from caloforge.parts.layer_voxels import LayerFlow
 
 __all__ = ["ConvL2LFlows", "ConvL2LFlowsConfig"]
 
 
-class ConvL2LFlowsConfig(LayerByLayerConfig):
-    """Configuration: the keys of :class:`~caloforge.parts.layer_voxels.LayerByLayerConfig`, and these.
-
-    Attributes:
-        energy_flow: see :class:`~caloforge.parts.layer_voxels.LayerByLayer`.
-        steps: steps of activation norm, coupling and 1 x 1 convolution in each layer's flow.
-        hidden_channels: channels of the U-Nets' first level.
-        context_channels: channels of the context behind its network.
-        levels: most levels of the U-Nets.
-        bins: spline bins.
-        bound: the splines act on [-bound, bound].
-        least: smallest relative bin width and height and smallest interior derivative.
-        batch_norm: normalise over the batch inside the U-Nets.
-        coordinates: show the flows two images of the cells' places, too.
-        cell_floor: added to a cell's energy before the logarithm, MeV; see :class:`~caloforge.representation.CellLogs`.
-        cell_reference: cell energy whose variable is 0, MeV; likewise.
-        cell_decades: decades of cell energy to a unit of its variable.
-    """
-
-    energy_flow: bool = True
-    steps: Count = 8
-    hidden_channels: Size = 32
-    context_channels: Size = 8
-    levels: Annotated[int, Field(ge=0, le=100)] = 2
-    bins: Annotated[int, Field(ge=2)] = 10
-    bound: Annotated[float, Field(gt=0)] = 15.0
-    least: Annotated[float, Field(gt=0, lt=0.1)] = 1e-3
-    batch_norm: bool = True
-    coordinates: bool = True
-    cell_floor: Annotated[float, Field(gt=0)] | None = None
-    cell_reference: Annotated[float, Field(gt=0)] | None = None
-    cell_decades: Annotated[float, Field(gt=0)] = 1.0
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        if self.least * self.bins >= 1:
-            raise ValueError(f"{self.bins} bins of at least {self.least:g} of the interval do not fit into it")
-        return self
+class ConvL2LFlowsConfig(LayerImagesConfig):
+    """Configuration: the keys of :class:`~caloforge.parts.layer_images.LayerImagesConfig`; its sizes are the published ones."""
 
 
-class ConvL2LFlows(LayerByLayer):
+class ConvL2LFlows(LayerImages):
     """An energy flow and a convolutional coupling flow for every layer.
 
     Args:
@@ -80,18 +37,76 @@ class ConvL2LFlows(LayerByLayer):
     Config = ConvL2LFlowsConfig
     differences = (
         MASKS,
-        CUT_FIRST,
         Difference(
             "energies",
-            "affine map, clamp and logit of each layer",
-            "recursive fractions for up to ten layers, else single ones",
-            "one part for all models",
+            "affine map, clamp and logit of each layer; Gaussian noise of 1 +- 0.2 keV",
+            "fractions of what the shower can deposit; uniform noise of 1 keV",
+            "one part for all models (in both profiles)",
         ),
         Difference(
             "cells",
-            "divided by the layer's largest, clamped, log10 with 1e-7, logit with 1e-2",
-            "log10 alone",
-            "exact inverse",
+            "over the layer's largest (of the first batch; here of all rows), clamped, log10 with 1e-7, over 7 plus 1, logit "
+            "with 0.01; the brightest are kept",
+            "log10 alone; cut and rescaled in one step",
+            "exact inverse; nothing is clamped",
+            "cells",
+            ("logits", "logarithms"),
+        ),
+        Difference(
+            "noise on cells",
+            "empty ones log-normal about 1 keV, others uniform",
+            "uniform in [0, 1 keV) on all (in both profiles)",
+            "the likelihood knows one noise",
+        ),
+        Difference(
+            "what a layer sees of those before it",
+            "their variables, with noise, as the flow made them",
+            "ln(1 + d / cut) / 5 of their deposits behind the cut (goes with the cells)",
+            "what is generated is what is seen",
+        ),
+        Difference(
+            "end of the U-Nets",
+            "a 3 x 3 convolution to the spline parameters; nothing but an activation at the bottom",
+            "two 3 x 3 convolutions and a 1 x 1; a block at a bottom of several pixels",
+            "faster: the widest convolution has a ninth of the products",
+            "network",
+            ("published", "slim"),
+        ),
+        Difference(
+            "context network",
+            "no activation at its end; none for the first layer",
+            "an activation, and one for every layer (goes with the network)",
+            "layers may share a flow",
+        ),
+        Difference(
+            "1 x 1 convolutions",
+            "L U with a bias behind a random permutation, as which it starts",
+            "P L U, starts as a random rotation (goes with the network)",
+            "mixes the channels from the first step",
+        ),
+        Difference(
+            "incident energy as a condition",
+            "2 log10(E / GeV) - 3",
+            "log10(E / reference)",
+            "one expression for all models",
+            "incident_factor",
+            (2.0, 1.0),
+        ),
+        Difference(
+            "its zero",
+            "31.6 GeV",
+            "the middle of the gun's",
+            "constants belong to data",
+            "incident_reference",
+            (3.1622776601683795e4, None),
+        ),
+        Difference(
+            "energy of the layer as a condition",
+            "log10(E_k / GeV + 1e-6) + 1",
+            "a tenth of that reference is 0",
+            "constants belong to data",
+            "layer_reference",
+            (100.0, None),
         ),
         Difference(
             "coordinates",
@@ -101,16 +116,22 @@ class ConvL2LFlows(LayerByLayer):
             "coordinates",
             (False, True),
         ),
+        Difference(
+            "beside the flow",
+            "random rotations of every shower (data set 3); a map of the spectrum of cells behind it (ILD)",
+            "`training.augmentation`, if asked for; no map (in both profiles)",
+            "a map would hide what the flow does not learn",
+        ),
     )
     config: ConvL2LFlowsConfig
 
     def __init__(self, config: ConvL2LFlowsConfig, detector: Detector) -> None:
-        super().__init__(config, detector, energy_flow=config.energy_flow)
+        super().__init__(config, detector)
 
     def layer_flow(self, group: tuple[int, ...]) -> LayerFlow | None:
         """See :meth:`caloforge.parts.layer_voxels.LayerByLayer.layer_flow`."""
         if self.detector.readout.layer_sizes[group[0]] > 1:
-            return _ConvolutionalLayer(self, group)
+            return ConvolutionalLayer(self, group)
         if not self.config.energy_flow:
             raise ConfigError(f"layer {group[0]} of '{self.detector.name}' has one voxel, so it needs 'energy_flow'")
         return None
@@ -122,77 +143,4 @@ class ConvL2LFlows(LayerByLayer):
 
     def describe_layers(self) -> dict[str, Any]:
         """See :meth:`caloforge.parts.layer_voxels.LayerByLayer.describe_layers`."""
-        return _cell_logs(self, 0).describe()
-
-
-def _cell_logs(model: ConvL2LFlows, layer: int) -> CellLogs:
-    config = model.config
-    return CellLogs(
-        config,
-        model.detector,
-        layer=layer,
-        floor=config.cell_floor,
-        reference=config.cell_reference,
-        decades=config.cell_decades,
-    )
-
-
-class _ConvolutionalLayer(LayerFlow):
-    """Logarithms of the cells' energies of one layer, or of any of a group, from a convolutional flow."""
-
-    coordinates: Tensor
-    flow: ConvolutionalFlow
-
-    def __init__(self, model: ConvL2LFlows, group: tuple[int, ...]) -> None:
-        super().__init__()
-        config, readout, number = model.config, model.detector.readout, group[0]
-        self.shape = readout.layer_shapes[number]
-        self.cells = _cell_logs(model, number)
-        self.features = self.cells.features
-        self.previous = model.previous_shapes(number)
-        self.scalars = 2 if config.energy_flow else 1
-        self.place = LayerEmbedding(len(group)) if len(group) > 1 else None
-        lines = [torch.linspace(-1, 1, side) if side > 1 else torch.zeros(1) for side in self.shape]
-        coordinates = torch.stack(torch.meshgrid(*lines, indexing="ij"))
-        self.register_buffer("coordinates", coordinates if config.coordinates else coordinates[:0], persistent=False)
-        images = self.scalars + len(self.previous) + len(self.coordinates)
-        self.flow = ConvolutionalFlow(
-            self.shape,
-            images + (self.place.features if self.place else 0),
-            steps=config.steps,
-            hidden_channels=config.hidden_channels,
-            context_channels=config.context_channels,
-            levels=config.levels,
-            splines=SplineSettings(config.bins, config.bound, config.least, config.least, config.least),
-            periodic=isinstance(readout.layers[number].grid, PolarGrid),
-            batch_norm=config.batch_norm,
-        )
-
-    def encode(self, noisy: Tensor) -> EncodedShares:
-        return self.cells.encode(noisy)
-
-    def _images(self, conditions: Tensor) -> Tensor:
-        """All conditions as images of this layer's shape, (N, K, H, W)."""
-        rows = conditions.shape[0]
-        numbers, start = conditions[:, : self.scalars], self.scalars
-        if self.place is not None:
-            numbers, start = torch.cat([numbers, self.place(conditions[:, start])], dim=1), start + 1
-        images = [numbers[:, :, None, None].expand(-1, -1, *self.shape)]
-        for height, width in self.previous:
-            image = conditions[:, start : start + height * width].reshape(rows, 1, height, width)
-            start += height * width
-            # Layers with other cells: averages, or repetitions, over the same relative area.
-            same = (height, width) == self.shape
-            images.append(image if same else nn.functional.adaptive_avg_pool2d(image, self.shape))
-        images.append(self.coordinates.to(conditions.dtype).expand(rows, -1, -1, -1))
-        return torch.cat(images, dim=1)
-
-    def log_prob(self, y: Tensor, conditions: Tensor) -> Tensor:
-        return self.flow.log_prob(y.reshape(-1, *self.shape), self._images(conditions))
-
-    def sample(self, latents: Tensor, conditions: Tensor) -> Tensor:
-        image, _ = self.flow.inverse(latents, self._images(conditions))
-        return image.flatten(1)
-
-    def decode(self, y: Tensor, energy: Tensor | None) -> Tensor:
-        return self.cells.decode(y, energy)
+        return self.cells(0).describe()

@@ -1,0 +1,103 @@
+"""Wiring of the published networks, against slow references written from the papers' words, with equal weights."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import published_references as reference
+import pytest
+import torch
+from torch import nn
+
+from caloforge.nn.convolutional import ContextNet, ConvolutionalFlow, PermutedConvolution, Subsample, UNet
+
+
+def shaken(module: nn.Module) -> nn.Module:
+    """In float64 with random weights and random running statistics."""
+    torch.manual_seed(8)
+    module = module.double().eval()
+    for tensor in module.state_dict().values():
+        if tensor.is_floating_point():
+            tensor.copy_(0.4 * torch.randn_like(tensor))
+    for name, tensor in module.state_dict().items():
+        if name.endswith("running_var"):
+            tensor.copy_(0.5 + torch.rand_like(tensor))
+    return module
+
+
+def weights(module: nn.Module) -> dict[str, np.ndarray]:
+    return {name: tensor.numpy() for name, tensor in module.state_dict().items() if not name.endswith("tracked")}
+
+
+def images(*shape: int) -> torch.Tensor:
+    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("shape", "kernels", "periodic"),
+    [((15, 15), [(3, 3), (5, 5)], False), ((25, 9), [(5, 3), (5, 3)], True), ((8, 3), [(2, 3), (2, 1)], True)],
+    ids=["ILD", "data set 3", "a bottom of two pixels"],
+)
+def test_unet(shape: tuple[int, int], kernels: list[tuple[int, int]], periodic: bool) -> None:
+    """Mutations: an activation behind the last convolution, a block at the bottom, or the skipped image in front."""
+    network = UNet(3, 7, shape, channels=2, levels=2, periodic=periodic, batch_norm=True, published=True)
+    assert [layer.kernel_size for layer in network.down] == kernels
+    assert not any(tensor.any() for tensor in network.last.parameters())  # zero start
+    shaken(network)
+    parts = {name: weights(network.get_submodule(name)) for name in ("first", "down", "inside", "up", "outside")}
+    parts["last"] = {f"last.{name}": value for name, value in weights(network.last).items()}
+    image = images(2, 3, *shape)
+    made = network(image).numpy()
+    for row in range(2):
+        expected = reference.unet(image[row].numpy(), parts, 2, periodic=periodic)
+        np.testing.assert_allclose(made[row], np.moveaxis(expected, 0, -1), rtol=1e-10, atol=1e-12)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("periodic", [False, True])
+def test_context_net(periodic: bool) -> None:
+    """Mutation: a leaky ReLU behind the last convolution."""
+    network = ContextNet(4, 3, (2, 3), periodic=periodic, published=True)
+    shaken(network)
+    context = images(2, 4, 6, 6)
+    made = network(context).numpy()
+    for row in range(2):
+        expected = reference.context_net(context[row].numpy(), weights(network.layers), periodic=periodic)
+        np.testing.assert_allclose(made[row], expected, rtol=1e-10, atol=1e-12)
+    assert (made < -0.05).any()
+
+
+@torch.no_grad()
+def test_the_first_layer_sees_two_numbers_as_they_are() -> None:
+    flow = ConvolutionalFlow((6, 6), 2, steps=1, hidden_channels=2, published=True, plain_context=True)
+    assert isinstance(flow.context, Subsample)
+    numbers = torch.tensor([[0.3, -2.0]]).view(1, 2, 1, 1).expand(1, 2, 6, 6)
+    assert torch.equal(flow.context(numbers), numbers[:, :, :3, :3])
+    assert flow.couplings[0].network.first[0].in_channels == 2 + 2  # two channels of the image, two numbers
+
+
+@torch.no_grad()
+def test_one_by_one_convolution() -> None:
+    """Mutations: the permutation behind the product, U L instead of L U, no bias."""
+    torch.manual_seed(3)
+    module = PermutedConvolution(4).double()
+    assert sum(p.numel() for p in module.parameters()) == 16 + 4
+    image = images(2, 4, 3, 2)
+    order = module.permutation.argmax(dim=1)
+    assert sorted(order.tolist()) == [0, 1, 2, 3]
+    start, logdet = module(image)
+    assert torch.equal(start, image[:, order])  # the identity behind a permutation
+    assert torch.equal(logdet, torch.zeros(2, dtype=torch.float64))
+    for parameter in module.parameters():
+        parameter.copy_(0.5 * torch.randn_like(parameter))
+    made, logdet = module(image)
+    lower, upper, scales, bias = (t.numpy() for t in (module.lower, module.upper, module.log_scale.exp(), module.bias))
+    for row in range(2):
+        expected = reference.mixing(image[row].numpy(), order.numpy(), lower, upper, scales, bias)
+        np.testing.assert_allclose(made[row], expected, rtol=1e-12, atol=1e-12)
+    assert logdet.tolist() == pytest.approx([6 * math.log(abs(np.prod(scales)))] * 2)
+    back, log_inverse = module.inverse(made)
+    torch.testing.assert_close(back, image)
+    assert torch.equal(log_inverse, -logdet)
