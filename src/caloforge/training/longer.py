@@ -2,7 +2,7 @@
 
 A learning rate that is a function of the step alone (constant, milestones, exponential, cyclic) does not know how long the
 training is going to be, so a longer one begins with the very same steps as a shorter one, and a finished stage can go
-on. Cosine, linear and one-cycle schedules stretch over all epochs: with another number of them every step would have been another.
+on. Cosine, linear and one-cycle schedules stretch over all epochs: with another number of them every step would be another.
 """
 
 from __future__ import annotations
