@@ -127,7 +127,8 @@ VARIANTS: dict[str, dict[str, Variant]] = {
         "noise on shares": Variant(
             changes=_LAYER_NOISE
             | _OTHER_BASICS
-            | {"noise_on": "shares", "alpha": 1e-8, "cut_first": False, "flow": _OTHER_COUPLING},
+            | {"noise_on": "shares", "alpha": 1e-8, "cut_first": False, "flow": _OTHER_COUPLING}
+            | {"energy_fractions": "single"},
             aids=_OTHER_AIDS,
         ),
         "cubic": Variant(
@@ -140,10 +141,12 @@ VARIANTS: dict[str, dict[str, Variant]] = {
                     "permutations": "reverse",
                     "batch_norm": True,
                 },
-                "energy_fractions": "single",
                 "variables": "logarithms",
+                "shares_of": "shower",
                 "relative_noise": 1e-5,
                 "log_alpha": 1e-7,
+                "largest_ratio": 0.8,
+                "largest_voxel": 5e4,
             }
         ),
     },

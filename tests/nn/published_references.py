@@ -159,3 +159,175 @@ def mixing(image: Array, order: Array, lower: Array, upper: Array, scales: Array
         for x in range(image.shape[2]):
             made[:, y, x] = low @ (up @ moved[:, y, x]) + bias
     return made
+
+
+def _sizes(raw: Array, least: float, bound: float) -> Array:
+    """Widths or heights of bins that fill [-bound, bound], none smaller than a share ``least`` of it."""
+    e = np.exp(raw - raw.max())
+    return 2 * bound * (least + (1 - least * len(raw)) * e / e.sum())
+
+
+def _bin(x: float, widths: Array, heights: Array, bound: float) -> tuple[int, float, float]:
+    """Number of the bin of x, and its left and lower edge."""
+    left, bottom = -bound, -bound
+    for k in range(len(widths)):
+        if x < left + widths[k] or k == len(widths) - 1:
+            return k, left, bottom
+        left, bottom = left + widths[k], bottom + heights[k]
+    raise AssertionError
+
+
+def rational_quadratic(x: float, raw: Array, bins: int, bound: float, least: float) -> tuple[float, float]:
+    """Value and logarithm of the slope (arXiv:1906.04032, equation 4): widths, heights, slopes at knots; 1 at the ends."""
+    if not -bound <= x <= bound:
+        return x, 0.0
+    w, h = _sizes(raw[:bins], least, bound), _sizes(raw[bins : 2 * bins], least, bound)
+    d = np.concatenate([[1.0], least + softplus(raw[2 * bins :]), [1.0]])
+    k, left, bottom = _bin(x, w, h, bound)
+    s, t = h[k] / w[k], (x - left) / w[k]
+    below = s + (d[k + 1] + d[k] - 2 * s) * t * (1 - t)
+    y = bottom + h[k] * (s * t**2 + d[k] * t * (1 - t)) / below
+    slope = s**2 * (d[k + 1] * t**2 + 2 * s * t * (1 - t) + d[k] * (1 - t) ** 2) / below**2
+    return y, float(np.log(slope))
+
+
+def cubic(x: float, raw: Array, bins: int, bound: float, least: float) -> tuple[float, float]:
+    """Value and logarithm of the slope of a monotonic cubic spline with Steffen's slopes at interior knots (arXiv:1906.02145).
+
+    Widths, heights, and two numbers for the slopes at the ends, which lie between 0.001 and 2.999 times those of their bins.
+    """
+    if not -bound <= x <= bound:
+        return x, 0.0
+    w, h = _sizes(raw[:bins], least, bound), _sizes(raw[bins : 2 * bins], least, bound)
+    s = h / w
+    d = np.zeros(bins + 1)
+    for k in range(1, bins):
+        mean = (s[k - 1] * w[k] + s[k] * w[k - 1]) / (w[k - 1] + w[k])
+        d[k] = min(2 * s[k - 1], 2 * s[k], mean)
+    ends = 0.001 + 2.998 * sigmoid(raw[2 * bins :])
+    d[0], d[bins] = ends[0] * s[0], ends[1] * s[-1]
+    k, left, bottom = _bin(x, w, h, bound)
+    # Powers of the distance from the left knot.
+    a = (d[k] + d[k + 1] - 2 * s[k]) / w[k] ** 2
+    b = (3 * s[k] - 2 * d[k] - d[k + 1]) / w[k]
+    t = x - left
+    return bottom + ((a * t + b) * t + d[k]) * t, float(np.log((3 * a * t + 2 * b) * t + d[k]))
+
+
+def coupling_block(
+    x: Array, condition: Array, weights: Weights, spline: str, *, bins: int, bound: float, least: float
+) -> tuple[Array, float]:
+    """One block of CaloINN: the first half, rounded up, and the condition set splines for the others.
+
+    Linear layers with leaky ReLU (and, for data set 1, batch norm in front of it) between them.
+
+    Args:
+        x: variables of one shower, (D,).
+        condition: (C,).
+        weights: of the network, in order.
+        spline: ``rqs`` or ``cubic``.
+        bins: of the splines.
+        bound: likewise.
+        least: likewise.
+    """
+    passive = -(-len(x) // 2)
+    read = Reader(weights)
+    layers = [read.layer() for _ in range(len({name.rpartition(".")[0] for name in weights}))]
+    hidden = np.concatenate([x[:passive], condition])
+    for number, tensors in enumerate(layers):
+        if len(tensors) == 4:  # a batch norm
+            hidden = leaky_relu(batch_norm(hidden, *tensors))
+            continue
+        weight, bias = tensors
+        hidden = weight @ hidden + bias
+        last = number == len(layers) - 1
+        if not last and len(layers[number + 1]) == 2:
+            hidden = leaky_relu(hidden)
+    function = {"rqs": rational_quadratic, "cubic": cubic}[spline]
+    made, logdet = x.copy(), 0.0
+    for k, raw in enumerate(hidden.reshape(len(x) - passive, -1)):
+        made[passive + k], log_slope = function(float(x[passive + k]), raw, bins, bound, least)
+        logdet += log_slope
+    return made, logdet
+
+
+def linear_rational(x: float, raw: Array, bins: int, bound: float) -> float:
+    """A linear-rational spline (arXiv:2001.05168, algorithm 1): widths, heights, slopes, lambdas."""
+    if not -bound <= x <= bound:
+        return x
+    w, h = _sizes(raw[:bins], 1e-3, bound), _sizes(raw[bins : 2 * bins], 1e-3, bound)
+    shift = np.log(np.exp(1 - 1e-3) - 1)  # so that zeros are slopes of 1
+    d = np.concatenate([[1.0], 1e-3 + softplus(raw[2 * bins : 3 * bins - 1] + shift), [1.0]])
+    lam = 0.025 + 0.95 * sigmoid(raw[3 * bins - 1 :])
+    k, left, bottom = _bin(x, w, h, bound)
+    top, s, part = bottom + h[k], h[k] / w[k], lam[k]
+    wa, wb = 1.0, np.sqrt(d[k] / d[k + 1])
+    wm = (part * wa * d[k] + (1 - part) * wb * d[k + 1]) / s
+    middle = ((1 - part) * wa * bottom + part * wb * top) / ((1 - part) * wa + part * wb)
+    t = (x - left) / w[k]
+    if t <= part:
+        return float((wa * bottom * (part - t) + wm * middle * t) / (wa * (part - t) + wm * t))
+    return float((wm * middle * (1 - t) + wb * top * (t - part)) / (wm * (1 - t) + wb * (t - part)))
+
+
+def perceptron(x: Array, tensors: list[Array]) -> Array:
+    """Linear layers with ReLU between them."""
+    for k in range(0, len(tensors), 2):
+        x = tensors[k] @ x + tensors[k + 1]
+        if k < len(tensors) - 2:
+            x = np.maximum(x, 0)
+    return x
+
+
+def shower_flow(z: Array, condition: Array, steps: list[tuple[str, list[Array]]], bins: int, bound: float) -> Array:
+    """The way of sampling of ShowerFlow.
+
+    Args:
+        z: normal numbers, (D,).
+        condition: (C,).
+        steps: kinds and tensors. ``affine``: the first half, rounded down, stays; with the condition it gives shift and
+            logarithm of the scale of the others, which a hyperbolic tangent bounds. ``spline``: one spline for each feature,
+            from the condition alone. ``permutation``: which feature comes to each place.
+        bins: of the splines.
+        bound: likewise.
+    """
+    x = z.copy()
+    for kind, tensors in steps:
+        if kind == "permutation":
+            x = np.array([x[int(k)] for k in tensors[0]])
+        elif kind == "affine":
+            half = len(x) // 2
+            given = perceptron(np.concatenate([x[:half], condition]), tensors)
+            shift, log_scale = given[: len(x) - half], np.tanh(given[len(x) - half :])
+            x = np.concatenate([x[:half], np.exp(log_scale) * x[half:] + shift])
+        else:
+            raw = perceptron(condition, tensors).reshape(len(x), -1)
+            x = np.array([linear_rational(float(v), own, bins, bound) for v, own in zip(x, raw, strict=True)])
+    return x
+
+
+def pointwise_net(
+    point: Array, noise: float, condition: Array, frequencies: Array, time: list[Array], layers: list[list[Array]]
+) -> Array:
+    """PointWise Net for one point.
+
+    The noise level as sines and cosines of 2 pi times fixed frequencies, then a linear layer with leaky ReLU; with the condition
+    of the shower that is the context. Every layer: linear map times sigmoid of a linear map of the context, plus a linear map
+    of the context without bias; leaky ReLU between the layers.
+
+    Args:
+        point: (4,).
+        noise: level as the network sees it.
+        condition: (C,).
+        frequencies: (n / 2,).
+        time: weight and bias of the embedding.
+        layers: weight and bias of the map, weight and bias of the gate, weight of the shift.
+    """
+    angles = 2 * np.pi * noise * frequencies
+    embedded = leaky_relu(time[0] @ np.concatenate([np.sin(angles), np.cos(angles)]) + time[1])
+    context = np.concatenate([embedded, condition])
+    for number, (weight, bias, gate, gate_bias, shift) in enumerate(layers):
+        point = (weight @ point + bias) * sigmoid(gate @ context + gate_bias) + shift @ context
+        if number < len(layers) - 1:
+            point = leaky_relu(point)
+    return point

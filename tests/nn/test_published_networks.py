@@ -11,6 +11,10 @@ import torch
 from torch import nn
 
 from caloforge.nn.convolutional import ContextNet, ConvolutionalFlow, PermutedConvolution, Subsample, UNet
+from caloforge.nn.coupling import CouplingFlow
+from caloforge.nn.pointwise import PointWiseNet
+from caloforge.nn.showerflow import ShowerFlow
+from caloforge.nn.splines import SplineSettings
 
 
 def shaken(module: nn.Module) -> nn.Module:
@@ -101,3 +105,99 @@ def test_one_by_one_convolution() -> None:
     back, log_inverse = module.inverse(made)
     torch.testing.assert_close(back, image)
     assert torch.equal(log_inverse, -logdet)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("spline", "batch_norm"), [("rqs", True), ("cubic", False)], ids=["data set 1", "data set 2"])
+def test_coupling_flow_of_caloinn(spline: str, batch_norm: bool) -> None:
+    """Mutations: the smaller half passive, no norm in front of the second block, a permutation the other way round."""
+    settings = {"bins": 10, "bound": 3.0, "least": 1e-3}
+    order = torch.tensor([3, 0, 4, 1, 6, 2, 5])
+    flow = CouplingFlow(
+        features=7,
+        context_features=1,
+        blocks=2,
+        hidden_features=9,
+        layers=4 if batch_norm else 3,
+        permutations=[order],
+        spline=spline,  # type: ignore[arg-type]
+        splines=SplineSettings(10, 3.0, 1e-3, 1e-3, 1e-3),
+        act_norm=True,
+        batch_norm=batch_norm,
+    )
+    permutation = flow.permutations[0].index.clone()
+    shaken(flow)
+    flow.permutations[0].set_index(permutation)
+    x, condition = 2 * images(3, 7), images(3, 1)
+    made, logdet = flow(x, condition)
+    (norm,) = flow.norms
+    mean, scale = norm.mean.numpy(), np.exp(norm.log_scale.numpy())
+    networks = [weights(block.network) for block in flow.blocks]
+    for row in range(3):
+        own = condition[row].numpy()
+        values, first = reference.coupling_block(x[row].numpy(), own, networks[0], spline, **settings)
+        values = (values[order.numpy()] - mean) * scale
+        values, second = reference.coupling_block(values, own, networks[1], spline, **settings)
+        np.testing.assert_allclose(made[row], values, rtol=1e-9, atol=1e-10)
+        assert float(logdet[row]) == pytest.approx(first + second + np.log(scale).sum(), rel=1e-9)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("order", "kinds"),
+    [("caloclouds2", "apapap ps apapap"), ("caloclouds3", "apapap sp apapap")],
+)
+def test_shower_flow(order: str, kinds: str) -> None:
+    """Mutations: no hyperbolic tangent, the larger half kept, splines that see the features, the other order."""
+    flow = ShowerFlow(5, 3, blocks=1, order=order, affine_hidden=8, spline_hidden=6)  # type: ignore[arg-type]
+    indices = [layer.index.clone() for layer in flow.layers if hasattr(layer, "index")]
+    shaken(flow)
+    names = {"a": "affine", "p": "permutation", "s": "spline"}
+    kept, steps = iter(indices), []
+    for layer, kind in zip(flow.layers, kinds.replace(" ", ""), strict=True):
+        if kind == "p":
+            layer.index.copy_(next(kept))
+            steps.append((names[kind], [layer.index.numpy()]))
+        else:
+            steps.append((names[kind], list(weights(layer).values())))
+    z, condition = images(4, 5), images(4, 3)
+    made = flow.sample_reference(z, condition).numpy()
+    for row in range(4):
+        expected = reference.shower_flow(z[row].numpy(), condition[row].numpy(), steps, 8, 3.0)
+        np.testing.assert_allclose(made[row], expected, rtol=1e-10, atol=1e-12)
+    np.testing.assert_allclose(flow.sample(z, condition), made, rtol=1e-9, atol=1e-10)
+
+
+@torch.no_grad()
+def test_sizes_of_the_shower_flow_follow_its_outputs() -> None:
+    flow = ShowerFlow(60, 4, blocks=1, order="caloclouds3")
+    assert flow.layers[0].network[0].weight.shape == (600, 30 + 4)
+    assert flow.layers[6].network[0].weight.shape == (240, 4)
+    assert (flow.bins, flow.bound) == (8, 3.0)
+
+
+@torch.no_grad()
+def test_pointwise_net() -> None:
+    """Mutations: leaky ReLU behind the last layer, a bias of the shift, cosines in front of the sines, no 2 pi."""
+    network = PointWiseNet((6, 9, 6), 2, time_features=8)
+    shaken(network)
+    layers = []
+    for layer in network.gated_layers():
+        own = (layer.linear.weight, layer.linear.bias, layer.gate.weight, layer.gate.bias, layer.shift.weight)
+        assert layer.shift.bias is None
+        layers.append([tensor.numpy() for tensor in own])
+    time = [network.time.weight.numpy(), network.time.bias.numpy()]
+    points, noise, condition = images(7, 4), torch.tensor([0.3, -1.1], dtype=torch.float64), images(2, 2)
+    offsets = torch.tensor([0, 3, 7])
+    made = network(points, noise, condition, offsets).numpy()
+    for number in range(7):
+        shower = int(number >= 3)
+        expected = reference.pointwise_net(
+            points[number].numpy(),
+            float(noise[shower]),
+            condition[shower].numpy(),
+            network.frequencies.numpy(),
+            time,
+            layers,
+        )
+        np.testing.assert_allclose(made[number], expected, rtol=1e-9, atol=1e-11)

@@ -107,7 +107,7 @@ def test_the_width_of_the_noise_on_shares_is_that_of_the_deposits_over_the_highe
 
 
 def logs(detector: Detector = SMALL, noise: float = 5e-6) -> LogShares:
-    return LogShares(detector, scale=1.0, extra_energy=0.0, noise=noise, alpha=1e-8)
+    return LogShares(detector, of="layers", noise=noise, alpha=1e-8)
 
 
 def test_logarithms_come_back_but_for_their_noise() -> None:
@@ -134,7 +134,7 @@ def test_without_noise_worth_the_name_logarithms_come_back_exactly() -> None:
 def test_deposits_below_the_threshold_are_taken_as_they_are() -> None:
     """Mutation: cut first, as the other representations do."""
     detector = toy_detector((2, 2), threshold=5.0)
-    part = LogShares(detector, scale=1.0, extra_energy=0.0, noise=1e-14, alpha=1e-12)
+    part = LogShares(detector, of="layers", noise=1e-14, alpha=1e-12)
     deposits = torch.tensor([[1.0, 2.0, 3.0, 20.0]], dtype=torch.float64)
     incident = torch.tensor([100.0], dtype=torch.float64)
     back = part.decode(part.encode(deposits, incident, STREAMS, torch.arange(1), 0).y, incident)

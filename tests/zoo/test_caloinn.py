@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from caloforge.models import Conditions, build_model, load_preset
 from caloforge.random import Streams
 from caloforge.representation import JointShares, Logit, LogShares
 from caloforge.showers import Showers
-from caloforge.stage import GradientStage, TrainingConfig
+from caloforge.stage import GradientStage, TrainingConfig, VoxelBatch
 from caloforge.zoo.caloinn import CaloINN
 
 STREAMS = Streams(11, "test")
@@ -79,7 +80,7 @@ def test_loss_is_the_negative_log_density_without_the_jacobians(flow: dict[str, 
     model = small(flow=flow, **changes).double()
     showers = geant4_showers(22)[:6]
     fit(model, showers)
-    stage = model.training_stages(TrainingConfig())[1]
+    stage = model.training_stages(TrainingConfig())[-1]
     assert isinstance(stage, GradientStage)
     loss = float(stage.loss("main", training_batch(showers), STREAMS)["loss"])
     deposits, incident = torch.from_numpy(showers.deposits).double(), torch.from_numpy(showers.incident_energy)
@@ -138,13 +139,12 @@ def test_extreme_latents_give_finite_showers_or_invalid_ones(size: float, change
 
 
 def test_an_untrained_scale_makes_showers_invalid_rather_than_wrong() -> None:
-    """Mutation: leave ``unless_finite`` out of ``LogShares.decode`` or ``VoxelShares.deposits``."""
+    """Mutation: leave ``unless_finite`` out of ``VoxelShares.deposits``."""
     conditions = Conditions.first(np.full(3, 5e4), 22)
-    for changes in ({}, LOGARITHMS):
-        model = small(**changes)
-        made, valid = model.decode(conditions, model.latents(conditions, STREAMS))
-        assert not valid.any()
-        assert made.total_energy().sum() == 0
+    model = small()
+    made, valid = model.decode(conditions, model.latents(conditions, STREAMS))
+    assert not valid.any()
+    assert made.total_energy().sum() == 0
 
 
 @torch.no_grad()
@@ -185,6 +185,93 @@ def test_the_published_profile_takes_logarithms() -> None:
     assert isinstance(model.representation, LogShares)
     assert model.representation.margin.alpha == 1e-8
     assert model.flow.features == 507
+    assert [stage.name for stage in model.training_stages(TrainingConfig())] == ["flow"]
+
+
+@pytest.mark.parametrize(
+    ("preset", "energy", "expected"),
+    [
+        ("caloinn-ds1-pions", [256.0, 4_194_304.0], [np.log2(0.256), np.log2(4194.304)]),
+        ("caloinn-par04-ds2", [1e3, 1e6], [0.0, np.log2(1000)]),
+        ("caloinn-calogan", [1e3, 1e5], [0.0, np.log(100)]),
+    ],
+)
+def test_published_condition(preset: str, energy: list[float], expected: list[float]) -> None:
+    """log2(E / GeV), and for CaloGAN ln(E / GeV); typed from the authors' programs."""
+    chosen = load_preset(preset, ["model.flow.hidden_features=2", "model.flow.blocks=1"])
+    model = chosen.build(load_detector(chosen.detector or ""))
+    assert isinstance(model, CaloINN)
+    found = model.energy_conditions.incident(torch.tensor(energy, dtype=torch.float64))
+    assert found.flatten().tolist() == pytest.approx(expected, abs=1e-12)
+    assert model.described_profile() == "published"
+
+
+def test_the_first_fraction_is_not_scaled() -> None:
+    """Mutation: divide it by the largest of the training data; showers of data set 1 hold more than came in."""
+    model = small(**LOGARITHMS).double()
+    showers = geant4_showers(22)[:5]
+    deposits = torch.from_numpy(showers.deposits).double() * 3
+    incident = torch.from_numpy(showers.incident_energy)
+    y = model.representation.encode(deposits, incident, STREAMS, torch.arange(5), 0).y
+    fraction = torch.exp(y[:, 504]) - 1e-8
+    wanted = deposits.sum(dim=1) / incident
+    assert float(wanted.min()) > 2
+    assert torch.allclose(fraction, wanted, atol=1e-5)
+    made = model.representation.decode(y, incident)
+    assert torch.allclose(made.sum(dim=1), deposits.sum(dim=1), rtol=1e-4)
+
+
+def test_shares_of_the_whole_shower_come_back() -> None:
+    """As the authors' program has them for CaloGAN: 504 shares, and what is deposited over what came in."""
+    preset = load_preset("caloinn-calogan", ["model.flow.hidden_features=2", "model.flow.blocks=1"])
+    model = preset.build(load_detector("calogan"))
+    assert isinstance(model, CaloINN)
+    assert isinstance(model.representation, LogShares)
+    assert (model.flow.features, model.representation.width, model.representation.log.alpha) == (505, 8e-7, 2e-7)
+    assert (model.config.flow.bound, model.config.flow.spline, model.config.flow.dropout) == (20.0, "cubic", 0.05)
+    training = preset.training.for_stage("flow")
+    assert (training.optimiser.weight_decay, training.optimiser.eps, training.selection) == (0.0, 1e-6, "last")
+    assert (preset.training.validation_fraction, training.epochs, training.batch_size) == (0.2, 50, 512)
+    showers = geant4_showers(-11)[:30]
+    deposits, incident = torch.from_numpy(showers.deposits).double(), torch.from_numpy(showers.incident_energy)
+    y = model.representation.encode(deposits, incident, STREAMS, torch.arange(30), 0).y
+    total = deposits.sum(dim=1)
+    noise = torch.from_numpy(STREAMS.child("relative").uniform(np.arange(30), 505, attempts=0)) * 8e-7
+    expected = torch.log(torch.cat([deposits / total[:, None], (total / incident)[:, None]], dim=1) + noise + 2e-7)
+    torch.testing.assert_close(y, expected)
+    made = model.representation.decode(y, incident)
+    # A deposit comes back within the noise on its share, and its share of the mean of all noise.
+    assert float(((made - deposits).abs() / total[:, None]).max()) < 5e-5
+    torch.testing.assert_close(made.sum(dim=1), total, rtol=1e-5, atol=0)
+
+
+def test_showers_that_the_publication_leaves_out_are_not_learnt() -> None:
+    """Mutations: learn all rows; weight the loss by all of them."""
+    preset = load_preset("caloinn-ds1-pions")
+    assert (preset.model["largest_ratio"], preset.model["largest_voxel"]) == (3.5, 6e5)
+    assert (preset.training.selection, preset.training.validation_fraction) == ("last", 0.01)
+    showers = geant4_showers(211)[:12]
+    showers.deposits[2] *= 4 * showers.incident_energy[2] / showers.total_energy()[2]
+    showers.deposits[7, 5] = 7e5
+    model = small(**LOGARITHMS, largest_ratio=3.5, largest_voxel=6e5).double()
+    kept = [k for k in range(12) if k not in (2, 7)]
+    stage, plain = (m.training_stages(TrainingConfig())[-1] for m in (model, small(**LOGARITHMS).double()))
+    assert isinstance(stage, GradientStage)
+    assert isinstance(plain, GradientStage)
+    batch = training_batch(showers)
+    assert isinstance(batch, VoxelBatch)
+    part = replace(
+        batch, deposits=batch.deposits[kept], incident_energy=batch.incident_energy[kept], row=batch.row[kept]
+    )
+    found, wanted = stage.loss("main", batch, STREAMS), plain.loss("main", part, STREAMS)
+    assert found["loss"].item() == pytest.approx(wanted["loss"].item(), rel=1e-12)
+    assert float(found["weight"]) == 10.0
+    with torch.no_grad():
+        stage.begin(Rows(showers), STREAMS)
+    none = replace(batch, deposits=batch.deposits[[2]], incident_energy=batch.incident_energy[[2]], row=batch.row[[2]])
+    empty = stage.loss("main", none, STREAMS)
+    assert (empty["loss"].item(), empty["weight"].item()) == (0.0, 0.0)
+    empty["loss"].backward()
 
 
 @pytest.mark.parametrize(
@@ -196,6 +283,8 @@ def test_the_published_profile_takes_logarithms() -> None:
             {"drop_voxel": True, "noise_on": "deposits", "energy_noise_per": "voxel", "variables": "logarithms"},
             "exclude each other",
         ),
+        ({"shares_of": "shower"}, "'shares_of' shower needs"),
+        ({"condition": "published", "incident_reference": 1e4}, "'incident_reference' does nothing"),
         ({"flow": FLOW | {"least": 0.09, "bins": 12}}, "do not fit"),
         ({"flow": FLOW | {"spline": "quartic"}}, "rqs"),
     ],

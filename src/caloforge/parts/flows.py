@@ -108,6 +108,7 @@ class FlowStage(GradientStage):
         training: see :class:`caloforge.stage.GradientStage`.
         flow: the bare flow in ``density``; None if that is one.
         rows_per_shower: rows that ``variables`` gives for each shower.
+        thinned: whether ``variables`` may leave out some of the rows.
         needs: see :class:`caloforge.stage.Stage`.
 
     Attributes:
@@ -124,10 +125,12 @@ class FlowStage(GradientStage):
         *,
         flow: nn.Module | None = None,
         rows_per_shower: int = 1,
+        thinned: bool = False,
         needs: tuple[str, ...] = (),
     ) -> None:
         super().__init__(name, {path: density}, training, needs=needs)
         self.density, self.variables, self.rows_per_shower = density, variables, rows_per_shower
+        self.thinned = thinned
         self.flow = density if flow is None else flow
 
     def prepare(self, data: TrainingData, streams: Streams) -> None:
@@ -144,7 +147,7 @@ class FlowStage(GradientStage):
             nonlocal features
             y, _ = self.variables(batch, streams)
             features = y.shape[1]
-            return y.reshape(len(batch), -1)
+            return y.reshape(-1, self.rows_per_shower * features)
 
         rows = collect_rows(data, max(1, _START_ROWS // self.rows_per_shower), of_showers)
         return rows.reshape(-1, features)
@@ -152,4 +155,8 @@ class FlowStage(GradientStage):
     def loss(self, player: str, batch: TrainingBatch, streams: Streams) -> dict[str, Tensor]:
         """See :meth:`caloforge.stage.GradientStage.loss`."""
         y, context = self.variables(batch, streams)
-        return {"loss": -self.density.log_prob(y, context).mean()}  # type: ignore[operator]
+        if not self.thinned:
+            return {"loss": -self.density.log_prob(y, context).mean()}  # type: ignore[operator]
+        weight = torch.tensor(float(len(y)), dtype=torch.float64, device=y.device)
+        # Of a share of the batch nothing may be left; its loss then is 0, and so is its weight.
+        return {"loss": -self.density.log_prob(y, context).sum() / max(len(y), 1), "weight": weight}  # type: ignore[operator]

@@ -19,12 +19,13 @@ def collect_rows(data: TrainingData, most: int, values: Callable[[TrainingBatch]
     Args:
         data: the training rows.
         most: about how many rows.
-        values: function of a batch, (B, D).
+        values: function of a batch, (B, D), or of fewer rows where some are left out.
     """
     stride = max(1, math.ceil(len(data) / most))
     parts, seen = [], 0
     for batch in data:
-        chosen = torch.arange((-seen) % stride, len(batch), stride)
+        rows = values(batch)
+        chosen = torch.arange((-seen) % stride, len(rows), stride)
         seen += len(batch)
-        parts.append(values(batch).index_select(0, chosen.to(batch.incident_energy.device)))
+        parts.append(rows.index_select(0, chosen.to(batch.incident_energy.device)))
     return torch.cat(parts)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from caloforge.detectors import Detector
 from caloforge.random import Streams
-from caloforge.representation.energies import EnergyFractions, EnergyScale
-from caloforge.representation.layers import LayerNormalisation
+from caloforge.representation.energies import EnergyFractions
+from caloforge.representation.layers import LayerNormalisation, LayerSums
 from caloforge.representation.logarithm import LogMargin
 from caloforge.representation.noise import DequantisationNoise
 from caloforge.representation.restoring import unless_finite
@@ -20,31 +20,32 @@ __all__ = ["LogShares"]
 
 
 class LogShares(nn.Module):
-    """All voxels' shares of their layers and all recursive energy fractions, with noise, behind ``log(x + alpha)``.
+    """Shares of all voxels and fractions of the incident energy, with noise, behind ``log(x + alpha)``.
+
+    Of ``layers``: each voxel's share of its layer, then the recursive energy fractions, of which the first is the deposited
+    over the incident energy, unscaled, so that it may lie above 1. Of the ``shower``, as the authors' program has it for the
+    CaloGAN calorimeter: each voxel's share of all that is deposited, then that first fraction alone.
 
     Deposits are taken as the file has them, whatever the threshold. On the way back the noise's width is subtracted, what is
-    left below it is 0, and the shares of each layer are divided by their sum.
+    left below it is 0, and the shares of each layer, or of the shower, are divided by their sum.
 
     Args:
         detector: the voxels.
-        scale: the most that a shower deposits, as a multiple of the incident energy; None fits it.
-        extra_energy: energy that the particle brings beside its kinetic one, MeV.
+        of: what the shares are of.
         noise: width of the uniform noise on shares and fractions.
         alpha: margin of the logarithm.
     """
 
     learnt: Tensor
 
-    def __init__(
-        self, detector: Detector, *, scale: float | None, extra_energy: float, noise: float, alpha: float
-    ) -> None:
+    def __init__(self, detector: Detector, *, of: Literal["layers", "shower"], noise: float, alpha: float) -> None:
         super().__init__()
-        sizes = detector.readout.layer_sizes
+        sizes = detector.readout.layer_sizes if of == "layers" else (detector.readout.n_voxels,)
+        self.of = of
         self.normalisation = LayerNormalisation(sizes)
-        self.sums = self.normalisation.sums
+        self.sums: LayerSums = self.normalisation.sums
         several = torch.tensor([size > 1 for size in sizes])[self.sums.voxel_layers]
         self.register_buffer("learnt", torch.nonzero(several).flatten(), persistent=False)
-        self.scale = EnergyScale(scale, extra_energy)
         self.fractions = EnergyFractions()
         self.features = len(self.learnt) + len(sizes)
         self.noise = DequantisationNoise(self.features, noise)
@@ -62,7 +63,7 @@ class LogShares(nn.Module):
         """Deposits (N, V) and incident energies (N,), MeV, to logarithms; the last three arguments address the noise."""
         deposits = deposits.double()
         energies = self.sums(deposits)
-        u, _ = self.fractions(energies, self.scale(incident_energy))
+        u, _ = self.fractions(energies, incident_energy.double())
         shares = self.normalisation.transform(deposits, energies).index_select(1, self.learnt)
         plain = torch.cat([shares, u], dim=1)
         noisy, _ = self.noise(plain, self.noise.draw(streams.child("relative"), rows, counter))
@@ -76,7 +77,7 @@ class LogShares(nn.Module):
         plain = torch.where(plain >= self.width, plain, torch.zeros_like(plain))
         first = len(self.learnt)
         u = torch.cat([plain[:, first : first + 1], plain[:, first + 1 :].clamp_max(1)], dim=1)
-        energies = self.fractions.restore(u, self.scale(incident_energy))
+        energies = self.fractions.restore(u, incident_energy.double())
         ones = plain.new_ones(plain.shape[0], self.sums.voxel_layers.shape[0])
         shares = ones.index_copy(1, self.learnt, plain[:, :first])
         shares = self.normalisation.transform(shares, self.sums(shares))
@@ -86,8 +87,8 @@ class LogShares(nn.Module):
     def describe(self) -> dict[str, Any]:
         """What ``model.json`` says about it."""
         return {
-            "energies": [self.scale.describe(), self.fractions.describe()],
-            "shares": self.normalisation.describe(),
+            "energies": [self.fractions.describe() | {"of": "the incident energy"}],
+            "shares": self.normalisation.describe() | {"of": self.of},
             "noise": {"transform": "uniform noise", "width_relative": self.width},
             "log": self.log.describe(),
         }

@@ -29,6 +29,9 @@ from caloforge.stage import Stage, TrainingBatch, TrainingConfig, deposits_of
 
 __all__ = ["CaloINN", "CaloINNConfig"]
 
+#: MeV.
+_GEV = 1e3
+
 
 class CaloINNConfig(JointSettings):
     """Configuration of CaloINN: the keys of :class:`~caloforge.representation.JointSettings`, and these.
@@ -36,10 +39,16 @@ class CaloINNConfig(JointSettings):
     Attributes:
         flow: size of the coupling flow; the default is the published one for CaloChallenge data set 1.
         variables: ``logits`` of shares and fractions, with noise on the deposits; ``logarithms`` of both, with relative noise on
-            both and without regard to the threshold, as published.
+            both and without regard to threshold and energy scale, as published.
+        shares_of: what the shares of ``logarithms`` are of, the ``layers`` or the whole ``shower``; see
+            :class:`~caloforge.representation.LogShares`.
         noise_on: noise of ``logits``: of one width in MeV on the ``deposits``, or of one width on the ``shares`` of all layers.
         relative_noise: width of the noise of ``logarithms``.
         log_alpha: margin of the logarithm.
+        condition: ``log10`` of the incident energy over a reference, or ``published``: log2 of its GeV, or ln with shares of the
+            shower.
+        largest_ratio: training rows that deposit so many times their incident energy, or more, are left out; None keeps all.
+        largest_voxel: training rows with so much in a voxel, or more, are left out, MeV; None keeps all.
     """
 
     flow: CouplingSize = CouplingSize()
@@ -48,6 +57,10 @@ class CaloINNConfig(JointSettings):
     noise_on: Literal["deposits", "shares"] = "shares"
     relative_noise: Annotated[float, Field(gt=0)] = 5e-6
     log_alpha: Annotated[float, Field(gt=0)] = 1e-8
+    shares_of: Literal["layers", "shower"] = "layers"
+    condition: Literal["log10", "published"] = "log10"
+    largest_ratio: Annotated[float, Field(gt=0)] | None = None
+    largest_voxel: Annotated[float, Field(gt=0)] | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -55,6 +68,10 @@ class CaloINNConfig(JointSettings):
         check_share_noise(self, self.noise_on)
         if self.drop_voxel and self.variables == "logarithms":
             raise ValueError("'drop_voxel' and the 'variables' logarithms exclude each other")
+        if self.shares_of == "shower" and self.variables == "logits":
+            raise ValueError("'shares_of' shower needs the 'variables' logarithms")
+        if self.condition == "published" and self.incident_reference is not None:
+            raise ValueError("the published 'condition' is in GeV, so 'incident_reference' does nothing")
         return self
 
 
@@ -87,26 +104,59 @@ class CaloINN(VoxelModel):
             "layer energies are known to 1 keV (goes with the variables)",
         ),
         Difference(
+            "first fraction",
+            "deposited over incident energy, which may be above 1",
+            "over the most that the training showers deposit",
+            "a logit ends at 1 (goes with the variables)",
+        ),
+        Difference(
+            "condition",
+            "log2(E / GeV); with shares of the shower (CaloGAN) ln(E / GeV)",
+            "log10(E / reference), 0 in the middle of the gun's",
+            "about unit size, as the variables are",
+            "condition",
+            ("published", "log10"),
+        ),
+        Difference(
+            "training showers left out",
+            "pions: 3.5 times the incident energy or more, or 600 GeV in a voxel (so in the published preset)",
+            "none",
+            "the model should know them",
+        ),
+        Difference(
             "selection",
-            "last epoch, 1 % of the showers kept for validation",
+            "last epoch, 1 % of the showers kept for validation (CaloGAN 20 %), as in the published presets",
             "best epoch on 10 % of them",
             "few showers to train on",
+        ),
+        Difference(
+            "interval of the splines",
+            "18 (pions) or 20; an event with one variable outside passes a block as it is",
+            "21; a variable outside passes as it is (in both profiles)",
+            "log 1e-8 lies outside 18: events with an exactly empty voxel would be learnt by no block",
+        ),
+        Difference(
+            "least slope at the ends of cubic splines",
+            "0.001",
+            "0.001 of the slope of the bin (in both profiles)",
+            "the same for every width of a bin",
         ),
         Difference("Bayesian version, CaloVAE + INN", "part of the publication", "not there", "other models"),
     )
     config: CaloINNConfig
 
     def __init__(self, config: CaloINNConfig, detector: Detector) -> None:
-        super().__init__(config, detector)
+        base = 0.0 if config.condition == "log10" else math.e if config.shares_of == "shower" else 2.0
+        if base:
+            settings = config.model_copy(update={"incident_reference": _GEV})
+            super().__init__(settings, detector, incident_factor=1 / math.log10(base))
+            self.config = config
+        else:
+            super().__init__(config, detector)
         self.representation: JointShares | LogShares
         if config.variables == "logarithms":
-            self.representation = LogShares(
-                detector,
-                scale=config.energy_scale,
-                extra_energy=config.extra_energy,
-                noise=config.relative_noise,
-                alpha=config.log_alpha,
-            )
+            width, alpha = config.relative_noise, config.log_alpha
+            self.representation = LogShares(detector, of=config.shares_of, noise=width, alpha=alpha)
         else:
             self.representation = JointShares(config, detector, noise_on=config.noise_on)
         check_margin(self.representation.margin, config.flow.bound, "flow")
@@ -118,19 +168,36 @@ class CaloINN(VoxelModel):
     # ---- training -------------------------------------------------------------------------------------------------
 
     def stages(self, training: TrainingConfig) -> list[Stage]:
-        """The scale of the energies (fitted or checked), and the flow behind it."""
-        scale, flow = self.representation.scale, training.for_stage("flow")
-        path = next(name for name, module in self.named_modules() if module is scale)
-        return [
-            ScaleStage(path, scale, self.dequantisation),
-            FlowStage("flow", "flow", self.flow, self.variables, flow, needs=("scale",)),
-        ]
+        """With logits, the scale of the energies (fitted or checked) and the flow behind it; with logarithms the flow alone."""
+        scales: list[Stage] = []
+        if isinstance(self.representation, JointShares):
+            path = "representation.energies.scale"
+            scales.append(ScaleStage(path, self.representation.scale, self.dequantisation))
+        needs, thinned = (
+            tuple(stage.name for stage in scales),
+            bool(self.config.largest_ratio or self.config.largest_voxel),
+        )
+        settings = training.for_stage("flow")
+        return [*scales, FlowStage("flow", "flow", self.flow, self.variables, settings, thinned=thinned, needs=needs)]
 
     def variables(self, batch: TrainingBatch, streams: Streams) -> tuple[Tensor, Tensor]:
-        """What the flow learns from a batch: shares, then fractions (B, D), and its condition (B, 1)."""
-        incident = batch.incident_energy
-        encoded = self.representation.encode(deposits_of(batch), incident, streams, batch.row, batch.epoch)
+        """What the flow learns from a batch: shares, then fractions (B, D), and its condition (B, 1); B without rows left out."""
+        deposits, incident, rows = deposits_of(batch), batch.incident_energy, batch.row
+        kept = self.kept(deposits, incident)
+        if kept is not None:
+            deposits, incident, rows = deposits[kept], incident[kept], rows[kept.cpu()]
+        encoded = self.representation.encode(deposits, incident, streams, rows, batch.epoch)
         return encoded.y.to(self.dtype), self.energy_conditions.incident(incident).to(self.dtype)
+
+    def kept(self, deposits: Tensor, incident_energy: Tensor) -> Tensor | None:
+        """Which training rows are learnt, bool (B,), of deposits (B, V) and incident energies (B,), MeV; None if all are."""
+        ratio, voxel = self.config.largest_ratio, self.config.largest_voxel
+        if ratio is None and voxel is None:
+            return None
+        kept = torch.ones_like(incident_energy, dtype=torch.bool)
+        if ratio is not None:
+            kept = kept & (deposits.sum(dim=1, dtype=torch.float64) < ratio * incident_energy)
+        return kept if voxel is None else kept & (deposits.amax(dim=1) < voxel)
 
     # ---- generating and likelihood --------------------------------------------------------------------------------
 
