@@ -236,7 +236,7 @@ def test_shares_of_the_whole_shower_come_back() -> None:
     deposits, incident = torch.from_numpy(showers.deposits).double(), torch.from_numpy(showers.incident_energy)
     y = model.representation.encode(deposits, incident, STREAMS, torch.arange(30), 0).y
     total = deposits.sum(dim=1)
-    noise = torch.from_numpy(STREAMS.child("relative").uniform(np.arange(30), 505, attempts=0)) * 8e-7
+    noise = torch.from_numpy(STREAMS.child("relative").uniform(np.arange(30), 505, counters=0)) * 8e-7
     expected = torch.log(torch.cat([deposits / total[:, None], (total / incident)[:, None]], dim=1) + noise + 2e-7)
     torch.testing.assert_close(y, expected)
     made = model.representation.decode(y, incident)

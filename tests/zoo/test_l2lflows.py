@@ -253,7 +253,7 @@ def test_published_conditions_and_variables_of_the_convolutional_flow() -> None:
     visible = showers.above(0.010).deposits[:, :288].astype(np.float64)
     largest = visible.max()
     assert float(model.state_dict()["scale.largest"][0]) == pytest.approx(largest)
-    noisy = visible + 1e-3 * STREAMS.child("voxels").uniform(np.arange(20), 504, attempts=0)[:, :288]
+    noisy = visible + 1e-3 * STREAMS.child("voxels").uniform(np.arange(20), 504, counters=0)[:, :288]
     scaled = np.log10(np.clip(noisy / (largest + 1e-3), 0, 1) + 1e-7) / 7 + 1
     blended = 0.01 + 0.98 * scaled
     expected = np.log(blended / (1 - blended))
