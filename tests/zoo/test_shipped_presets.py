@@ -63,7 +63,7 @@ def test_a_published_preset_is_the_paper_and_nothing_else(name: str) -> None:
     """No aid, no augmentation by symmetries that no paper uses, no switch set otherwise than its profile says."""
     preset = PRESETS[name]
     assert preset.aids == []
-    model = build(name, load_detector(preset.detector or ""))
+    model = build(name, load_detector(preset.detector or "calogan"))
     for stage in model.training_stages(preset.training):
         assert preset.training.for_stage(stage.name).augmentation == "none"
     assert not preset.model.keys() & profile_settings(model_class(preset.kind).differences, "published").keys()
