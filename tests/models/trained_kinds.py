@@ -67,6 +67,7 @@ def cases() -> dict[str, tuple[str, dict[str, Any]]]:
     found: dict[str, tuple[str, dict[str, Any]]] = {
         "caloclouds2": ("caloclouds2", _cloud(training_points=None)),
         "caloclouds3": ("caloclouds3", _cloud(training_points=150, position_fuzz=1.0)),
+        "pca-parametrisation": ("pca-parametrisation", {}),
         "shower-library": ("shower-library", {}),
     }
     for name, p in (("", 0.0), (" with dropout", 0.3)):

@@ -223,6 +223,12 @@ VARIANTS: dict[str, dict[str, Variant]] = {
             }
         ),
     },
+    "pca-parametrisation": {
+        "published": published(nodes=1),
+        "real showers": Variant(
+            changes={"nodes": 2, "bins": 2, "least_share": 0.1, "lateral": "showers", "symmetries": "none"}
+        ),
+    },
     "shower-library": {
         "published": published(),
         "layers": Variant(changes={"neighbours": 3, "symmetries": "approximate", "scaling": "layers", "showers": 20}),
