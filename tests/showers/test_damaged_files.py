@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from caloforge.detectors import detector_from_toml
-from caloforge.errors import CaloForgeError, ShowerFileError
+from caloforge.errors import CaloForgeError, OutputError, ShowerFileError
 from caloforge.showers import ShowerPoints, Showers, create_showers, open_showers
 from caloforge.showers.convert import describe
 
@@ -159,6 +159,10 @@ def attribute(name: str, value: Any) -> Callable[[h5py.File], None]:
         ("native", attribute("particle", "zork"), "its particle 'zork' is not known"),
         ("native", attribute("particle", np.arange(3)), "its attribute 'particle' is not a single value"),
         ("native", attribute("provenance", "{"), "its provenance is not JSON"),
+        # More levels than Python's parser takes: RecursionError, if only ValueError is expected.
+        ("native", attribute("provenance", '{"a":[' * 9000), "its provenance is not JSON"),
+        ("native", attribute("particle", float("inf")), "its particle .*inf.* is not known"),
+        ("native", attribute("showers_expected", "many"), "its attribute 'showers_expected' is 'many', expected a whole"),
         ("native", attribute("complete", False), "is incomplete, and the list of its parts is damaged"),
         ("calochallenge", put("incident_energies", np.ones((50, 2))), r"has shape \(50, 2\), expected \(any, 1\)"),
         ("calochallenge", put("showers", None), "is no shower file of a known format; it holds incident_energies, overflow"),
@@ -194,6 +198,51 @@ def test_sentences(tmp_path: Path, fmt: str, change: Callable[[h5py.File], None]
     with pytest.raises(ShowerFileError, match=sentence) as caught:
         read_all(path)
     assert str(caught.value).startswith(str(path))
+
+
+@pytest.mark.parametrize("names", [("parts",), ("request",), ("parts", "request")])
+def test_nested_beyond_reason_in_an_unfinished_file(tmp_path: Path, names: tuple[str, ...]) -> None:
+    """Fails with RecursionError if only ValueError is expected of the parser."""
+    path = sample(tmp_path / "a.h5", "native")
+    with h5py.File(path, "r+") as file:
+        file.attrs["complete"] = False
+        for name in names:
+            file.attrs[name] = "[" * 60000
+    with pytest.raises(ShowerFileError, match="the list of its parts is damaged"):
+        read_all(path)
+    with pytest.raises(OutputError, match="is not a file that can be resumed"):
+        create_showers(path, detector=DETECTOR, particle=22, resume=True, request={})
+
+
+@pytest.mark.parametrize("fmt", ["native", "calochallenge", "calogan", "ild"])
+def test_what_a_damaged_file_hides_is_not_taken_for_absent(tmp_path: Path, fmt: str) -> None:
+    """Everything but the showers themselves may be absent: a name that a flipped byte has changed must not be taken for that."""
+    path = sample(tmp_path / "a.h5", fmt)
+    content = path.read_bytes()
+    damaged = 0
+    for name in (b"overflow", b"provenance", b"showers_expected"):
+        for place in (k for k in range(len(content)) if content.startswith(name, k)):
+            path.write_bytes(content[:place] + b"~" + content[place + 1 :])
+            damaged += 1
+            with pytest.raises(ShowerFileError, match="is damaged and cannot be read"):
+                read_all(path)
+    assert damaged >= 3
+
+
+def test_a_heap_that_leads_nowhere_is_refused(tmp_path: Path) -> None:
+    """Lists of points lie in heaps whose objects follow each other; HDF5 itself goes round for ever if one has no length. Fails
+    (never ends) without ``_sound_heap``."""
+    path = sample(tmp_path / "a.h5", "showerdata")
+    content = bytearray(path.read_bytes())
+    place = content.rindex(b"GCOL")  # the first one holds texts
+    for offset, value in ((24, bytes(8)), (8, (2**62).to_bytes(8, "little")), (16, bytes(16))):
+        damaged = content.copy()
+        damaged[place + offset : place + offset + len(value)] = value
+        path.write_bytes(damaged)
+        code = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); from pathlib import Path; "
+        code += f"import test_damaged_files as t; t.read_all(Path({str(path)!r}))"
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+        assert "is damaged between the showers" in done.stderr.splitlines()[-1]
 
 
 def test_paths_that_are_no_files(tmp_path: Path) -> None:

@@ -77,6 +77,7 @@ def test_foreign_and_damaged_files_are_named(tmp_path):
     (tmp_path / "text").write_text("hello")
     with pytest.raises(ModelFileError, match="damaged"):
         read_checkpoint(tmp_path / "text")
+    from safetensors import safe_open
     from safetensors.torch import save_file
 
     save_file({"x": torch.ones(1)}, tmp_path / "foreign")
@@ -88,6 +89,12 @@ def test_foreign_and_damaged_files_are_named(tmp_path):
         (tmp_path / "cut").write_bytes(whole[:length])
         with pytest.raises(ModelFileError, match="damaged"):
             read_checkpoint(tmp_path / "cut")
+    with safe_open(tmp_path / "good", framework="pt") as file:
+        header = dict(file.metadata())
+    (name,) = header
+    save_file({"x": torch.ones(1)}, tmp_path / "deep", metadata={name: "[" * 60000})  # RecursionError of the parser
+    with pytest.raises(ModelFileError, match="damaged"):
+        read_checkpoint(tmp_path / "deep")
 
 
 @pytest.mark.parametrize("name", ["adam", "adamw", "radam", "sgd"])
@@ -146,6 +153,15 @@ def test_metrics_forget_what_will_come_again(tmp_path):
     assert [r["epoch"] for r in again.rows] == [1, 2, 3]
     assert path.read_text().count("\n") == 3
     assert read_metrics(path)[2]["training"]["loss"] is None
+
+
+@pytest.mark.parametrize("damaged", [b"\xff\xfe", b"[" * 60000, b"[1]", b'{"epoch": "two"}', b"\x00"])
+def test_damaged_metrics_end_where_the_damage_is(tmp_path, damaged):
+    path = tmp_path / "metrics.jsonl"
+    log = MetricsLog(path, epochs=0)
+    log.write(row(1))
+    path.write_bytes(path.read_bytes() + damaged + b"\n" + path.read_bytes())
+    assert [r["epoch"] for r in read_metrics(path)] == [1]
 
 
 def test_metrics_of_all_stages_in_one_file(tmp_path):

@@ -116,7 +116,7 @@ def _options(given: list[str]) -> dict[str, Any]:
     for key, value in pairs(given, "--option", "for example sampler=edm"):
         try:
             found[key] = yaml.safe_load(value)
-        except yaml.YAMLError:
+        except (yaml.YAMLError, RecursionError):
             raise UsageError(f"--option is '{key}={value}', whose value is not YAML") from None
     return found
 

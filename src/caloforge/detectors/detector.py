@@ -216,7 +216,7 @@ def detector_from_toml(text: str, *, where: str) -> Detector:
     """
     try:
         data = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise DetectorError(f"{where}: is not TOML ({error})") from None
     return build(Detector, data, where=where)
 

@@ -281,7 +281,8 @@ class _Job:
 def _redrawn_before(path: Path) -> int:
     """How many redrawn showers the file tells of that is being resumed (or was just begun)."""
     with open_any(path, None, None) as reader:
-        return int(reader.provenance.get("redrawn", 0))
+        redrawn = reader.provenance.get("redrawn", 0)
+        return redrawn if isinstance(redrawn, int) else 0
 
 
 def _identity(model: ShowerModel) -> str:

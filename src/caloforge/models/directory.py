@@ -144,7 +144,12 @@ def read_stage(directory: Path, stage: Stage) -> dict[str, Any]:
         raise ModelFileError(f"the stage '{stage.name}' of '{directory}' has no result yet")
     tensors, metadata = _read_tensors(path)
     stage.load_state(tensors)
-    metrics: dict[str, Any] = json.loads(metadata.get("metrics", "{}"))
+    try:
+        metrics = json.loads(metadata.get("metrics", "{}"))
+    except (ValueError, RecursionError):
+        metrics = None
+    if not isinstance(metrics, dict):
+        raise ModelFileError(f"'{path}' does not say what the stage scored, as it would have to")
     return metrics
 
 

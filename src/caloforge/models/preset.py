@@ -171,7 +171,7 @@ def read_preset(name: str | Path, overrides: Sequence[str] = ()) -> Preset:
 def _yaml(text: str, where: str) -> Any:
     try:
         return yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         place = getattr(error, "problem_mark", None)
         line = "" if place is None else f" (line {place.line + 1})"
         raise ConfigError(f"{where}: is not YAML{line}") from None

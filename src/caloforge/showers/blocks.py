@@ -146,7 +146,7 @@ class BlockWriter:
                     Column.from_dict(entry): Chunking(entry["chunk_rows"], entry["movable"])
                     for entry in state["columns"]
                 }
-            except (OSError, KeyError, ValueError, TypeError):
+            except (OSError, KeyError, ValueError, TypeError, RecursionError):
                 raise OutputError(f"{self.path}: is not a file that can be resumed") from None
         difference = first_difference(request, self._request)
         if difference:

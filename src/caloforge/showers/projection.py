@@ -177,7 +177,7 @@ def load_cell_map(path: str | Path) -> CellMap:
     text = read_text(path, DetectorError)
     try:
         data = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise DetectorError(f"{path}: is not TOML ({error})") from None
     return build(CellMap, data, where=str(path))
 

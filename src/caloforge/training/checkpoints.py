@@ -96,7 +96,7 @@ def read_checkpoint(path: Path, *, tensors: bool = True) -> Checkpoint:
             return Checkpoint({name: file.get_tensor(name) for name in names}, json.loads(header))
     except FileNotFoundError:
         raise ModelFileError(f"there is no checkpoint '{path}'") from None
-    except (OSError, SafetensorError, json.JSONDecodeError) as error:
+    except (OSError, SafetensorError, ValueError, RecursionError) as error:
         raise ModelFileError(f"the checkpoint '{path}' is damaged ({error})") from None
 
 

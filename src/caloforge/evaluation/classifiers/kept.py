@@ -37,12 +37,12 @@ class KeptResults:
         path = self._path(number)
         try:
             stored = None if path is None else json.loads(path.read_text(encoding="utf-8"))
-        except (FileNotFoundError, UnicodeDecodeError, json.JSONDecodeError):
+        except (OSError, ValueError, RecursionError):
             return None
         if not isinstance(stored, dict) or stored.get("fingerprint") != self._fingerprint(number):
             return None
-        result: dict[str, Any] = stored["result"]
-        return result
+        result = stored.get("result")
+        return result if isinstance(result, dict) else None
 
     def put(self, number: int, result: dict[str, Any]) -> None:
         """Keep a result.

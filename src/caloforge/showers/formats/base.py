@@ -58,6 +58,7 @@ class Reader(ABC):
         detector: its detector, or None if the file does not say and none was named.
         particle: PDG id of the incident particles, 0 if the file does not say and none was named.
         provenance: where the showers come from, as its maker wrote it; empty if the file does not say.
+        attributes: names of the root attributes.
         complete: false if its writer was interrupted or is still at work.
         expected: showers asked for, if known.
     """
@@ -69,12 +70,14 @@ class Reader(ABC):
     def __init__(self, path: Path, file: h5py.File, detector: Detector | None, particle: int | None) -> None:
         self.path = path
         self.file = file
+        with guarded(path):
+            # In full, since h5py takes attributes that it cannot read for attributes that are not there.
+            self.attributes = frozenset(file.attrs)
         self.detector = detector if detector is not None else self._own_detector()
         self.particle = particle if particle is not None else self._own_particle()
         self.provenance = self._own_provenance()
         self.complete = bool(attribute(self, "complete", True))
-        expected = attribute(self, "showers_expected", None)
-        self.expected = None if expected is None else int(expected)
+        self.expected = self._own_expected()
         self._parts = self._own_parts()
         self._setup()
 
@@ -165,8 +168,13 @@ class Reader(ABC):
 
     def has(self, name: str) -> bool:
         """Whether there is a dataset or group of this name."""
+        parent, _, leaf = name.rpartition("/")
+        if parent and not self.has(parent):
+            return False
         with guarded(self.path):
-            return name in self.file
+            # Listed in full, since h5py takes what it cannot find in a damaged group for something that is not there.
+            group = self.file[parent] if parent else self.file
+            return isinstance(group, h5py.Group) and leaf in list(group)
 
     def expect(self, name: str, shape: tuple[int | None, ...]) -> h5py.Dataset:
         """A dataset of numbers that must be there; None in its shape leaves a length open.
@@ -206,8 +214,14 @@ class Reader(ABC):
             return 0
         try:
             return particle_id(value if isinstance(value, str) else int(value))
-        except (UsageError, ValueError, TypeError):
+        except (UsageError, ValueError, TypeError, OverflowError):
             raise self.error(f"its particle {value!r} is not known") from None
+
+    def _own_expected(self) -> int | None:
+        value = attribute(self, "showers_expected", None)
+        if value is None or isinstance(value, int | np.integer):
+            return None if value is None else int(value)
+        raise self.error(f"its attribute 'showers_expected' is {str(value)[:40]!r}, expected a whole number")
 
     def stated_particle(self) -> int:
         """PDG id of the particle that the file itself states; 0 if it states none, or one that is not known."""
@@ -220,7 +234,7 @@ class Reader(ABC):
         text = attribute(self, "provenance", "{}")
         try:
             provenance = json.loads(text)
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, RecursionError):
             provenance = None
         if not isinstance(provenance, dict):
             raise self.error("its provenance is not JSON, as it would have to be")
@@ -233,7 +247,7 @@ class Reader(ABC):
             state = json.loads(attribute(self, "parts", ""))
             folder = self.path.parent / Path(state["folder"]).name
             return [folder / Part.from_dict(part).file for part in state["parts"]]
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError, RecursionError):
             raise self.error("is incomplete, and the list of its parts is damaged") from None
 
     def check_parts(self) -> None:
@@ -259,7 +273,7 @@ class UnbegunReader(Reader):
         try:
             request = json.loads(attribute(self, "request", ""))
             self.format, self.kind = str(request["format"]), request["kind"]
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             raise self.error("holds nothing, and what was to be written into it is damaged") from None
 
     def _read(self, start: int, stop: int) -> Block:
@@ -272,8 +286,10 @@ class UnbegunReader(Reader):
 
 def attribute(reader: Reader, name: str, default: Any) -> Any:
     """A root attribute: text, number or ``default``."""
+    if name not in reader.attributes:
+        return default
     with guarded(reader.path):
-        value = reader.file.attrs.get(name, default)
+        value = reader.file.attrs[name]
     if isinstance(value, bytes):
         return value.decode("utf-8", "replace")
     if isinstance(value, np.ndarray) and value.size == 1:

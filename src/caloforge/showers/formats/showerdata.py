@@ -12,9 +12,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import shutil
+import struct
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import h5py
 import numpy as np
@@ -151,6 +153,10 @@ class ShowerDataReader(Reader):
             with self.path.open("rb") as raw:
                 raw.seek(offset + start * entry.itemsize)
                 entries = np.frombuffer(raw.read((stop - start) * entry.itemsize), dtype=entry)
+                if len(entries) != len(counts) or not all(
+                    _sound_heap(raw, int(address)) for address in np.unique(entries["address"][counts > 0])
+                ):
+                    raise self.error(f"is damaged between the showers {start} and {stop}, their points cannot be found")
             bad |= entries["length"] != counts * self._shape[2]
         if bad.any():
             shower = int(np.flatnonzero(bad)[0])
@@ -174,6 +180,30 @@ class ShowerDataReader(Reader):
         """See ``Reader``."""
         extras = ["directions"] if attribute(self, "directions_known", True) else []
         return {"extras": extras + ["time"] * (self._shape[2] == 5)}
+
+
+def _sound_heap(raw: BinaryIO, address: int) -> bool:
+    """Whether the objects of a global heap collection follow each other to its end; HDF5 walks them for ever otherwise.
+
+    A collection is "GCOL", a version, three reserved bytes and its size; each object has an index, a count of references, four
+    reserved bytes and a size, and is padded to eight bytes. Index 0 is free space, whose size counts its own head.
+    """
+    raw.seek(0, os.SEEK_END)
+    if not 0 < address <= raw.tell() - 16:
+        return False
+    raw.seek(address)
+    signature, size = struct.unpack("<4s4xQ", raw.read(16))
+    place = 16
+    if signature != b"GCOL" or address + size > raw.seek(0, os.SEEK_END):
+        return False
+    while place + 16 <= size:
+        raw.seek(address + place)
+        index, length = struct.unpack("<H6xQ", raw.read(16))
+        step = length if index == 0 else 16 + (length + 7) // 8 * 8
+        if step < 16 or place + step > size:
+            return False
+        place += step
+    return True
 
 
 def _encoder(readout: Readout | None) -> Encoder:
