@@ -215,6 +215,57 @@ def clouds(
         console.print(f"written: {path}")
 
 
+@app.command()
+def learning(
+    preset: Annotated[list[str], typer.Option(help="A preset or YAML file; one option for each.")],
+    data: DataOption,
+    reference: ReferenceOption,
+    out: OutOption,
+    floor: FloorOption = None,
+    training: Annotated[
+        str | None, typer.Option(metavar="N,N,...", help="Training showers (default: 1/16, 1/8, ... of all).")
+    ] = None,
+    classifier: Annotated[
+        str | None,
+        typer.Option(metavar="N,N,...", help="Showers of each kind for classifiers (default: 1/8, 1/4, 1/2 of all)."),
+    ] = None,
+    only: Annotated[
+        list[str] | None, typer.Option(help="Only these of the measures, such as boosted (default: all five).")
+    ] = None,
+    set_: SetOption = None,
+    retrainings: Annotated[int | None, typer.Option(min=1, help="Of every classifier (default: the suite's).")] = None,
+    seed: SeedOption = 0,
+    threads: ThreadsOption = None,
+    device: DeviceOption = "cpu",
+) -> None:
+    r"""How fidelity grows with training showers, and what classifiers see with more showers of the evaluation.
+
+    \b
+    Example: caloforge study learning --preset caloflow-tiny --preset shower-library --data g.h5 --reference test.h5 --out study
+    """
+    from caloforge.studies import study_learning
+
+    with kept_if_interrupted(_kept(out)):
+        found = study_learning(
+            preset, data, reference, out, floor=floor, training=_numbers(training, "--training"),
+            classifier=_numbers(classifier, "--classifier"), only=tuple(only or ()), overrides=tuple(set_ or ()),
+            retrainings=retrainings, seed=seed, threads=threads, device=device,
+            say=lambda text: console.print(f"... {text}"),
+        )  # fmt: skip
+    print_table("learning curves", *found.table())
+    for path in found.files:
+        console.print(f"written: {path}")
+
+
+def _numbers(text: str | None, option: str) -> list[int]:
+    from caloforge.errors import UsageError
+
+    try:
+        return [int(word) for word in text.split(",")] if text else []
+    except ValueError:
+        raise UsageError(f"{option} is '{text}', expected whole numbers such as 500,1000,2000") from None
+
+
 def _kept(out: Path) -> str:
     return f"what is finished in '{out}' is kept, the same command goes on"
 
