@@ -17,11 +17,12 @@ from caloforge.progress import progress
 from caloforge.report import claim_folder, load_report, write_report
 from caloforge.showers import open_showers
 from caloforge.studies.extrapolation import Extrapolated, extrapolated, together
+from caloforge.studies.learning_curves import Curve, Point
 from caloforge.studies.learning_figure import draw_learning
 from caloforge.training import train
 from caloforge.training.data import FirstShowers
 
-__all__ = ["Curve", "LearningResult", "Point", "study_learning"]
+__all__ = ["LearningResult", "study_learning"]
 
 Say = Callable[[str], None]
 
@@ -39,40 +40,6 @@ _PUBLISHED: dict[int, dict[str, tuple[float, float]]] = {
     22: {"caloflow-dnn-unnormalised": (0.660, 0.006), "caloflow-dnn-normalised": (0.794, 0.006)}
 }
 _AT = 100_000
-
-
-@dataclass(frozen=True)
-class Point:
-    """One evaluation.
-
-    Attributes:
-        showers: on the axis, training showers of the generator or showers of each kind that the classifier was given.
-        scores: value and statistical error by quantity.
-        floor: the same of a second Geant4 sample; empty without one.
-        training_seconds: time of the training; 0 where nothing was trained anew.
-    """
-
-    showers: int
-    scores: dict[str, tuple[float, float]]
-    floor: dict[str, tuple[float, float]]
-    training_seconds: float = 0.0
-
-
-@dataclass(frozen=True)
-class Curve:
-    """Points of one preset.
-
-    Attributes:
-        preset: its name.
-        training: against training showers, all evaluated on the same test showers.
-        classifier: against showers of the evaluation, of the model with the most training showers.
-        beyond: of each AUC what 100,000 training showers and classifiers with 100,000 + 100,000 showers would give.
-    """
-
-    preset: str
-    training: tuple[Point, ...]
-    classifier: tuple[Point, ...]
-    beyond: dict[str, Extrapolated]
 
 
 @dataclass(frozen=True)

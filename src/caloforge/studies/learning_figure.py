@@ -16,7 +16,7 @@ from caloforge.report.style import FLOOR, GENERATED, REFERENCE, figure_style
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from caloforge.studies.learning import Curve
+    from caloforge.studies.learning_curves import Curve
 
 __all__ = ["draw_learning"]
 
