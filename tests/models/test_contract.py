@@ -49,6 +49,13 @@ def _fitted(kind: str, variant: str) -> ShowerModel:
     inputs = {"teacher": new_model(TEACHERS[kind], teacher_variant(kind, variant))} if kind in TEACHERS else {}
     model = build_variant(kind, variant, inputs)
     fit(model, showers_for(model))
+    if getattr(model.config, "profile_scale", "") == "constants":
+        # An untrained flow in fixed units makes showers of thousands of points that are all refused. So its units are made
+        # those of the data, as if it had learnt what these are.
+        profiles = model.get_submodule("profiles")
+        learnt = build_model(kind, model.config.model_dump() | {"profile_scale": "standard"}, model.detector)
+        fit(learnt, showers_for(model))
+        profiles.load_state_dict(learnt.get_submodule("profiles").state_dict())
     return model.eval()
 
 

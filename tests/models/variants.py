@@ -100,7 +100,7 @@ _OTHER_AIDS = ({"kind": "marginal-start"}, {"kind": "emphasis", "factor": 2.0})
 
 VARIANTS: dict[str, dict[str, Variant]] = {
     "caloclouds2": {
-        "published": published(**_CLOUD, positions="box", point_energy="linear"),
+        "published": published(**_CLOUD, positions="box"),
         "other constants": Variant(changes=_OTHER_CLOUD),
     },
     "caloclouds3": {

@@ -32,6 +32,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "box, linear, polynomials": {
         "positions": "box", "point_energy": "linear", "profiles": "linear", "occupancy": "polynomial", "box": 90.0,
     },
+    "as published": {
+        "positions": "box", "point_energy": "linear", "profiles": "linear", "occupancy": "polynomial", "box": 60.0,
+        "outside_box": "kept",
+    },
     "standard, logarithm": {"positions": "standard", "point_energy": "log", "profiles": "sqrt", "box": 60.0},
     "asinh, linear": {"positions": "asinh", "point_energy": "linear", "profiles": "sqrt", "box": 200.0},
 }  # fmt: skip
@@ -46,6 +50,8 @@ def new_model(kind: str, dtype: torch.dtype = torch.float64, **changes: Any) -> 
     """A model that knows the scales of some showers, with a network and factors unlike those of a new one."""
     torch.manual_seed(6)
     settings = load_preset(f"{kind}-tiny").settings() | {"sampler": "consistency"} | changes
+    if kind == "caloclouds2" and "outside_box" in changes:
+        settings["points_told"] = "calibrated"
     model = build_model(kind, settings, ILD, aids=[{"kind": aid} for aid in AIDS])
     assert isinstance(model, PointCloudModel)
     for stage in model.training_stages(TrainingConfig()):

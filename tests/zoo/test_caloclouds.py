@@ -21,7 +21,7 @@ from caloforge.parts.point_model import PointCloudModel
 from caloforge.random import Streams
 from caloforge.representation import Profiles
 from caloforge.showers import ShowerPoints
-from caloforge.stage import FitStage, TrainingBatch, TrainingConfig
+from caloforge.stage import FitStage, LinearSchedule, TrainingBatch, TrainingConfig
 
 ILD = load_detector("ild-ecal")
 SEEDS = Streams(2, "test")
@@ -57,6 +57,107 @@ def test_presets_of_published_size(kind: str, flow: int, points: int) -> None:
         assert sum(p.numel() for p in network.parameters()) == points
     # The target is no trainable copy.
     assert model.parameter_count() == flow + 2 * points
+
+
+def published(kind: str) -> PointCloudModel:
+    """The published profile in a small size, without aids, that knows the scales of some showers."""
+    torch.manual_seed(4)
+    small = {"flow": {"blocks": 1, "affine_hidden": 16, "spline_hidden": 16}, "widths": [16, 16]}
+    model = build_model(kind, small, ILD, profile="published")
+    assert isinstance(model, PointCloudModel)
+    stage = model.training_stages(TrainingConfig())[0]
+    assert isinstance(stage, FitStage)
+    stage.load_state(stage.fit(Rows(point_showers(ILD, 40)), SEEDS))
+    return model.eval()
+
+
+@torch.no_grad()
+def test_published_constants_of_the_flow() -> None:
+    """CaloClouds3: N_l 30 / 7864 and E_l 30 / 3.4 GeV, typed from its program; CaloClouds2 standardises. No trend, no map."""
+    model = published("caloclouds3")
+    batch = training_batch(point_showers(ILD, 20))
+    cloud = model.cloud(batch)
+    uniform = torch.full_like(cloud.counts, 0.25)
+    y = model.profiles.encode(model.profile_features(cloud, uniform), {"incident_energy": batch.incident_energy})
+    torch.testing.assert_close(y[:, :30], (cloud.counts + 0.25) * 30 / 7864)
+    torch.testing.assert_close(y[:, 30:], cloud.energies * 30 / 3400)
+    other = published("caloclouds2")
+    assert float(other.profiles.mean.abs().min()) > 0
+    assert list(model.aids) == list(other.aids) == []
+    with pytest.raises(ConfigError, match="needs the 'profiles' linear"):
+        new_model("caloclouds3", profile_scale="constants", profiles="sqrt")
+
+
+@torch.no_grad()
+def test_published_points_of_caloclouds2() -> None:
+    """MeV as they are, the box from -1 to 1, negative energies 0, places beyond the box kept. Mutation: any of them."""
+    points = published("caloclouds2").points
+    plain = points.plain(
+        torch.tensor([[200.0, -100.0]]).double(), torch.tensor([30.0]).double(), torch.tensor([2.5]).double()
+    )
+    assert points(plain)[0].tolist() == pytest.approx([1.0, -0.5, 1.0, 2.5])
+    place, depth, energy = points.restore(torch.tensor([[1.5, 0.0, 0.0, -3.0]]).double())
+    assert (place[0].tolist(), float(depth), float(energy)) == ([300.0, 0.0], 15.0, 0.0)
+
+
+@torch.no_grad()
+def test_caloclouds2_is_told_as_many_points_as_it_makes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As published: 0.65 times 98 points are 64, and 64 it is told. Mutation: tell it the flow's number."""
+    for told in ("calibrated", "flow"):
+        model = scaled("caloclouds2", points_told=told, occupancy="factor")
+        model.calibration.occupancy[:] = 0.65
+        seen = []
+        original = model.point_condition
+
+        def spy(conditions: Any, counts: torch.Tensor, original: Any = original, seen: Any = seen) -> torch.Tensor:
+            seen.append(counts.sum(dim=1))
+            return original(conditions, counts)  # type: ignore[no-any-return]
+
+        monkeypatch.setattr(model, "point_condition", spy)
+        conditions = Conditions.first(np.full(4, 5e4), 22)
+        latents = model.latents(conditions, SEEDS)
+        tensors = conditions.tensors()
+        made, _ = model.decode_reference(tensors, model.flow_outputs(tensors, latents["profile"]), latents)
+        points = made["offsets"].diff().double()
+        assert bool((points > 30).any())
+        if told == "calibrated":
+            assert torch.equal(seen[0], points)
+        else:
+            assert torch.allclose(points / seen[0].clamp_min(1), torch.full((4,), 0.65).double(), atol=0.15)
+
+
+def test_published_training_and_sampling_of_point_clouds() -> None:
+    second, third = load_preset("caloclouds2"), load_preset("caloclouds3")
+    assert (second.settings()["edm_steps"], third.build(ILD).config.edm_steps) == (13, 18)  # type: ignore[attr-defined]
+    assert third.training.for_stage("flow").schedule == LinearSchedule()
+    assert second.settings()["edm_calibration_showers"] is third.settings()["edm_calibration_showers"] is None
+
+
+@pytest.mark.parametrize(("showers", "blocks"), [(None, 3), (100, 3), (30, 2)])
+def test_the_many_step_sampler_is_calibrated_on_as_many_showers(
+    showers: int | None, blocks: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Mutation: take the first hundred whatever is wanted, as was so."""
+    model = scaled("caloclouds3", edm_calibration_showers=showers, calibration_showers=75)
+    stage = model.stages(TrainingConfig())[-1]
+    assert isinstance(stage, CalibrationStage)
+    seen: dict[str, set[int]] = {"consistency": set(), "edm": set()}
+
+    def made(reference: Any, factors: torch.Tensor, sampler: str, streams: Streams) -> Any:
+        seen[sampler].add(int(reference.rows[0]))
+        return reference.cells, 1.0, reference.cloud.counts.sum(dim=1).numpy()
+
+    monkeypatch.setattr(stage, "_made", made)
+    monkeypatch.setattr(stage, "_references", lambda data, streams: real(Blocks(), streams))
+    real = type(stage)._references.__get__(stage)
+
+    class Blocks:
+        def __iter__(self) -> Any:
+            for start in (0, 25, 50):
+                yield training_batch(point_showers(ILD, 25, seed=start), first_row=start)
+
+    stage.fit(Rows(point_showers(ILD, 10)), SEEDS)
+    assert (len(seen["consistency"]), len(seen["edm"])) == (3, blocks)
 
 
 def test_points_along_the_direction_lie_on_the_axis_and_far_ones_outside_the_box() -> None:

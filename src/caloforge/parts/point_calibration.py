@@ -84,8 +84,8 @@ class CalibrationStage(FitStage):
         found = self.model.calibration
         before = {name: value.clone() for name, value in found.state_dict().items()}
         for number, sampler in enumerate(SAMPLERS):
-            # The diffusion takes many times as long; both sides have the same showers, so a few of them do.
-            few = references[:4] if sampler == "edm" else references
+            # Where a few do for the sampler that takes many times as long: both sides have the same showers.
+            few = references[: self._edm_blocks()] if sampler == "edm" else references
             if found.polynomial:
                 self._fit_polynomials(few, sampler, streams)
             else:
@@ -94,6 +94,11 @@ class CalibrationStage(FitStage):
         state = {f"calibration.{name}": value.clone() for name, value in found.state_dict().items()}
         found.load_state_dict(before)
         return state
+
+    def _edm_blocks(self) -> int | None:
+        """How many blocks of showers the ``edm`` sampler is calibrated with; None for all."""
+        showers = self.model.config.edm_calibration_showers
+        return None if showers is None else -(-showers // _BLOCK)
 
     def _references(self, data: TrainingData, streams: Streams) -> Iterator[_Reference]:
         left = self.model.config.calibration_showers

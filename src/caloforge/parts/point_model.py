@@ -43,6 +43,8 @@ __all__ = ["LEAST_TOTAL_VARIANCE", "LEAST_VARIANCE", "MOST_TOTAL", "PointCloudMo
 LEAST_VARIANCE = 0.1
 #: Relative totals never vary less than this from shower to shower, a resolution of 1 %.
 LEAST_TOTAL_VARIANCE = 1e-4
+#: Half a box, mm, that no point is outside of.
+_FAR = 1e300
 #: A shower's total is changed by this factor at most, up or down.
 MOST_TOTAL = 2.0
 
@@ -67,6 +69,8 @@ class PointCloudModel(ShowerModel):
     adjustable = frozenset({"sampler", "edm_steps", "max_negative"})
     #: Whether the flow says where the centre of gravity is, and showers are moved there.
     moves_gravity: ClassVar[bool]
+    #: Whether the point network is told how many points there are after the calibration, instead of before it.
+    tells_calibrated: bool = False
     #: Of a class whose profiles the operator ``clouds_decode`` knows: how many numbers the flow gives in front of those of the
     #: layers. A class does not inherit it, since its profiles may be others.
     compiled_totals: ClassVar[int | None] = None
@@ -93,7 +97,9 @@ class PointCloudModel(ShowerModel):
         self.edm = Edm(**config.edm.model_dump())
         self.shift = AxisShift(detector.readout)
         self.profiles = CloudProfiles(features)
-        self.points = PointNormalisation(self.layers, config.box, config.positions, config.point_energy)
+        self.points = PointNormalisation(
+            self.layers, config.box, config.positions, config.point_energy, config.outside_box
+        )
         size = config.flow
         self.flow = ShowerFlow(
             features,
@@ -141,7 +147,11 @@ class PointCloudModel(ShowerModel):
 
     @abstractmethod
     def point_condition(self, conditions: Mapping[str, Tensor], counts: Tensor) -> Tensor:
-        """Condition of the point network, (N, C); ``counts`` are the points of each layer before calibration, (N, L)."""
+        """Condition of the point network, (N, C); ``counts`` are the points of each layer, (N, L): see ``tells_calibrated``."""
+
+    def profile_units(self) -> Tensor | None:
+        """Fixed units of the features of the profiles, (F,), whose means are left alone then; None takes those of the data."""
+        return None
 
     # ---- training data --------------------------------------------------------------------------------------------
 
@@ -228,14 +238,15 @@ class PointCloudModel(ShowerModel):
 
         def make() -> Tensor:
             number, (level, (scale, skip, out)) = SAMPLERS.index(config.sampler), self.edm.one_step
+            half_box = _FAR if config.outside_box == "kept" else config.box / 2
             settings = CloudSettings(
                 incident=float(profiles.incident), points_unit=float(profiles.point_limit(profiles.incident)),
                 room=ROOM, least_factor=LEAST_FACTOR, least_variance=LEAST_VARIANCE,
-                least_total_variance=LEAST_TOTAL_VARIANCE, most_total=MOST_TOTAL, half_box=config.box / 2, level=level,
+                least_total_variance=LEAST_TOTAL_VARIANCE, most_total=MOST_TOTAL, half_box=half_box, level=level,
                 scale=scale, skip=skip, out=out, core=float(points.core), least_energy=float(points.least_energy),
                 layers=self.layers, totals=self.compiled_totals or 0, roots=config.profiles == "sqrt",
                 asinh=config.positions == "asinh", linear_energy=config.point_energy == "linear",
-                max_negative=config.max_negative,
+                max_negative=config.max_negative, told_calibrated=self.tells_calibrated,
             )  # fmt: skip
             arrays = {
                 "mean": profiles.mean, "std": profiles.std, "most_points": profiles.most_points,
@@ -309,7 +320,8 @@ class PointCloudModel(ShowerModel):
             Points (M, 4), float32, layer by layer in every shower, and offsets, int64 (N + 1,).
         """
         offsets = nn.functional.pad(counts.sum(dim=1).cumsum(0), (1, 0))
-        context = self.point_condition(conditions, profiles.counts).to(self.dtype)
+        told = counts.double() if self.tells_calibrated else profiles.counts
+        context = self.point_condition(conditions, told).to(self.dtype)
         place, depth, energy = self.points.restore(self.sampled(normal, starts, offsets, context, sampler))
         shift = self.shift.displacement(conditions["direction"])
         return allocate(counts, energies, place, depth, energy, profiles.gravity, shift), offsets

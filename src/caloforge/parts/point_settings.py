@@ -58,7 +58,8 @@ class PointCloudConfig(Settings):
         positions: how places are normalised, see ``PointNormalisation``.
         core_share: share of the coordinates that lie within the scale c of ``positions: asinh``; a small one spreads the
             core of the showers more.
-        point_energy: how energies of points are normalised.
+        point_energy: how energies of points are normalised, see ``PointNormalisation``.
+        outside_box: what becomes of generated points outside the box: ``reflected`` at its edge, or ``kept``.
         profiles: ``sqrt`` lets the flow learn square roots of counts and energies, whose spread hardly depends on the
             energy; ``linear`` the values themselves, as published.
         profile_noise: standard deviation of the noise on the flow's standardised outputs in training.
@@ -77,6 +78,7 @@ class PointCloudConfig(Settings):
         occupancy: what the calibration finds: one ``factor`` on the number of points (arXiv:2511.01460), or ``polynomial``, a
             function of the number of points (arXiv:2309.05704).
         calibration_showers: how many showers the calibration looks at, at most.
+        edm_calibration_showers: how many of these for the ``edm`` sampler, which takes many times as long; None takes all.
     """
 
     flow: ShowerFlowSize
@@ -88,6 +90,7 @@ class PointCloudConfig(Settings):
     positions: Literal["asinh", "standard", "box"]
     core_share: Annotated[float, Field(gt=0, lt=1)] = 0.5
     point_energy: Literal["log", "linear"]
+    outside_box: Literal["reflected", "kept"] = "reflected"
     profiles: Literal["sqrt", "linear"] = "sqrt"
     profile_noise: Annotated[float, Field(ge=0)] = 0.1
     max_negative: Annotated[int, Field(ge=0)] = 7
@@ -103,3 +106,4 @@ class PointCloudConfig(Settings):
     edm_steps: Annotated[int, Field(ge=2)] = 18
     occupancy: Literal["factor", "polynomial"] = "factor"
     calibration_showers: Size = 1500
+    edm_calibration_showers: Size | None = 100

@@ -69,10 +69,11 @@ class ProfileScaleStage(FitStage):
         # The steepest line through the origin's side that has all showers below it.
         slope = _slope(energies, points)
         constant = (points - slope * energies).max().clamp_min(1.0)
+        units = model.profile_units()
         scales = {
             "incident": energies.max(),
-            "mean": found.mean(dim=0),
-            "std": torch.where(std > 0, std, torch.ones_like(std)),
+            "mean": found.mean(dim=0) if units is None else torch.zeros_like(std),
+            "std": torch.where(std > 0, std, torch.ones_like(std)) if units is None else units.to(std),
             "most_points": torch.stack([constant, slope]),
             "outside": 1 - inside / whole,
         }

@@ -81,8 +81,10 @@ class PointNormalisation(nn.Module):
             (arXiv:2309.05704); ``asinh`` standardises ``asinh(v / c)`` of x and y, with c the distance from the axis
             within which half of all coordinates, or another share of them, lie: it spreads the dense core and draws in
             the far tails.
-        energy: ``log`` takes the standardised logarithm, ``linear`` the energy over its largest value in the training
-            data, mapped like the positions.
+        energy: ``log`` takes the standardised logarithm (arXiv:2511.01460), ``linear`` the energy in MeV as it is
+            (arXiv:2309.05704).
+        outside: what becomes of generated places beyond the box, where training showers have no points: ``reflected`` at its
+            edge, where they would pile up if they were put onto it, or ``kept`` as published.
     """
 
     mean: Tensor
@@ -91,10 +93,15 @@ class PointNormalisation(nn.Module):
     least_energy: Tensor
 
     def __init__(
-        self, layers: int, box: float, positions: Literal["asinh", "standard", "box"], energy: Literal["log", "linear"]
+        self,
+        layers: int,
+        box: float,
+        positions: Literal["asinh", "standard", "box"],
+        energy: Literal["log", "linear"],
+        outside: Literal["reflected", "kept"] = "reflected",
     ) -> None:
         super().__init__()
-        self.layers, self.box, self.positions, self.energy = layers, box, positions, energy
+        self.layers, self.box, self.positions, self.energy, self.outside = layers, box, positions, energy, outside
         self.register_buffer("mean", torch.zeros(4, dtype=torch.float64))
         self.register_buffer("scale", torch.ones(4, dtype=torch.float64))
         self.register_buffer("core", torch.ones((), dtype=torch.float64))
@@ -115,6 +122,8 @@ class PointNormalisation(nn.Module):
             half = self.layers / 2
             mean[:3] = mean.new_tensor([0.0, 0.0, half])
             scale[:3] = scale.new_tensor([self.box / 2, self.box / 2, half])
+        if self.energy == "linear":
+            mean[3], scale[3], least = 0.0, 1.0, torch.zeros_like(least)
         return {"mean": mean, "scale": scale, "least_energy": least}
 
     def forward(self, plain: Tensor) -> Tensor:
@@ -122,11 +131,7 @@ class PointNormalisation(nn.Module):
         return (plain - self.mean.to(plain.dtype)) / self.scale.to(plain.dtype)
 
     def restore(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Normalised features (M, 4) to places (M, 2), mm, depths (M,), layers, and energies (M,), MeV, above zero.
-
-        Places beyond the box, where training showers have no points, are reflected at its edge; at the edge itself they would
-        pile up.
-        """
+        """Normalised features (M, 4) to places (M, 2), mm, depths (M,), layers, and energies (M,), MeV, not below zero."""
         plain = torch.addcmul(self.mean.to(features.dtype), features, self.scale.to(features.dtype))
         last = plain[:, 3]
         # No point of any detector reaches the limits of the logarithm; they only keep a wild network finite.
@@ -135,7 +140,7 @@ class PointNormalisation(nn.Module):
         place, half = plain[:, :2], self.box / 2
         if self.positions == "asinh":
             place = self.core.to(plain.dtype) * torch.sinh(place.clamp(-20.0, 20.0))
-        return _folded(place, half), plain[:, 2], energy
+        return place if self.outside == "kept" else _folded(place, half), plain[:, 2], energy
 
     def describe(self) -> dict[str, Any]:
         """What ``model.json`` says about it."""
@@ -145,6 +150,7 @@ class PointNormalisation(nn.Module):
             "positions": self.positions,
             "core_mm": float(self.core),
             "energy": self.energy,
+            "outside": self.outside,
             "mean": self.mean.tolist(),
             "scale": self.scale.tolist(),
             "least_energy_MeV": float(self.least_energy),

@@ -27,13 +27,20 @@ _GLOBAL = 5
 
 
 class CaloClouds2Config(PointCloudConfig):
-    """Configuration of CaloClouds2; the defaults are the published sizes."""
+    """Configuration of CaloClouds2: the keys of :class:`~caloforge.parts.point_settings.PointCloudConfig`, and this.
+
+    The default sizes are the published ones.
+
+    Attributes:
+        points_told: which number of points the point network is told: that of the ``flow``, or the ``calibrated`` one.
+    """
 
     flow: ShowerFlowSize = ShowerFlowSize(blocks=10)
     widths: Annotated[tuple[int, ...], Field(min_length=1)] = (128, 256, 512, 256, 128)
     box: Annotated[float, Field(gt=0)] = 400.0
     positions: Literal["asinh", "standard", "box"] = "box"
-    point_energy: Literal["log", "linear"] = "linear"
+    point_energy: Literal["log", "linear"] = "log"
+    points_told: Literal["flow", "calibrated"] = "flow"
 
 
 class CaloClouds2(PointCloudModel):
@@ -56,10 +63,45 @@ class CaloClouds2(PointCloudModel):
             "occupancy",
             ("polynomial", "factor"),
         ),
+        Difference(
+            "number of points as a condition",
+            "after the calibration",
+            "before it",
+            "that is what the network was trained with",
+            "points_told",
+            ("calibrated", "flow"),
+        ),
+        Difference(
+            "energies of points",
+            "MeV as they are; negative ones are set to 0",
+            "standardised logarithms",
+            "positive, and alike over decades",
+            "point_energy",
+            ("linear", "log"),
+        ),
+        Difference(
+            "steps of the diffusion",
+            "13 noise levels",
+            "18",
+            "the levels between which it is distilled",
+            "edm_steps",
+            (13, 18),
+        ),
+        Difference(
+            "limits on totals",
+            "1 to 6,000 points, 40 MeV at least, shares between 0 and 1",
+            "unphysical showers are drawn again (in both profiles)",
+            "a limit makes spikes",
+        ),
     )
     config: CaloClouds2Config
     moves_gravity = True
     compiled_totals = _GLOBAL
+
+    @property
+    def tells_calibrated(self) -> bool:  # type: ignore[override]
+        """See :class:`~caloforge.parts.point_model.PointCloudModel`."""
+        return self.config.points_told == "calibrated"
 
     def __init__(self, config: CaloClouds2Config, detector: Detector) -> None:
         layers = detector.readout.n_layers

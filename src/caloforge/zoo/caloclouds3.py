@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from caloforge.detectors import Detector
+from caloforge.models import Difference
 from caloforge.parts.differences import POINT_DIFFERENCES
 from caloforge.parts.point_calibration import CalibrationStage
 from caloforge.parts.point_diffusion import ConsistencyStage, DiffusionStage
@@ -21,15 +22,34 @@ from caloforge.stage import Stage, TrainingConfig
 
 __all__ = ["CaloClouds3", "CaloClouds3Config"]
 
+#: Published units of points and energy (MeV) of a layer.
+_POINTS, _ENERGY = 7864 / 30, 3400 / 30
+
 
 class CaloClouds3Config(PointCloudConfig):
-    """Configuration of CaloClouds3; the defaults are the published sizes."""
+    """Configuration of CaloClouds3: the keys of :class:`~caloforge.parts.point_settings.PointCloudConfig`, and this.
+
+    The default sizes are the published ones.
+
+    Attributes:
+        profile_scale: units of the flow's features: mean and standard deviation of the training data (``standard``), or the
+            published ``constants``.
+    """
 
     flow: ShowerFlowSize = ShowerFlowSize(blocks=2)
     widths: Annotated[tuple[int, ...], Field(min_length=1)] = (32, 64, 128, 64, 32)
     box: Annotated[float, Field(gt=0)] = 500.0
     positions: Literal["asinh", "standard", "box"] = "standard"
     point_energy: Literal["log", "linear"] = "log"
+    profile_scale: Literal["standard", "constants"] = "standard"
+
+    @model_validator(mode="after")
+    def _units_fit(self) -> Self:
+        if self.profile_scale == "constants" and self.profiles == "sqrt":
+            raise ValueError(
+                "the 'profile_scale' constants is of counts and energies, so it needs the 'profiles' linear"
+            )
+        return self
 
 
 class CaloClouds3(PointCloudModel):
@@ -42,7 +62,17 @@ class CaloClouds3(PointCloudModel):
 
     kind = "caloclouds3"
     Config = CaloClouds3Config
-    differences = POINT_DIFFERENCES
+    differences = (
+        *POINT_DIFFERENCES,
+        Difference(
+            "scale of the features",
+            "7,864 / 30 points, 3,400 / 30 MeV, no shift",
+            "mean and standard deviation of the data",
+            "constants belong to data",
+            "profile_scale",
+            ("constants", "standard"),
+        ),
+    )
     config: CaloClouds3Config
     moves_gravity = False
     compiled_totals = 0
@@ -74,6 +104,13 @@ class CaloClouds3(PointCloudModel):
             values = values.square()
         counts, energies = torch.floor(values[:, : self.layers]), values[:, self.layers :]
         return Profiles(counts, energies, None, negative <= self.config.max_negative)
+
+    def profile_units(self) -> Tensor | None:
+        """See :meth:`caloforge.parts.point_model.PointCloudModel.profile_units`."""
+        if self.config.profile_scale == "standard":
+            return None
+        units = [_POINTS] * self.layers + [_ENERGY] * self.layers
+        return torch.tensor(units, dtype=torch.float64)
 
     def flow_condition(self, conditions: Mapping[str, Tensor]) -> Tensor:
         """Incident energy over the highest one in training, and direction, (N, 4)."""

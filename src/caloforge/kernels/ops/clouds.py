@@ -51,6 +51,7 @@ class CloudSettings:
         asinh: whether places are normalised by ``asinh``.
         linear_energy: whether energies of points are normalised without a logarithm.
         max_negative: a shower with more negative energies of layers than this is not valid.
+        told_calibrated: whether the point network is told the number of points after the calibration (with ``totals``).
     """
 
     incident: float
@@ -73,6 +74,7 @@ class CloudSettings:
     asinh: bool
     linear_energy: bool
     max_negative: int
+    told_calibrated: bool = False
 
 
 #: Constants in the order of point_cloud.hpp, all of which may be missing. With F numbers from the flow and b the seven
@@ -233,11 +235,12 @@ def _plain_decode(
     counts, energies, gravity, valid = _layers(c, raw, incident_energy, direction)
     total = counts.sum(dim=1)
     relative = incident_energy / s.incident
+    layer_points = _calibrated(c, counts, total)
     if s.totals:
-        context = torch.stack([2 * relative - 1, 2 * (total / s.points_unit) - 1], dim=1)
+        told = layer_points.sum(dim=1) if s.told_calibrated else total
+        context = torch.stack([2 * relative - 1, 2 * (told / s.points_unit) - 1], dim=1)
     else:
         context = torch.cat([relative[:, None], direction.double()], dim=1)
-    layer_points = _calibrated(c, counts, total)
     if not bool((layer_points.sum(dim=1) <= starts.diff()).all()):
         raise _too_few()
     layer_points = layer_points.long()

@@ -17,7 +17,7 @@ namespace caloforge {
 struct CloudConstants {
     double incident, points_unit, room, least_factor, least_variance, least_total_variance, most_total, half_box;
     double level, scale, skip, out, core, least_energy;
-    int layers, totals, roots, asinh, linear_energy, max_negative;
+    int layers, totals, roots, asinh, linear_energy, max_negative, told_calibrated;
     static constexpr int kSettings = 20;
     // Around the flow and of the points: mean, std, point_mean, point_scale. All others are corrections.
     const double *mean, *std, *point_mean, *point_scale, *depths, *most_points, *trend, *variance;
@@ -28,7 +28,8 @@ struct CloudConstants {
     explicit CloudConstants(const double* row) {
         double* const numbers[] = {&incident, &points_unit, &room, &least_factor, &least_variance, &least_total_variance,
                                    &most_total, &half_box, &level, &scale, &skip, &out, &core, &least_energy};
-        int* const switches[] = {&layers, &totals, &roots, &asinh, &linear_energy, &max_negative};
+        int* const switches[] = {&layers, &totals, &roots, &asinh, &linear_energy, &max_negative,
+                                 &told_calibrated};
         const double** const arrays[] = {&mean, &std, &point_mean, &point_scale, &depths, &most_points, &trend, &variance,
                                          &made_mean, &real_mean, &made_variance, &real_variance, &spread, &total_scale,
                                          &made_total, &real_total, &made_total_variance, &real_total_variance, &layer_points,
@@ -93,7 +94,9 @@ public:
             context[0] = S(relative);
             for (int k = 0; k < 3; ++k) context[1 + k] = S(direction[k]);
         }
-        return calibrate(total, most, counts);
+        const int64_t made = calibrate(total, most, counts);
+        if (first && c_.told_calibrated) context[1] = S(2 * (double(made) / c_.points_unit) - 1);
+        return made;
     }
 
 private:
