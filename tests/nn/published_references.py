@@ -251,10 +251,10 @@ def coupling_block(
     return made, logdet
 
 
-def linear_rational(x: float, raw: Array, bins: int, bound: float) -> float:
-    """A linear-rational spline (arXiv:2001.05168, algorithm 1): widths, heights, slopes, lambdas."""
+def linear_rational(x: float, raw: Array, bins: int, bound: float) -> tuple[float, float]:
+    """Value and slope of a linear-rational spline (arXiv:2001.05168, algorithm 1): widths, heights, slopes, lambdas."""
     if not -bound <= x <= bound:
-        return x
+        return x, 1.0
     w, h = _sizes(raw[:bins], 1e-3, bound), _sizes(raw[bins : 2 * bins], 1e-3, bound)
     shift = np.log(np.exp(1 - 1e-3) - 1)  # so that zeros are slopes of 1
     d = np.concatenate([[1.0], 1e-3 + softplus(raw[2 * bins : 3 * bins - 1] + shift), [1.0]])
@@ -266,8 +266,15 @@ def linear_rational(x: float, raw: Array, bins: int, bound: float) -> float:
     middle = ((1 - part) * wa * bottom + part * wb * top) / ((1 - part) * wa + part * wb)
     t = (x - left) / w[k]
     if t <= part:
-        return float((wa * bottom * (part - t) + wm * middle * t) / (wa * (part - t) + wm * t))
-    return float((wm * middle * (1 - t) + wb * top * (t - part)) / (wm * (1 - t) + wb * (t - part)))
+        below = wa * (part - t) + wm * t
+        y, slope = (wa * bottom * (part - t) + wm * middle * t) / below, wa * wm * part * (middle - bottom) / below**2
+    else:
+        below = wm * (1 - t) + wb * (t - part)
+        y, slope = (
+            (wm * middle * (1 - t) + wb * top * (t - part)) / below,
+            wm * wb * (1 - part) * (top - middle) / below**2,
+        )
+    return float(y), float(slope / w[k])
 
 
 def perceptron(x: Array, tensors: list[Array]) -> Array:
@@ -279,8 +286,10 @@ def perceptron(x: Array, tensors: list[Array]) -> Array:
     return x
 
 
-def shower_flow(z: Array, condition: Array, steps: list[tuple[str, list[Array]]], bins: int, bound: float) -> Array:
-    """The way of sampling of ShowerFlow.
+def shower_flow(
+    z: Array, condition: Array, steps: list[tuple[str, list[Array]]], bins: int, bound: float
+) -> tuple[Array, float]:
+    """The way of sampling of ShowerFlow, and its log-determinant.
 
     Args:
         z: normal numbers, (D,).
@@ -291,7 +300,7 @@ def shower_flow(z: Array, condition: Array, steps: list[tuple[str, list[Array]]]
         bins: of the splines.
         bound: likewise.
     """
-    x = z.copy()
+    x, logdet = z.copy(), 0.0
     for kind, tensors in steps:
         if kind == "permutation":
             x = np.array([x[int(k)] for k in tensors[0]])
@@ -300,10 +309,13 @@ def shower_flow(z: Array, condition: Array, steps: list[tuple[str, list[Array]]]
             given = perceptron(np.concatenate([x[:half], condition]), tensors)
             shift, log_scale = given[: len(x) - half], np.tanh(given[len(x) - half :])
             x = np.concatenate([x[:half], np.exp(log_scale) * x[half:] + shift])
+            logdet += log_scale.sum()
         else:
             raw = perceptron(condition, tensors).reshape(len(x), -1)
-            x = np.array([linear_rational(float(v), own, bins, bound) for v, own in zip(x, raw, strict=True)])
-    return x
+            pairs = [linear_rational(float(v), own, bins, bound) for v, own in zip(x, raw, strict=True)]
+            x = np.array([value for value, _ in pairs])
+            logdet += sum(np.log(slope) for _, slope in pairs)
+    return x, float(logdet)
 
 
 def pointwise_net(

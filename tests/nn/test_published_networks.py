@@ -162,9 +162,12 @@ def test_shower_flow(order: str, kinds: str) -> None:
             steps.append((names[kind], list(weights(layer).values())))
     z, condition = images(4, 5), images(4, 3)
     made = flow.sample_reference(z, condition).numpy()
+    density = flow.log_prob(torch.from_numpy(made), condition)
     for row in range(4):
-        expected = reference.shower_flow(z[row].numpy(), condition[row].numpy(), steps, 8, 3.0)
+        expected, logdet = reference.shower_flow(z[row].numpy(), condition[row].numpy(), steps, 8, 3.0)
         np.testing.assert_allclose(made[row], expected, rtol=1e-10, atol=1e-12)
+        base = -0.5 * float(z[row].square().sum()) - 2.5 * math.log(2 * math.pi)
+        assert float(density[row]) == pytest.approx(base - logdet, rel=1e-9)
     np.testing.assert_allclose(flow.sample(z, condition), made, rtol=1e-9, atol=1e-10)
 
 

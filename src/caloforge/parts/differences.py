@@ -35,9 +35,9 @@ CUT_FIRST = Difference(
 
 #: These two are settings of the training, so the presets of both profiles name them and no switch of the model does.
 FLOAT32 = Difference(
-    "precision of training",
-    "float64, as in the published presets (`training.precision`)",
-    "float32",
+    "precision",
+    "float64, as the published presets are trained (`training.precision`)",
+    "float32, and so are showers made in both profiles",
     "twice as fast; the densities agree to rounding",
 )
 

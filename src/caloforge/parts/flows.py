@@ -147,7 +147,7 @@ class FlowStage(GradientStage):
             nonlocal features
             y, _ = self.variables(batch, streams)
             features = y.shape[1]
-            return y.reshape(-1, self.rows_per_shower * features)
+            return y.reshape(len(y) if self.thinned else len(batch), -1)
 
         rows = collect_rows(data, max(1, _START_ROWS // self.rows_per_shower), of_showers)
         return rows.reshape(-1, features)
