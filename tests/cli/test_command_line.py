@@ -138,6 +138,7 @@ def test_help_has_an_example_for_every_command(capsys):
         code, shown, _ = run(capsys, command, "--help")
         assert code == 0
         assert "Example" in shown, command
+        assert "\\b" not in shown, command  # a mark for the formatter, not for people
 
 
 def test_the_module_is_the_program():

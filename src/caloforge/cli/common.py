@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import shlex
 import sys
@@ -116,8 +117,13 @@ class App(typer.Typer):
         super().__init__(cls=_Group, **settings)
 
     def command(self, *args: Any, **settings: Any) -> Callable[[F], F]:
-        """As in typer."""
-        return super().command(*args, **({"cls": _Command} | settings))
+        """As in typer; lines behind one with ``\\b`` alone are kept as they stand."""
+
+        def register(function: F) -> F:
+            text = inspect.cleandoc(function.__doc__ or "").replace("\\b\n", "\b\n")
+            return super(App, self).command(*args, **({"cls": _Command, "help": text} | settings))(function)
+
+        return register
 
 
 @contextmanager
