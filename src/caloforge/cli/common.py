@@ -121,7 +121,8 @@ class App(typer.Typer):
 
         def register(function: F) -> F:
             text = inspect.cleandoc(function.__doc__ or "").replace("\\b\n", "\b\n")
-            return super(App, self).command(*args, **({"cls": _Command, "help": text} | settings))(function)
+            chosen: dict[str, Any] = {"cls": _Command, "help": text} | settings
+            return super(App, self).command(*args, **chosen)(function)
 
         return register
 
