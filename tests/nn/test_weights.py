@@ -11,7 +11,7 @@ from torch import nn
 from caloforge.nn import MaskedAutoregressiveFlow
 from caloforge.nn.pointwise import PointWiseNet
 from caloforge.nn.showerflow import ShowerFlow
-from caloforge.nn.weights import weights_now
+from caloforge.nn.weights import first_parameter, weights_now
 
 
 def same(found: list[torch.Tensor], expected: list[torch.Tensor]) -> bool:
@@ -67,3 +67,16 @@ def test_networks_are_forgotten_with_their_packed_weights() -> None:
     del net, flow
     gc.collect()
     assert [reference() for reference in gone] == [None, None]
+
+
+def test_the_first_parameter_is_that_of_torch() -> None:
+    inner = torch.nn.Sequential(torch.nn.ReLU(), torch.nn.Sequential(), torch.nn.Linear(2, 3))
+    for module in (
+        inner,
+        torch.nn.Linear(1, 1),
+        torch.nn.Linear(1, 1, bias=False),
+        torch.nn.BatchNorm1d(2, affine=False),
+    ):
+        assert first_parameter(module) is next(module.parameters(), None)
+    tied = torch.nn.ModuleList([torch.nn.Identity(), inner[2], inner[2]])
+    assert first_parameter(tied) is inner[2].weight

@@ -23,6 +23,7 @@ from caloforge.detectors import Detector
 from caloforge.errors import UsageError
 from caloforge.models.profiles import Difference, Profile, deviations
 from caloforge.models.record import ModelRecord
+from caloforge.nn.weights import first_parameter
 from caloforge.random import Streams
 from caloforge.showers import ShowerPoints, Showers
 from caloforge.stage import GradientStage, Stage, TrainingConfig, TrainingData
@@ -279,12 +280,14 @@ class ShowerModel(nn.Module, ABC):
     @property
     def device(self) -> torch.device:
         """Where the model is; it need not have parameters."""
-        return next(self.parameters(), self._place).device
+        found = first_parameter(self)
+        return (self._place if found is None else found).device
 
     @property
     def dtype(self) -> torch.dtype:
         """Precision in which the model computes: that of its parameters, if it has any."""
-        return next(self.parameters(), self._place).dtype
+        found = first_parameter(self)
+        return (self._place if found is None else found).dtype
 
     def parameter_count(self) -> int:
         """Number of trainable parameters, masked weights included (as all publications count)."""

@@ -15,7 +15,18 @@ from torch import Tensor, nn
 
 from caloforge.kernels.ops.packing import PackedCopies
 
-__all__ = ["weights_now"]
+__all__ = ["first_parameter", "weights_now"]
+
+
+def first_parameter(module: nn.Module) -> Tensor | None:
+    """What ``next(module.parameters(), None)`` is, without names and a list of all modules: asked several times per shower."""
+    for parameter in module._parameters.values():
+        if parameter is not None:
+            return parameter
+    for child in module._modules.values():
+        if child is not None and (found := first_parameter(child)) is not None:
+            return found
+    return None
 
 
 class _Found:

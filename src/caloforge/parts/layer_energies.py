@@ -11,6 +11,7 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from caloforge.nn.permutations import alternating_within_layers, random_after_every_block
+from caloforge.nn.weights import first_parameter
 from caloforge.parts.checks import check_margin
 from caloforge.parts.flows import FlowSize, FlowStage, autoregressive_flow
 from caloforge.random import Streams
@@ -63,7 +64,9 @@ class LayerEnergyFlow(nn.Module):
     def context(self, incident_energy: Tensor) -> Tensor:
         """Condition of the flow (N, 1) from the incident energies (N,), MeV."""
         condition = self.incident.transform(incident_energy.double()[:, None])
-        return condition.to(next(self.flow.parameters()).dtype)
+        weight = first_parameter(self.flow)
+        assert weight is not None  # a flow without any does nothing
+        return condition.to(weight.dtype)
 
     def sample(self, latents: Tensor, incident_energy: Tensor) -> Tensor:
         """Layer energies with noise, float64 (N, L), MeV, from standard normal (N, L) and incident energies (N,), MeV."""
