@@ -93,6 +93,8 @@ class InvertibleConvolution(nn.Module):
 
     permutation: Tensor
     sign: Tensor
+    below: Tensor
+    above: Tensor
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -102,17 +104,16 @@ class InvertibleConvolution(nn.Module):
         self.register_buffer("permutation", permutation.float())
         self.register_buffer("sign", diagonal.sign().float())
         self.log_scale = nn.Parameter(diagonal.abs().log().float())
-        below = tuple(torch.tril_indices(channels, channels, -1, device="cpu"))
-        above = tuple(torch.triu_indices(channels, channels, 1, device="cpu"))
-        self.lower, self.upper = nn.Parameter(lower[below].float()), nn.Parameter(upper[above].float())
+        #: Places of the numbers of both triangles, row by row.
+        self.register_buffer("below", torch.tril_indices(channels, channels, -1, device="cpu"), persistent=False)
+        self.register_buffer("above", torch.triu_indices(channels, channels, 1, device="cpu"), persistent=False)
+        self.lower = nn.Parameter(lower[tuple(self.below)].float())
+        self.upper = nn.Parameter(upper[tuple(self.above)].float())
 
     def _triangles(self) -> tuple[Tensor, Tensor]:
-        channels, device = len(self.sign), self.lower.device
-        below = tuple(torch.tril_indices(channels, channels, -1, device=device))
-        above = tuple(torch.triu_indices(channels, channels, 1, device=device))
-        unit = torch.eye(channels, dtype=self.lower.dtype, device=device)
-        upper = torch.diag(self.sign * torch.exp(self.log_scale)).index_put(above, self.upper)
-        return unit.index_put(below, self.lower), upper
+        unit = torch.eye(len(self.sign), dtype=self.lower.dtype, device=self.lower.device)
+        upper = torch.diag(self.sign * torch.exp(self.log_scale)).index_put(tuple(self.above), self.upper)
+        return unit.index_put(tuple(self.below), self.lower), upper
 
     def weight(self) -> Tensor:
         """The matrix (channels, channels)."""
