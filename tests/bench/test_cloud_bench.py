@@ -18,9 +18,10 @@ from caloforge.bench.sampling import flow_of
 from caloforge.cli.main import main
 from caloforge.detectors import load_detector
 from caloforge.errors import UsageError
-from caloforge.models import ConditionRange, save_model
+from caloforge.models import ConditionRange, Conditions, save_model
 from caloforge.nn.showerflow import ShowerFlow
 from caloforge.parts.point_model import PointCloudModel
+from caloforge.random import Streams
 from caloforge.showers import ShowerPoints, open_showers
 
 
@@ -59,6 +60,17 @@ def test_rows_of_point_clouds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     # Twice the energy has twice the points: the scales come from the showers of the run.
     assert last["points"] / first["points"] == pytest.approx(25 / 12, rel=0.35)
     assert last["floor"]["network_multiply_adds"] > first["floor"]["network_multiply_adds"]
+
+
+def test_a_preset_with_fixed_units_of_its_features_is_timed_with_random_weights() -> None:
+    """Mutation: fit the scales as a training does; no shower of random weights is then valid in published units."""
+    model = named_model("caloclouds3")
+    assert isinstance(model, PointCloudModel)
+    assert model.profile_units() is not None
+    clouds._fit_scales(model, [packaged()[0].points])  # type: ignore[list-item]
+    conditions = Conditions.first(np.full(20, 2e4), 22)
+    _, valid = model.decode(conditions, model.latents(conditions, Streams(0, "bench")))
+    assert valid.any()
 
 
 def test_a_trained_model_is_timed_from_its_directory(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from model_samples import fit, point_showers, sparse_showers, toy_detector, training_batch
+from model_samples import Rows, fit, point_showers, sparse_showers, toy_detector, training_batch
 from variants import DENSITIES, KINDS, NO_INTEGRAL, TEACHERS, build_variant, cases, contract_detector, teacher_variant
 
 from caloforge.errors import ConfigError, UsageError
@@ -25,6 +25,8 @@ from caloforge.models import (
     preset_names,
     save_model,
 )
+from caloforge.parts.point_model import PointCloudModel
+from caloforge.parts.profile_flow import ProfileScaleStage
 from caloforge.random import Streams
 from caloforge.showers import ShowerPoints, Showers
 from caloforge.stage import GradientStage, TrainingConfig
@@ -52,10 +54,9 @@ def _fitted(kind: str, variant: str) -> ShowerModel:
     if getattr(model.config, "profile_scale", "") == "constants":
         # An untrained flow in fixed units makes showers of thousands of points that are all refused. So its units are made
         # those of the data, as if it had learnt what these are.
-        profiles = model.get_submodule("profiles")
-        learnt = build_model(kind, model.config.model_dump() | {"profile_scale": "standard"}, model.detector)
-        fit(learnt, showers_for(model))
-        profiles.load_state_dict(learnt.get_submodule("profiles").state_dict())
+        assert isinstance(model, PointCloudModel)
+        scales = ProfileScaleStage(model, own_units=False)
+        scales.load_state(scales.fit(Rows(showers_for(model)), Streams(0, "scales")))
     return model.eval()
 
 

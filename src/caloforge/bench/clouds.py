@@ -31,6 +31,7 @@ from caloforge.models import Conditions
 from caloforge.nn.perceptron import Perceptron
 from caloforge.nn.showerflow import ShowerFlow
 from caloforge.parts.point_model import PointCloudModel
+from caloforge.parts.profile_flow import ProfileScaleStage
 from caloforge.random import Streams
 from caloforge.showers import ShowerPoints
 from caloforge.showers.clusters import merge_in_subcells
@@ -339,6 +340,8 @@ def _fit_scales(model: PointCloudModel, real: Sequence[ShowerPoints]) -> None:
     done: set[str] = set()
     for stage in model.training_stages(TrainingConfig()):
         # Those that need nothing trained: what is left of them has random weights.
+        if isinstance(stage, ProfileScaleStage):
+            stage = ProfileScaleStage(model, own_units=False)
         if isinstance(stage, FitStage) and done.issuperset(stage.needs):
             with torch.no_grad():
                 stage.load_state(stage.fit([Table.of(rows, joined).take(rows, 0)], Streams(0, "bench/scales")))

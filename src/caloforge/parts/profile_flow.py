@@ -29,11 +29,13 @@ class ProfileScaleStage(FitStage):
 
     Args:
         model: the model.
+        own_units: whether the features of the profiles have the model's own units, if it has any (``profile_units``). A flow
+            with random weights makes no sensible shower in those.
     """
 
-    def __init__(self, model: PointCloudModel) -> None:
+    def __init__(self, model: PointCloudModel, *, own_units: bool = True) -> None:
         super().__init__("scales", {"profiles": model.profiles, "points": model.points})
-        self.model = model
+        self.model, self.own_units = model, own_units
 
     @torch.no_grad()
     def fit(self, data: TrainingData, streams: Streams) -> dict[str, Tensor]:
@@ -69,7 +71,7 @@ class ProfileScaleStage(FitStage):
         # The steepest line through the origin's side that has all showers below it.
         slope = _slope(energies, points)
         constant = (points - slope * energies).max().clamp_min(1.0)
-        units = model.profile_units()
+        units = model.profile_units() if self.own_units else None
         scales = {
             "incident": energies.max(),
             "mean": found.mean(dim=0) if units is None else torch.zeros_like(std),
