@@ -2,13 +2,15 @@
 
 Run with: python tools/make_cloud_sample.py STEPS.h5
 
-STEPS.h5 holds 1,200 photons (880 are used) of 10-30 GeV at normal incidence, every Geant4 step in silicon a point:
+STEPS.h5 holds 900 photons of 10-30 GeV from all directions of a barrel segment, in the field, every Geant4 step in silicon
+a point; as many as the rows below say are used:
 
-    caloforge simulate --detector ild-ecal --particle gamma --energy 10:30 --points --events 1200 --seed 11 --out STEPS.h5
+    caloforge simulate --detector ild-ecal --particle gamma --energy 10:30 --direction random --points --events 900 \
+      --seed 11 --out STEPS.h5
 
 Steps are merged in 25 sub-cells per cell, on a grid that is shifted at random for every shower, with the point at the
 highest deposit (arXiv:2511.01460). To stay small, coordinates are rounded to 1/128 mm (below 10 um) and
-energies to 10 significant bits. There is no magnetic field.
+energies to 10 significant bits.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ from caloforge.showers.clusters import merge_in_subcells
 from caloforge.showers.files import create_showers, open_showers
 from caloforge.showers.projection import cell_pitch
 
-ROWS = {"train": slice(0, 580), "test": slice(580, 730), "floor": slice(730, 880)}
+ROWS = {"train": slice(0, 510), "test": slice(510, 650), "floor": slice(650, 790)}
 DIVISIONS = 5
 
 

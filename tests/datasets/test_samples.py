@@ -2,9 +2,12 @@
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from caloforge import datasets
+from caloforge.detectors import load_detector
 from caloforge.errors import UsageError
+from caloforge.showers.files import open_showers
 from caloforge.showers.hashes import row_hashes
 
 NAME = "calogan-gamma-sample"
@@ -53,19 +56,34 @@ def test_only_train_is_trainable():
 def test_clouds_are_small_disjoint_and_photons_in_the_silicon_of_ild():
     seen = set()
     size = 0
-    for split, rows in (("train", 580), ("test", 150), ("floor", 150)):
+    directions = []
+    for split, rows in (("train", 510), ("test", 140), ("floor", 140)):
         showers = datasets.load(CLOUDS, split=split).check_values()
         assert len(showers) == rows
         assert showers.particle == 22
         assert 10_000 <= showers.incident_energy.min() < showers.incident_energy.max() <= 30_000
-        # What silicon sees of photons of 10 GeV, and the size of its fluctuations (docs/detectors.md).
+        # What silicon sees of photons from all directions, and the size of its fluctuations.
         seen_share = showers.total_energy() / showers.incident_energy
-        assert abs(seen_share.mean() - 0.0247) < 0.0005
+        assert abs(seen_share.mean() - 0.0269) < 0.0005
+        directions.append(showers.direction)
         assert np.array_equal(showers.points[:, :2] * 128, np.round(showers.points[:, :2] * 128))
         seen |= set(row_hashes(showers).tolist())
         size += datasets.path(CLOUDS, split=split).stat().st_size
-    assert len(seen) == 880
-    assert size <= 10e6
+    assert len(seen) == 790
+    assert size <= 9.81e6
+    # An even density on the face of the barrel segment: cot(theta) is even, cot(phi) nearly so.
+    x, y, z = np.concatenate(directions).T
+    assert stats.kstest(x / np.hypot(y, z), stats.uniform(-1, 2).cdf).pvalue > 1e-3
+    low, high = 1 / np.tan(np.radians([109, 79]))
+    assert stats.kstest(y / z, stats.uniform(low, high - low).cdf).pvalue > 1e-3
+
+
+def test_clouds_are_of_the_detector_as_it_is():
+    with open_showers(datasets.path(CLOUDS)) as reader:
+        assert reader.detector == load_detector("ild-ecal")
+        assert reader.provenance["field"] == "uniform, (3.5, 0, 0) T in the local frame"
+        assert reader.provenance["production_cut_mm"] == 0.1
+        assert reader.provenance["directions"] == "barrel"
 
 
 def test_unknown_names_are_refused():

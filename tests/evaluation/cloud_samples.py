@@ -50,7 +50,8 @@ def real_showers(inclined: bool) -> ShowerPoints:
     """Photons of 10 to 30 GeV from Geant4: deposits added up in cells, without a cut.
 
     Made by ``caloforge simulate --detector ild-ecal --particle gamma --energy 10:30 --points`` with seed 11 along z, and
-    with seed 12 and ``--direction random``; then put into cells with the axis at a corner of cells.
+    with seed 12 and ``--direction random``, when ild-ecal had no field and a production cut of 0.7 mm; then put into
+    cells with the axis at a corner of cells.
     """
     with np.load(Path(__file__).parent / "geant4_ild_ecal.npz") as file:
         word = "inclined" if inclined else "normal"

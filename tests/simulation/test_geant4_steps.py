@@ -82,7 +82,7 @@ def test_par04_counts_silicon_only_two_plates_to_a_layer_and_books_at_the_middle
 
 
 def test_ild_points_are_the_silicon_steps():
-    detector = load_detector("ild-ecal")
+    detector = load_detector("ild-ecal").with_field(0.0)
     plan = SimulationPlan(detector, GAMMA, EnergySpectrum.parse("1"), 2, 3, points=True, tables="builtin")
     run = BlockRunner(plan)
     silicon = {f"World.P{p.index}": p.layer for p in detector.stack.plates if p.active}

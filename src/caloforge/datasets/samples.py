@@ -51,7 +51,7 @@ _SAMPLES = {
         ),
         Sample(
             "ild-gamma-clouds",
-            "Geant4 photons, 10-30 GeV uniform, points of 25 sub-cells per cell in ild-ecal",
+            "Geant4 photons, 10-30 GeV uniform, any direction, points of 25 sub-cells per cell in ild-ecal",
             ("train", "test", "floor"),
             ("train",),
         ),

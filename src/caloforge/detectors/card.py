@@ -24,9 +24,13 @@ def detector_rows(detector: Detector) -> list[tuple[str, str]]:
         rows.append(("readout threshold", f"{d.readout_threshold / keV:g} keV"))
         scored = "every deposit" if d.stack.deposits == "all" else "deposits in active plates"
         fraction = f", divided by {d.sampling_fraction:g}" if d.sampling_fraction else ""
-        rows.append(("Geant4", f"{len(d.stack.plates)} plates, {d.stack.thickness:.4g} mm deep; {scored}{fraction}"))
+        material = f"{len(d.stack.plates)} plates, {d.stack.thickness:.4g} mm deep, production cut {d.stack.cut:g} mm"
+        rows.append(("Geant4", f"{material}; {scored}{fraction}"))
+    if d.field:
+        rows.append(("magnetic field", f"({', '.join(f'{b:g}' for b in d.field)}) T along x, y, z"))
     if d.gun:
-        turning = ", random directions possible" if d.gun.directions else ""
+        even = {"angles": "in their angles", "barrel": "on the barrel"}
+        turning = f", random directions even {even[d.gun.directions.density]}" if d.gun.directions else ""
         rows.append(("gun", f"{', '.join(d.gun.particles)}; {d.gun.energy} GeV{turning}"))
     rows.append(("symmetries", ", ".join(d.symmetries) or "none declared"))
     rows.append(("hash", d.hash))
