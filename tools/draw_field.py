@@ -2,9 +2,9 @@
 
 Run with: python tools/draw_field.py FIELD.h5 NONE.h5 [docs/images/field.png]
 
-    photons="--detector ild-ecal --particle gamma --energy 10 --direction random --points --events 2000"
-    caloforge simulate $photons --seed 21 --out FIELD.h5
-    caloforge simulate $photons --seed 22 --field 0 --out NONE.h5
+    photons="--detector ild-ecal --particle gamma --energy 10 --direction random --points --events 1000 --seed 21"
+    caloforge simulate $photons --out FIELD.h5
+    caloforge simulate $photons --field 0 --out NONE.h5
 
 Distances are measured from the shower's axis along two directions across it: e_theta, in the plane of beam and axis, and
 e_phi, in the plane across the field, in which charged particles turn.
@@ -26,7 +26,7 @@ from caloforge.showers.files import open_showers
 
 Floats = NDArray[np.float64]
 
-EDGES = np.linspace(-40, 40, 41)  # mm
+EDGES = np.linspace(-30, 30, 31)  # mm
 COLOURS = {"3.5 T": "tab:red", "no field": "tab:blue"}
 
 
@@ -102,11 +102,10 @@ def main(field: Path, none: Path, out: Path) -> None:
     for ax, letter in ((axes[1], r"\theta"), (axes[2], r"\phi")):
         ax.axhline(0.0, color="0.7", linewidth=0.8)
         ax.set(
-            xlabel=f"${letter}$ [degrees]",
-            ylabel=r"asymmetry of the width, ($w_\phi - w_\theta$) / ($w_\phi + w_\theta$)",
+            xlabel=f"${letter}$ [degrees]", ylabel=r"$(w_\phi - w_\theta)\ /\ (w_\phi + w_\theta)$", ylim=(-0.02, 0.08)
         )
         ax.legend(fontsize=8)
-    figure.suptitle("10 GeV photons in the silicon of ild-ecal")
+    figure.suptitle("10 GeV photons in the silicon of ild-ecal; w: mean distance from the axis along a direction")
     figure.savefig(out, dpi=120)
     print(out)
 
