@@ -49,6 +49,7 @@ SWITCHES: dict[str, dict[str, str]] = {
         "profile_noise": "0",
         "outside_box": "kept",
         "edm_calibration_showers": "null",
+        "condition_units": "published",
         "occupancy": "polynomial",
         "points_told": "calibrated",
         "point_energy": "linear",
@@ -59,6 +60,7 @@ SWITCHES: dict[str, dict[str, str]] = {
         "profile_noise": "0",
         "outside_box": "kept",
         "edm_calibration_showers": "null",
+        "condition_units": "published",
         "profile_scale": "constants",
     },
 }

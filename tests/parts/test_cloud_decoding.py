@@ -34,7 +34,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     },
     "as published": {
         "positions": "box", "point_energy": "linear", "profiles": "linear", "occupancy": "polynomial", "box": 60.0,
-        "outside_box": "kept",
+        "outside_box": "kept", "condition_units": "published",
     },
     "standard, logarithm": {"positions": "standard", "point_energy": "log", "profiles": "sqrt", "box": 60.0},
     "asinh, linear": {"positions": "asinh", "point_energy": "linear", "profiles": "sqrt", "box": 200.0},

@@ -89,6 +89,20 @@ def test_published_constants_of_the_flow() -> None:
 
 
 @torch.no_grad()
+def test_published_conditions_of_point_clouds() -> None:
+    """CaloClouds2: 2 E / 100 GeV - 1 and 2 N / 6000 - 1; CaloClouds3: E / 127 GeV and the direction."""
+    counts = torch.full((1, 30), 50.0, dtype=torch.float64)
+    conditions = {"incident_energy": torch.tensor([2.5e4]), "direction": torch.tensor([[0.0, 0.6, 0.8]])}
+    second, third = published("caloclouds2"), published("caloclouds3")
+    assert second.point_condition(conditions, counts)[0].tolist() == pytest.approx([-0.5, 2 * 1500 / 6000 - 1])
+    assert second.flow_condition(conditions)[0].tolist() == pytest.approx([0.25])
+    assert third.point_condition(conditions, counts)[0].tolist() == pytest.approx([25 / 127, 0.0, 0.6, 0.8])
+    improved = scaled("caloclouds2")
+    highest = point_showers(ILD, 40).incident_energy.max()
+    assert improved.flow_condition(conditions)[0].tolist() == pytest.approx([2.5e4 / highest])
+
+
+@torch.no_grad()
 def test_published_points_of_caloclouds2() -> None:
     """MeV as they are, the box from -1 to 1, negative energies 0, places beyond the box kept. Mutation: any of them."""
     points = published("caloclouds2").points

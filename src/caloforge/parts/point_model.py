@@ -149,6 +149,18 @@ class PointCloudModel(ShowerModel):
     def point_condition(self, conditions: Mapping[str, Tensor], counts: Tensor) -> Tensor:
         """Condition of the point network, (N, C); ``counts`` are the points of each layer, (N, L): see ``tells_calibrated``."""
 
+    @property
+    @abstractmethod
+    def published_units(self) -> tuple[float, float]:
+        """Incident energy, MeV, and number of points that the publication measures conditions by."""
+
+    @property
+    def points_unit(self) -> Tensor:
+        """Number of points by which a condition is measured, float64 (1,)."""
+        if self.config.condition_units == "published":
+            return self.profiles.incident.new_tensor([self.published_units[1]])
+        return self.profiles.point_limit(self.profiles.incident[None])
+
     def profile_units(self) -> Tensor | None:
         """Fixed units of the features of the profiles, (F,), whose means are left alone then; None takes those of the data."""
         return None
@@ -240,7 +252,7 @@ class PointCloudModel(ShowerModel):
             number, (level, (scale, skip, out)) = SAMPLERS.index(config.sampler), self.edm.one_step
             half_box = _FAR if config.outside_box == "kept" else config.box / 2
             settings = CloudSettings(
-                incident=float(profiles.incident), points_unit=float(profiles.point_limit(profiles.incident)),
+                incident=float(profiles.incident), points_unit=float(self.points_unit),
                 room=ROOM, least_factor=LEAST_FACTOR, least_variance=LEAST_VARIANCE,
                 least_total_variance=LEAST_TOTAL_VARIANCE, most_total=MOST_TOTAL, half_box=half_box, level=level,
                 scale=scale, skip=skip, out=out, core=float(points.core), least_energy=float(points.least_energy),

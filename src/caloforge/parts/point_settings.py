@@ -63,6 +63,8 @@ class PointCloudConfig(Settings):
         profiles: ``sqrt`` lets the flow learn square roots of counts and energies, whose spread hardly depends on the
             energy; ``linear`` the values themselves, as published.
         profile_noise: standard deviation of the noise on the flow's standardised outputs in training.
+        condition_units: what incident energy and number of points are measured by as conditions: the highest energy of the
+            training ``data`` and the most points at it, or the ``published`` constants.
         max_negative: a shower is drawn again if more of its layer energies than this come out negative.
         cell: size of the cells for the calibration, mm; None takes the detector's.
         edm: constants of the diffusion.
@@ -93,6 +95,7 @@ class PointCloudConfig(Settings):
     outside_box: Literal["reflected", "kept"] = "reflected"
     profiles: Literal["sqrt", "linear"] = "sqrt"
     profile_noise: Annotated[float, Field(ge=0)] = 0.1
+    condition_units: Literal["data", "published"] = "data"
     max_negative: Annotated[int, Field(ge=0)] = 7
     cell: Positive | None = None
     edm: EdmConstants = EdmConstants()

@@ -71,9 +71,10 @@ class ProfileScaleStage(FitStage):
         # The steepest line through the origin's side that has all showers below it.
         slope = _slope(energies, points)
         constant = (points - slope * energies).max().clamp_min(1.0)
+        unit = model.published_units[0]
         units = model.profile_units() if self.own_units else None
         scales = {
-            "incident": energies.max(),
+            "incident": energies.max() if model.config.condition_units == "data" else energies.new_tensor(unit),
             "mean": found.mean(dim=0) if units is None else torch.zeros_like(std),
             "std": torch.where(std > 0, std, torch.ones_like(std)) if units is None else units.to(std),
             "most_points": torch.stack([constant, slope]),

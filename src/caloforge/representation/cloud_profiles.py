@@ -54,7 +54,7 @@ class CloudProfiles(Representation):
         features: outputs of the flow, F.
 
     Attributes:
-        incident: highest incident energy in training, MeV.
+        incident: unit of incident energies, MeV: the highest one in training, or a constant.
         mean: of the features, (F,).
         std: of the features, (F,).
         most_points: no training shower has more than ``most_points[0] + most_points[1] * E``, E in MeV.
@@ -78,7 +78,7 @@ class CloudProfiles(Representation):
         self.register_buffer("outside", torch.zeros(2, dtype=torch.float64))
 
     def relative(self, incident_energy: Tensor) -> Tensor:
-        """Incident energies (N,), MeV, over the highest one in training, float64 (N,)."""
+        """Incident energies (N,), MeV, over their unit, float64 (N,)."""
         return incident_energy.double() / self.incident
 
     def functions(self, conditions: Mapping[str, Tensor]) -> Tensor:

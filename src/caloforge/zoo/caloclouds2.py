@@ -97,6 +97,7 @@ class CaloClouds2(PointCloudModel):
     config: CaloClouds2Config
     moves_gravity = True
     compiled_totals = _GLOBAL
+    published_units = (1e5, 6000.0)
 
     @property
     def tells_calibrated(self) -> bool:  # type: ignore[override]
@@ -154,11 +155,11 @@ class CaloClouds2(PointCloudModel):
         return Profiles(counts, energies, features[:, 2:4], valid)
 
     def flow_condition(self, conditions: Mapping[str, Tensor]) -> Tensor:
-        """Incident energy over the highest one in training, (N, 1)."""
+        """Incident energy over its unit, (N, 1)."""
         return self.profiles.relative(conditions["incident_energy"])[:, None]
 
     def point_condition(self, conditions: Mapping[str, Tensor], counts: Tensor) -> Tensor:
         """Incident energy and number of points, both mapped to [-1, 1], (N, 2)."""
         energy = self.profiles.relative(conditions["incident_energy"])
-        points = counts.sum(dim=1) / self.profiles.point_limit(self.profiles.incident[None])
+        points = counts.sum(dim=1) / self.points_unit
         return torch.stack([2 * energy - 1, 2 * points - 1], dim=1)

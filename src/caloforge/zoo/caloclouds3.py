@@ -76,6 +76,7 @@ class CaloClouds3(PointCloudModel):
     config: CaloClouds3Config
     moves_gravity = False
     compiled_totals = 0
+    published_units = (1.27e5, 1.0)  # it is told no number of points
 
     def __init__(self, config: CaloClouds3Config, detector: Detector) -> None:
         layers = detector.readout.n_layers
@@ -113,7 +114,7 @@ class CaloClouds3(PointCloudModel):
         return torch.tensor(units, dtype=torch.float64)
 
     def flow_condition(self, conditions: Mapping[str, Tensor]) -> Tensor:
-        """Incident energy over the highest one in training, and direction, (N, 4)."""
+        """Incident energy over its unit, and direction, (N, 4)."""
         energy = self.profiles.relative(conditions["incident_energy"])
         return torch.cat([energy[:, None], conditions["direction"].double()], dim=1)
 

@@ -41,7 +41,7 @@ class ConvL2LFlows(LayerImages):
             "energies",
             "affine map, clamp and logit of each layer; Gaussian noise of 1 +- 0.2 keV",
             "fractions of what the shower can deposit; uniform noise of 1 keV",
-            "one part for all models (in both profiles)",
+            "one part for all models; constants of the map are not known for both detectors (in both profiles)",
         ),
         Difference(
             "cells",
