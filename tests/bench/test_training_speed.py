@@ -8,6 +8,7 @@ import pytest
 import torch
 from toy_model import toy_file
 
+from caloforge.bench.models import in_float32
 from caloforge.bench.training import compare_with_nflows, measure_training, nflows_twin
 from caloforge.errors import ConfigError, MissingDependencyError, UsageError
 from caloforge.models import load_preset
@@ -103,3 +104,11 @@ def test_refusals(tmp_path, monkeypatch):
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(MissingDependencyError, match="pip install nflows"):
         nflows_twin(flow())
+
+
+def test_training_is_timed_in_float32_unless_asked_otherwise() -> None:
+    """Mutation: leave the preset's precision; published presets train in float64, and all times would be of two kinds."""
+    assert load_preset("caloflow-calogan-gamma").training.precision == "float64"
+    assert load_preset("caloflow-calogan-gamma", in_float32(())).training.precision == "float32"
+    asked = in_float32(["training.precision=float64", "training.epochs=2"])
+    assert load_preset("caloflow-calogan-gamma", asked).training.precision == "float64"

@@ -22,7 +22,7 @@ from caloforge.models import Conditions, Preset, ShowerModel, load_model, load_p
 from caloforge.names import is_builtin
 from caloforge.random import Streams
 
-__all__ = ["BenchKind", "ModelRow", "bench_kind", "bench_model", "named_model"]
+__all__ = ["BenchKind", "ModelRow", "bench_kind", "bench_model", "in_float32", "named_model"]
 
 BenchKind = Literal["flow", "points", "model"]
 Say = Callable[[str], None]
@@ -61,6 +61,15 @@ class ModelRow:
 
 def _preset(name: str | Path) -> bool:
     return is_builtin(name, preset_names(), "preset") or Path(name).suffix in (".yaml", ".yml")
+
+
+def in_float32(overrides: Sequence[str]) -> tuple[str, ...]:
+    """Changes to a preset such that it trains in float32, in which speeds are compared, unless they name a precision.
+
+    Presets of published size train in float64 where their publication did.
+    """
+    named = any(change.partition("=")[0].strip() in ("training", "training.precision") for change in overrides)
+    return tuple(overrides) if named else ("training.precision=float32", *overrides)
 
 
 def named_model(name: str | Path) -> ShowerModel:

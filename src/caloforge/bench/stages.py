@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
-from caloforge.bench.models import detector_for
+from caloforge.bench.models import detector_for, in_float32
 from caloforge.datasets import load, names
 from caloforge.detectors import Detector, catalogue, load_detector
 from caloforge.errors import ConfigError, UsageError
@@ -182,7 +182,8 @@ def bench_stages(
     Args:
         name: of the preset.
         stages: names of the stages; all gradient stages if empty.
-        overrides: changes to the preset, for example ``training.batch_size=1024``.
+        overrides: changes to the preset, for example ``training.batch_size=1024``; it trains in float32 unless they say
+            otherwise.
         showers: of the preset's detector; None takes :func:`made_up_showers`.
         threads: CPU threads.
         device: ``cpu`` or ``cuda``.
@@ -195,7 +196,7 @@ def bench_stages(
     Raises:
         UsageError: if the preset names no detector, or has no such stage.
     """
-    preset = load_preset(name, overrides)
+    preset = load_preset(name, in_float32(overrides))
     detector, where = _detector_of(preset, name), Processes.local_device(device)
     former = torch.get_num_threads()
     with ExitStack() as on_exit:

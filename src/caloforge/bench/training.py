@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from caloforge.bench.models import in_float32
 from caloforge.errors import MissingDependencyError, UsageError
 from caloforge.models import load_preset
 from caloforge.nn import MaskedAutoregressiveFlow
@@ -234,7 +235,7 @@ def measure_training(
         preset: a preset of the kind ``caloflow``; its masks are set to the published ones for the peer's sake.
         data: shower file; None takes the sample of photons that ships with the package.
         against: ``nflows`` or None.
-        overrides: further changes to the preset.
+        overrides: further changes to the preset, which trains in float32 unless they say otherwise.
         threads: CPU threads.
         device: ``cpu`` or ``cuda``.
         rounds: number of turns.
@@ -276,7 +277,7 @@ def _measure(
     bfloat16: bool,
     seed: int,
 ) -> TrainingSpeed:
-    preset = load_preset(name, (*overrides, "model.masks=published"))
+    preset = load_preset(name, (*in_float32(overrides), "model.masks=published"))
     if source.detector is None or preset.kind != "caloflow":
         raise UsageError("training is measured with CaloFlow and showers of a known detector")
     torch.manual_seed(seed)
