@@ -129,6 +129,11 @@ def deposits_of(batch: TrainingBatch) -> Tensor:
 class TrainingData(Protocol):
     """The training rows, for a fit stage: every iteration is one pass over all rows in the order of the file."""
 
+    @property
+    def particle(self) -> int:
+        """PDG id of the incident particle."""
+        ...
+
     def __len__(self) -> int:
         """Number of rows."""
         ...

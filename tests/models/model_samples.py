@@ -46,6 +46,25 @@ def toy_detector(*layers: tuple[int, int], threshold: float = 0.010) -> Detector
     return detector_from_toml(head + "\n".join(cells.format(*layer) for layer in layers), where="toy")
 
 
+def lead_argon() -> Detector:
+    """A small sampling calorimeter with a stack: ten plates of lead and argon each, in three layers of 12, 9 and 4 cells."""
+    plates = '[{ material = "G4_Pb", thickness = 4.0 }, { material = "G4_lAr", thickness = 4.0, active = true }]'
+    stack = (
+        'kind = "planar"\nlateral = [200.0, 200.0]\nworld = [300.0, 300.0, 400.0]\ndeposits = "active"\n'
+        f"groups = [{{ repeat = 30, plates = {plates} }}]\n"
+    )
+    cells = "".join(
+        f"[[readout.layers]]\ndepth = [{80.0 * k}, {80.0 * (k + 1)}]\n"
+        f"x = {{ bins = {x}, range = [-60.0, 60.0] }}\ny = {{ bins = {y}, range = [-60.0, 60.0] }}\n"
+        for k, (x, y) in enumerate(((4, 3), (3, 3), (2, 2)))
+    )
+    text = (
+        'name = "lead-argon"\nreadout_threshold = 0.001\nanalysis_threshold = 0.01\nsampling_fraction = 0.1\n'
+        f'symmetries = ["reflect-x"]\n[gun]\nparticles = ["gamma"]\nenergy = "1:100"\n[stack]\n{stack}{cells}'
+    )
+    return detector_from_toml(text, where="lead-argon")
+
+
 def sparse_showers(detector: Detector, rows: int, seed: int = 0) -> Showers:
     """Showers with empty voxels, empty layers, faint and bright deposits; they deposit at most 90 % of their energy."""
     generator = np.random.default_rng(seed)
@@ -88,6 +107,7 @@ class Rows:
 
     def __init__(self, showers: Showers | ShowerPoints) -> None:
         self.showers = showers
+        self.particle = showers.particle
 
     def __len__(self) -> int:
         return len(self.showers)

@@ -13,7 +13,7 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
-from model_samples import fit, point_showers, sparse_showers, toy_detector
+from model_samples import fit, lead_argon, point_showers, sparse_showers, toy_detector
 from safetensors.torch import load_file, save_file
 
 from caloforge.detectors import Detector, load_detector
@@ -67,6 +67,7 @@ def cases() -> dict[str, tuple[str, dict[str, Any]]]:
     found: dict[str, tuple[str, dict[str, Any]]] = {
         "caloclouds2": ("caloclouds2", _cloud(training_points=None)),
         "caloclouds3": ("caloclouds3", _cloud(training_points=150, position_fuzz=1.0)),
+        "gflash": ("gflash", {}),
         "pca-parametrisation": ("pca-parametrisation", {}),
         "shower-library": ("shower-library", {}),
     }
@@ -97,6 +98,8 @@ def cases() -> dict[str, tuple[str, dict[str, Any]]]:
 def _detector(kind: str) -> Detector:
     if kind.startswith("caloclouds"):
         return load_detector("ild-ecal")
+    if kind == "gflash":
+        return lead_argon()
     if kind.startswith("icaloflow"):
         return toy_detector((2, 3), (3, 2), (1, 6))
     return toy_detector((2, 2), (2, 2), (3, 1)) if kind.startswith("l2lflows") else toy_detector()

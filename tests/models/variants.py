@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from model_samples import toy_detector
+from model_samples import lead_argon, toy_detector
 
 from caloforge.detectors import Detector, load_detector
 from caloforge.models import Profile, ShowerModel, build_model, load_preset, model_class, model_kinds, profile_settings
@@ -223,6 +223,12 @@ VARIANTS: dict[str, dict[str, Variant]] = {
             }
         ),
     },
+    "gflash": {
+        "published": published(spots=50),
+        "points": Variant(
+            changes={"points": True, "spots": 300, "core_quantum": 4.0, "tail_quantum": 1.0, "stochastic": 0.1}
+        ),
+    },
     "pca-parametrisation": {
         "published": published(nodes=1),
         "real showers": Variant(
@@ -232,6 +238,7 @@ VARIANTS: dict[str, dict[str, Variant]] = {
     "shower-library": {
         "published": published(),
         "layers": Variant(changes={"neighbours": 3, "symmetries": "approximate", "scaling": "layers", "showers": 20}),
+        "points": Variant(changes={"points": True}),
     },
 }
 #: Detectors for kinds that need something special: layers of equally many voxels; layers of which some share a flow; points.
@@ -239,6 +246,7 @@ _DETECTORS: dict[str, Detector] = dict.fromkeys(
     ("icaloflow", "icaloflow-student"), toy_detector((2, 3), (3, 2), (1, 6))
 )
 _DETECTORS |= {
+    "gflash": lead_argon(),
     "l2lflows": toy_detector((2, 2), (2, 2), (2, 2), (3, 1)),
     "l2lflows-conv": toy_detector((4, 4), (4, 4), (2, 2), (3, 1)),
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from model_samples import toy_detector
+from model_samples import lead_argon, toy_detector
 
 from caloforge.detectors import Detector, load_detector
 from caloforge.errors import ConfigError
@@ -18,6 +18,8 @@ TINY = [name for name in PRESETS if name.endswith("-tiny")]
 def suitable(kind: str) -> list[Detector]:
     """Detectors as different as a kind allows."""
     equal = [toy_detector(*[(15, 15)] * 20), toy_detector((2, 2), (2, 2))]
+    if kind == "gflash":  # a stack
+        return [load_detector("calogan"), load_detector("ild-ecal/10x10"), lead_argon()]
     if kind.startswith("icaloflow"):  # layers of equally many voxels
         return equal
     if kind.startswith("caloclouds"):  # depths of the layers, and cells of one size

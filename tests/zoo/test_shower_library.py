@@ -145,14 +145,15 @@ def test_layers_follow_their_mean_shares() -> None:
 
 
 def test_points_are_kept_as_they_are() -> None:
-    detector = load_detector("ild-ecal/points")
-    clouds = point_showers(detector, 12)
-    got = made(library(clouds, detector, neighbours=1), clouds.incident_energy)
-    assert isinstance(got, ShowerPoints)
-    assert np.array_equal(got.offsets, clouds.offsets)
-    assert np.array_equal(got.points, clouds.points)
-    with pytest.raises(UsageError, match="read out as points, and the data hold voxels"):
-        library(sparse_showers(toy_detector(), 3), detector)
+    for name, points in (("ild-ecal/points", False), ("ild-ecal", True)):
+        detector = load_detector(name)
+        clouds = point_showers(detector, 12)
+        got = made(library(clouds, detector, neighbours=1, points=points), clouds.incident_energy)
+        assert isinstance(got, ShowerPoints)
+        assert np.array_equal(got.offsets, clouds.offsets)
+        assert np.array_equal(got.points, clouds.points)
+        with pytest.raises(UsageError, match="showers of points are to be kept, and the data hold voxels"):
+            library(sparse_showers(toy_detector(), 3), detector, points=points)
 
 
 def test_trained_it_passes_every_test_and_refuses_unknown_energies(

@@ -36,7 +36,7 @@ from caloforge.random import Streams
 from caloforge.showers import ShowerPoints
 from caloforge.showers.clusters import merge_in_subcells
 from caloforge.showers.projection import IdealGrid, cell_pitch, project
-from caloforge.stage import FitStage, TrainingConfig
+from caloforge.stage import FitStage, TrainingBatch, TrainingConfig
 from caloforge.training.table import Table
 from caloforge.units import GeV
 
@@ -334,6 +334,12 @@ def _floor(
     )
 
 
+class _Rows(list[TrainingBatch]):
+    """Training rows in memory."""
+
+    particle = 22
+
+
 def _fit_scales(model: PointCloudModel, real: Sequence[ShowerPoints]) -> None:
     joined = ShowerPoints.concatenate(list(real))
     rows = np.arange(len(joined))
@@ -344,5 +350,5 @@ def _fit_scales(model: PointCloudModel, real: Sequence[ShowerPoints]) -> None:
             stage = ProfileScaleStage(model, own_units=False)
         if isinstance(stage, FitStage) and done.issuperset(stage.needs):
             with torch.no_grad():
-                stage.load_state(stage.fit([Table.of(rows, joined).take(rows, 0)], Streams(0, "bench/scales")))
+                stage.load_state(stage.fit(_Rows([Table.of(rows, joined).take(rows, 0)]), Streams(0, "bench/scales")))
             done.add(stage.name)

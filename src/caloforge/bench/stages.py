@@ -51,6 +51,7 @@ KINDS = {
     "l2lflows-conv": "l2lflows-conv-par04-ds2",
     "caloclouds2": "caloclouds2",
     "caloclouds3": "caloclouds3",
+    "gflash": "gflash",
     "pca-parametrisation": "pca-parametrisation",
     "shower-library": "shower-library",
 }

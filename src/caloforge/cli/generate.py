@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from caloforge.cli.common import OverwriteOption, ResumeOption, SeedOption, command_line, console, pairs, print_table
 from caloforge.errors import UsageError
+
+if TYPE_CHECKING:
+    from caloforge.models import ShowerModel
 
 __all__ = ["register"]
 
@@ -47,24 +50,32 @@ def generate(
         list[str] | None,
         typer.Option(help="Change how the model samples: key=value, for example sampler=edm; may be repeated."),
     ] = None,
+    detector: Annotated[
+        str | None,
+        typer.Option(help="For a model that needs no training (gflash): name of a detector, or a TOML file."),
+    ] = None,
+    particle: Annotated[
+        str | None, typer.Option(help="Likewise: e-, e+ or gamma (default: the detector's first).")
+    ] = None,
+    points: Annotated[bool, typer.Option("--points", help="Likewise: points instead of voxels.")] = False,
     resume: ResumeOption = False,
     overwrite: OverwriteOption = False,
 ) -> None:
-    r"""Generate showers with a trained model.
+    r"""Generate showers with a trained model, or with one that needs no training.
 
     \b
     Example: caloforge generate runs/photons --energy 1:100 --events 1000 --out generated.h5
+    caloforge generate gflash --detector my.toml --particle e- --energy 1:100 --events 1000 --out g.h5
 
     Same seed, same showers, for any batch size and number of processes.
     """
     from caloforge.detectors import EnergySpectrum
     from caloforge.generation import ConditionSource, SpectrumConditions, conditions_of_file
     from caloforge.generation import generate as run
-    from caloforge.models import load_model
 
     if (energy is None) == (conditions_from is None):
         raise UsageError("expected either --energy or --conditions-from")
-    loaded = load_model(model, options=_options(option or []))
+    loaded = _loaded(model, detector, particle, option or [], points=points)
     assert loaded.record is not None  # loaded from a directory
     conditions: ConditionSource
     if conditions_from is not None:
@@ -78,8 +89,9 @@ def generate(
             loaded.detector.gun,
             "random" if random_directions else "straight",
         )
+    by_name = workers > 1 and loaded.directory is not None
     result = run(
-        model if workers > 1 else loaded,
+        model if by_name else loaded,
         conditions,
         out,
         seed=seed,
@@ -88,7 +100,7 @@ def generate(
         threads=threads,
         device=device,
         extrapolate=extrapolate,
-        options=loaded.options,
+        options=loaded.options if by_name else None,
         format=to,
         resume=resume,
         overwrite=overwrite,
@@ -106,6 +118,28 @@ def generate(
     if result.extrapolated:
         rows.append(["note", "energies outside the trained range were allowed"])
     print_table("", ["", ""], rows)
+
+
+def _loaded(name: str, detector: str | None, particle: str | None, option: list[str], *, points: bool) -> ShowerModel:
+    """A trained model, or one that needs no training, for a detector."""
+    from caloforge.detectors import load_detector
+    from caloforge.models import is_ready_preset, load_model, ready_model
+
+    if detector is None:
+        if not Path(name).exists() and is_ready_preset(name):
+            raise UsageError(
+                f"'{name}' needs no training, but a detector: --detector with a built-in name or a TOML file"
+            )
+        if particle is not None or points:
+            raise UsageError("--particle and --points are for models that need no training, beside --detector")
+        return load_model(name, options=_options(option))
+    described = load_detector(detector)
+    gun = described.gun
+    if particle is None and gun is None:
+        raise UsageError("--particle is missing, and the detector has no gun that would name one")
+    model = ready_model(name, described, particle or gun.particles[0], points=points)  # type: ignore[union-attr]
+    model.adjust(_options(option))
+    return model
 
 
 def _options(given: list[str]) -> dict[str, Any]:

@@ -223,7 +223,8 @@ def prepare_evaluation(
     remarks = differences(samples["generated"], samples["reference"], samples.get("floor"))
     if found is not None and isinstance(told := read_record(found).representation.get("remark"), str):
         remarks.append(told)
-    if found is None and "model" in samples["generated"].provenance:
+    maker = samples["generated"].provenance.get("model")
+    if found is None and maker is not None and not (isinstance(maker, Mapping) and maker.get("untrained")):
         remarks.append(UNKNOWN_MODEL)
     return FileEvaluation(
         samples=samples,

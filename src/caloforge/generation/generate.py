@@ -155,7 +155,9 @@ def generate(
             "aids": [helper.describe() for helper in loaded.helpers()],
             "sha256": identity,
         }
-        | chosen,
+        | chosen
+        # Made for a detector on the spot, so nobody need look for rows that it was trained on.
+        | ({"untrained": True} if loaded.record is not None and loaded.directory is None else {}),
         "seed": seed,
         "particle": particle_name(conditions.particle),
         "extrapolated": extrapolate,

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     )
     from caloforge.models.preset import Preset, load_preset, preset_names, read_preset
     from caloforge.models.profiles import PROFILES, Difference, Profile, deviations, differences_table, profile_settings
+    from caloforge.models.ready import is_ready_preset, ready_model
     from caloforge.models.record import ModelRecord, RunPlan
     from caloforge.models.registry import build_model, model_class, model_kinds, register
 else:
@@ -69,6 +70,7 @@ else:
             ],
             "preset": ["Preset", "load_preset", "preset_names", "read_preset"],
             "profiles": ["PROFILES", "Difference", "Profile", "deviations", "differences_table", "profile_settings"],
+            "ready": ["is_ready_preset", "ready_model"],
             "record": ["ModelRecord", "RunPlan"],
             "registry": ["build_model", "model_class", "model_kinds", "register"],
         },
@@ -96,6 +98,7 @@ __all__ = [
     "describe_model",
     "deviations",
     "differences_table",
+    "is_ready_preset",
     "is_unfinished",
     "load_model",
     "load_preset",
@@ -114,6 +117,7 @@ __all__ = [
     "read_preset",
     "read_record",
     "read_stage",
+    "ready_model",
     "register",
     "save_model",
     "stage_directory",

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from caloforge.conditions import Conditions
+from caloforge.conditions import ConditionRange, Conditions
 from caloforge.detectors import Detector
 from caloforge.errors import UsageError
 from caloforge.models.profiles import Difference, Profile, deviations
@@ -76,6 +76,7 @@ class ShowerModel(nn.Module, ABC):
         has_likelihood: whether :meth:`log_prob` works.
         shower_kind: what the model learns and makes: showers on the detector's voxels, or points. A kind that does either has
             ``voxels``, and its models say what they are.
+        needs_training: whether it must see showers before it makes any; see :meth:`untrained_range`.
         adjustable: keys of the configuration that may be changed after training (how many sampling steps, say).
         options: which of them were changed, and to what; see :meth:`adjust`.
         record: what the model's directory says about it; None for a model that was not loaded from one.
@@ -90,6 +91,7 @@ class ShowerModel(nn.Module, ABC):
     inputs: ClassVar[tuple[str, ...]] = ()
     has_likelihood: ClassVar[bool] = False
     shower_kind: Literal["voxels", "points"] = "voxels"
+    needs_training: ClassVar[bool] = True
     adjustable: ClassVar[frozenset[str]] = frozenset()
 
     _place: Tensor
@@ -241,6 +243,17 @@ class ShowerModel(nn.Module, ABC):
                 asked for.
         """
         raise UsageError(f"the model '{self.kind}' has no likelihood")
+
+    def untrained_range(self, particle: int) -> ConditionRange:
+        """Conditions under which it makes showers without having seen any.
+
+        Args:
+            particle: PDG id.
+
+        Raises:
+            UsageError: if it needs training, or does not know the particle.
+        """
+        raise UsageError(f"the model '{self.kind}' makes no showers without training")
 
     def describe_representation(self) -> dict[str, Any]:
         """How showers become numbers, in words and numbers, for ``model.json``; JSON values only."""

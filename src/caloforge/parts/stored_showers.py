@@ -39,6 +39,7 @@ class StoredShowers(nn.Module):
     Args:
         detector: the calorimeter.
         symmetries: which images there are.
+        points: whether showers of points are kept although the detector has voxels.
     """
 
     starts: Tensor
@@ -47,10 +48,11 @@ class StoredShowers(nn.Module):
     images: Tensor
     layer: Tensor
 
-    def __init__(self, detector: Detector, symmetries: SymmetryChoice) -> None:
+    def __init__(self, detector: Detector, symmetries: SymmetryChoice, *, points: bool = False) -> None:
         super().__init__()
         readout = detector.readout
-        self.points, self.voxels, self.layers = not readout.has_voxels, readout.n_voxels, readout.n_layers
+        self.points = points or not readout.has_voxels
+        self.voxels, self.layers = readout.n_voxels, readout.n_layers
         self.register_buffer("starts", torch.zeros(0, dtype=torch.int64))
         place = torch.zeros(0, 3) if self.points else torch.zeros(0, dtype=torch.int32)
         self.register_buffer("place", place)
@@ -76,7 +78,7 @@ class StoredShowers(nn.Module):
         for batch in batches:
             if self.points:
                 if not isinstance(batch, PointBatch):
-                    raise UsageError("the detector is read out as points, and the data hold voxels")
+                    raise UsageError("showers of points are to be kept, and the data hold voxels")
                 counts.append(batch.offsets.diff())
                 places.append(batch.points[:, :3].float())
                 energies.append(batch.points[:, 3].float())

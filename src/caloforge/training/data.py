@@ -347,6 +347,11 @@ class FitData:
     kept: Table | None = None
     batch_size: int = 1024
 
+    @property
+    def particle(self) -> int:
+        """PDG id of the incident particle."""
+        return self.data.particle
+
     def __len__(self) -> int:
         return len(self.rows)
 

@@ -42,12 +42,14 @@ class ShowerLibraryConfig(ModelConfig):
         scaling: ``linear`` multiplies all deposits by the ratio of the energies; ``layers`` also moves each layer's share as the
             mean share of the layer moves with the energy.
         showers: how many are kept, evenly spread over the training rows; None keeps all.
+        points: whether the file holds points although the detector has cells.
     """
 
     neighbours: Size = 10
     symmetries: SymmetryChoice = "exact"
     scaling: Literal["linear", "layers"] = "linear"
     showers: Annotated[int, Field(ge=1)] | None = None
+    points: bool = False
 
 
 class _Shelves(nn.Module):
@@ -59,7 +61,7 @@ class _Shelves(nn.Module):
 
     def __init__(self, config: ShowerLibraryConfig, detector: Detector) -> None:
         super().__init__()
-        self.stored = StoredShowers(detector, config.symmetries)
+        self.stored = StoredShowers(detector, config.symmetries, points=config.points)
         self.register_buffer("log_energy", torch.zeros(0, dtype=torch.float64))
         self.register_buffer("direction", torch.zeros(0, 3, dtype=torch.float64))
         self.register_buffer("trend", torch.zeros(detector.readout.n_layers, _DEGREE + 1, dtype=torch.float64))
@@ -112,7 +114,7 @@ class ShowerLibrary(ShowerModel):
 
     def __init__(self, config: ShowerLibraryConfig, detector: Detector) -> None:
         super().__init__(config, detector)
-        if not detector.readout.has_voxels:
+        if config.points or not detector.readout.has_voxels:
             self.shower_kind = "points"
         # Files hold deposits behind the division by the sampling fraction, the readout's threshold is one before it.
         self.least = detector.readout_threshold / (detector.sampling_fraction or 1.0)
@@ -232,7 +234,7 @@ class _Keep(FitStage):
         energy = torch.cat([batch.incident_energy.double() for batch in batches])
         chosen = (torch.arange(min(most, len(energy)), dtype=torch.float64) * step).long()
         order = chosen[energy[chosen].argsort(stable=True)]
-        whole = StoredShowers(self.model.detector, "none")
+        whole = StoredShowers(self.model.detector, "none", points=self.model.config.points)
         for name, value in whole.kept(batches).items():
             setattr(whole, name, value)
         _, entry = whole.entries(order)
