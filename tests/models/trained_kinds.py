@@ -81,6 +81,10 @@ def cases() -> dict[str, tuple[str, dict[str, Any]]]:
             f"caloinn{name}": (
                 "caloinn", {"flow": {"blocks": 2, "hidden_features": 8, "dropout": p, **norm}},
             ),
+            f"caloinn without some rows{name}": (
+                "caloinn",
+                {"flow": {"blocks": 2, "hidden_features": 8, "dropout": p, **norm}, "largest_ratio": 0.4},
+            ),
             f"caloinn-factorised{name}": (
                 "caloinn-factorised",
                 {"flow": {"blocks": 2, "hidden_features": 8, "dropout": p, **norm}, "energies": small},

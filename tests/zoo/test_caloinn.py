@@ -13,6 +13,7 @@ from model_samples import Rows, fit, geant4_showers, sparse_showers, toy_detecto
 from caloforge.detectors import load_detector
 from caloforge.errors import ConfigError, UsageError
 from caloforge.models import Conditions, build_model, load_preset
+from caloforge.nn.batch_layers import training_step
 from caloforge.random import Streams
 from caloforge.representation import JointShares, Logit, LogShares
 from caloforge.showers import Showers
@@ -272,6 +273,18 @@ def test_showers_that_the_publication_leaves_out_are_not_learnt() -> None:
     empty = stage.loss("main", none, STREAMS)
     assert (empty["loss"].item(), empty["weight"].item()) == (0.0, 0.0)
     empty["loss"].backward()
+
+
+def test_showers_that_are_left_out_do_not_disturb_dropout_and_batch_norm() -> None:
+    """In a step of the training loop, whose masks belong to rows. Mutation: leave out ``some_rows``."""
+    model = small(flow={"dropout": 0.3, "batch_norm": True}, **LOGARITHMS, largest_ratio=3.5).double().train()
+    showers = geant4_showers(211)[:12]
+    showers.deposits[3] *= 4 * showers.incident_energy[3] / showers.total_energy()[3]
+    stage = model.training_stages(TrainingConfig())[-1]
+    assert isinstance(stage, GradientStage)
+    batch = training_batch(showers)
+    with torch.no_grad(), training_step(batch.row, STREAMS, 1):
+        assert bool(stage.loss("main", batch, STREAMS)["loss"].isfinite())
 
 
 @pytest.mark.parametrize(

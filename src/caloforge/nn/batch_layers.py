@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from caloforge.random import Streams
 
-__all__ = ["BatchNorm1d", "BatchNorm2d", "Dropout", "dropout", "training_step"]
+__all__ = ["BatchNorm1d", "BatchNorm2d", "Dropout", "alone", "dropout", "some_rows", "training_step"]
 
 #: splitmix64 (Steele, Lea and Flood, OOPSLA 2014): increment and multipliers, as the signed numbers that torch knows.
 _STEP, _FIRST, _SECOND = 0x9E3779B97F4A7C15 - (1 << 64), 0xBF58476D1CE4E5B9 - (1 << 64), 0x94D049BB133111EB - (1 << 64)
@@ -40,6 +40,10 @@ class _Step:
         self._rows, self._streams, self._counter = rows, streams, counter
         self._keys: Tensor | None = None
         self._calls = 0
+
+    def only(self, kept: Tensor) -> _Step:
+        """The same step for some of its rows, bool (B,)."""
+        return _Step(self._rows[kept], self._streams, self._counter, self.add_up)
 
     def keys(self, device: torch.device) -> Tensor:
         """A 64-bit key for every row, (B,); others at every call, which all processes do in the same order."""
@@ -70,6 +74,30 @@ def training_step(
         yield
     finally:
         _STEPS.reset(token)
+
+
+@contextmanager
+def some_rows(kept: Tensor) -> Iterator[None]:
+    """Within, of the rows of a training step only some pass through the layers; outside of a step nothing changes.
+
+    Args:
+        kept: which, bool (B,).
+    """
+    step = _STEPS.get()
+    if step is None:
+        yield
+        return
+    token = _STEPS.set(step.only(kept.cpu()))
+    try:
+        yield
+    finally:
+        _STEPS.reset(token)
+
+
+def alone() -> bool:
+    """Whether no other process has rows of the same batch."""
+    step = _STEPS.get()
+    return step is None or step.add_up is None
 
 
 def _mixed(z: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Annotated, Any, Literal, Protocol
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from caloforge.conditions import Conditions
 from caloforge.nn.autoregressive import AutoregressiveFlow, MaskedAutoregressiveFlow
+from caloforge.nn.batch_layers import alone, some_rows
 from caloforge.nn.inverse_autoregressive import InverseAutoregressiveFlow
 from caloforge.nn.splines import SplineSettings
 from caloforge.parts.rows import collect_rows
@@ -108,7 +110,7 @@ class FlowStage(GradientStage):
         training: see :class:`caloforge.stage.GradientStage`.
         flow: the bare flow in ``density``; None if that is one.
         rows_per_shower: rows that ``variables`` gives for each shower.
-        thinned: whether ``variables`` may leave out some of the rows.
+        keep: which rows of a batch of voxels are learnt, bool (B,); None learns all.
         needs: see :class:`caloforge.stage.Stage`.
 
     Attributes:
@@ -125,12 +127,12 @@ class FlowStage(GradientStage):
         *,
         flow: nn.Module | None = None,
         rows_per_shower: int = 1,
-        thinned: bool = False,
+        keep: Callable[[TrainingBatch], Tensor] | None = None,
         needs: tuple[str, ...] = (),
     ) -> None:
         super().__init__(name, {path: density}, training, needs=needs)
         self.density, self.variables, self.rows_per_shower = density, variables, rows_per_shower
-        self.thinned = thinned
+        self.keep = keep
         self.flow = density if flow is None else flow
 
     def prepare(self, data: TrainingData, streams: Streams) -> None:
@@ -145,18 +147,33 @@ class FlowStage(GradientStage):
 
         def of_showers(batch: TrainingBatch) -> Tensor:
             nonlocal features
+            batch, _ = self._learnt(batch)
             y, _ = self.variables(batch, streams)
             features = y.shape[1]
-            return y.reshape(len(y) if self.thinned else len(batch), -1)
+            return y.reshape(len(batch), -1)
 
         rows = collect_rows(data, max(1, _START_ROWS // self.rows_per_shower), of_showers)
         return rows.reshape(-1, features)
 
     def loss(self, player: str, batch: TrainingBatch, streams: Streams) -> dict[str, Tensor]:
         """See :meth:`caloforge.stage.GradientStage.loss`."""
-        y, context = self.variables(batch, streams)
-        if not self.thinned:
+        batch, kept = self._learnt(batch)
+        if kept is None:
+            y, context = self.variables(batch, streams)
             return {"loss": -self.density.log_prob(y, context).mean()}  # type: ignore[operator]
-        weight = torch.tensor(float(len(y)), dtype=torch.float64, device=y.device)
-        # Of a share of the batch nothing may be left; its loss then is 0, and so is its weight.
-        return {"loss": -self.density.log_prob(y, context).sum() / max(len(y), 1), "weight": weight}  # type: ignore[operator]
+        weight = torch.tensor(float(len(batch)), dtype=torch.float64, device=kept.device)
+        if len(batch) < 2 and alone():  # a batch norm cannot learn from less
+            nothing = torch.stack([parameter.sum() for parameter in self.density.parameters()]).sum()
+            return {"loss": 0 * nothing, "weight": 0 * weight}
+        with some_rows(kept):
+            y, context = self.variables(batch, streams)
+            # Nothing may be left of the share of a process; its loss then is 0, and so is its weight.
+            return {"loss": -self.density.log_prob(y, context).sum() / max(len(batch), 1), "weight": weight}  # type: ignore[operator]
+
+    def _learnt(self, batch: TrainingBatch) -> tuple[TrainingBatch, Tensor | None]:
+        """The rows of a batch that are learnt, and which these are; None if all are."""
+        if self.keep is None:
+            return batch, None
+        kept = self.keep(batch)
+        columns: dict[str, Any] = {name: value[kept] for name, value in batch.columns().items()}
+        return replace(batch, row=batch.row[kept.cpu()], **columns), kept

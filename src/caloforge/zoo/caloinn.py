@@ -173,30 +173,22 @@ class CaloINN(VoxelModel):
         if isinstance(self.representation, JointShares):
             path = "representation.energies.scale"
             scales.append(ScaleStage(path, self.representation.scale, self.dequantisation))
-        needs, thinned = (
-            tuple(stage.name for stage in scales),
-            bool(self.config.largest_ratio or self.config.largest_voxel),
-        )
-        settings = training.for_stage("flow")
-        return [*scales, FlowStage("flow", "flow", self.flow, self.variables, settings, thinned=thinned, needs=needs)]
+        needs, settings = tuple(stage.name for stage in scales), training.for_stage("flow")
+        keep = None if self.config.largest_ratio is self.config.largest_voxel is None else self.kept
+        return [*scales, FlowStage("flow", "flow", self.flow, self.variables, settings, keep=keep, needs=needs)]
 
     def variables(self, batch: TrainingBatch, streams: Streams) -> tuple[Tensor, Tensor]:
-        """What the flow learns from a batch: shares, then fractions (B, D), and its condition (B, 1); B without rows left out."""
-        deposits, incident, rows = deposits_of(batch), batch.incident_energy, batch.row
-        kept = self.kept(deposits, incident)
-        if kept is not None:
-            deposits, incident, rows = deposits[kept], incident[kept], rows[kept.cpu()]
-        encoded = self.representation.encode(deposits, incident, streams, rows, batch.epoch)
+        """What the flow learns from a batch: shares, then fractions (B, D), and its condition (B, 1)."""
+        incident = batch.incident_energy
+        encoded = self.representation.encode(deposits_of(batch), incident, streams, batch.row, batch.epoch)
         return encoded.y.to(self.dtype), self.energy_conditions.incident(incident).to(self.dtype)
 
-    def kept(self, deposits: Tensor, incident_energy: Tensor) -> Tensor | None:
-        """Which training rows are learnt, bool (B,), of deposits (B, V) and incident energies (B,), MeV; None if all are."""
-        ratio, voxel = self.config.largest_ratio, self.config.largest_voxel
-        if ratio is None and voxel is None:
-            return None
-        kept = torch.ones_like(incident_energy, dtype=torch.bool)
+    def kept(self, batch: TrainingBatch) -> Tensor:
+        """Which rows of a batch are learnt, bool (B,)."""
+        deposits, ratio, voxel = deposits_of(batch), self.config.largest_ratio, self.config.largest_voxel
+        kept = torch.ones_like(batch.incident_energy, dtype=torch.bool)
         if ratio is not None:
-            kept = kept & (deposits.sum(dim=1, dtype=torch.float64) < ratio * incident_energy)
+            kept = kept & (deposits.sum(dim=1, dtype=torch.float64) < ratio * batch.incident_energy)
         return kept if voxel is None else kept & (deposits.amax(dim=1) < voxel)
 
     # ---- generating and likelihood --------------------------------------------------------------------------------
