@@ -321,3 +321,36 @@ def test_distillation_brings_the_student_closer() -> None:
             optimiser.step()
         with torch.no_grad():
             assert float(stage.validate(training_batch(showers), STREAMS)["kl"]) < 0.7 * before
+
+
+@torch.no_grad()
+def test_published_layers_below_the_threshold_are_empty_before_they_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    """E_i below 15 keV is 0 in what the flows of the voxels are told. Mutation: tell them the energies as they come."""
+    torch.manual_seed(3)
+    settings = SMALL | {"cut": 0.015, "energy_reference": 6.5e4}
+    model = build_model("icaloflow", settings, detector(), profile="published")
+    assert isinstance(model, ICaloFlow)
+    fit(model.eval(), sparse_showers(model.detector, 30))
+    told: list[Tensor] = []
+    drawn = torch.tensor([[0.014, 0.016, 5.0], [0.0, 0.0149, 0.015]], dtype=torch.float64)
+    monkeypatch.setattr(model.energies, "sample", lambda z, incident: drawn)
+    for name in ("first", "following"):
+        original = getattr(model.conditions, name)
+
+        def spy(incident: Tensor, energies: Tensor, *rest: Any, original: Any = original) -> Tensor:
+            told.append(energies)
+            return original(incident, energies, *rest)  # type: ignore[no-any-return]
+
+        monkeypatch.setattr(model.conditions, name, spy)
+    conditions = Conditions.first(np.full(2, 5e4), 22)
+    made, _ = model.decode(conditions, model.latents(conditions, STREAMS))
+    assert isinstance(made, Showers)
+    assert len(told) == 3
+    for energies in told:
+        assert energies.tolist() == [[0.0, 0.016, 5.0], [0.0, 0.0, 0.015]]
+    assert made.layer_energies()[0, 0] == 0
+
+
+def test_published_presets_have_the_published_threshold() -> None:
+    for name in ("icaloflow-par04-ds2", "icaloflow-par04-ds3"):
+        assert (load_preset(name).model["cut"], load_preset(name).model["energy_reference"]) == (0.015, 6.5e4)

@@ -49,8 +49,7 @@ class ICaloFlowConfig(LayerConditionSettings, ShareSettings):
         following: size of the inductive flow of all other layers.
         masks: ``even`` or ``published``, see ``caloforge.nn.made.hidden_degrees``.
         permutation_seed: seed of the fixed random permutations.
-        energies_relative_to: layer energies are learnt as fractions of the ``scale`` times the incident energy, or of a ``fixed``
-            energy, as published.
+        energies_relative_to: layer energies are fractions of the ``scale`` times the incident energy, or of a ``fixed`` energy.
         energy_reference: that fixed energy, MeV (published: 65 GeV); None takes the highest of the gun's.
         conditions: how energies enter, see :class:`~caloforge.representation.InductiveConditions`.
         postprocessing: how shares become deposits, see :class:`~caloforge.representation.VoxelShares`.
@@ -146,11 +145,12 @@ class ICaloFlow(VoxelModel):
             fractions="single",
             reference=fixed if config.energies_relative_to == "fixed" else None,
         )
-        several = self.layers > 1
         for name, size in (("first", config.first), ("following", config.following)):
             check_margin(self.shares.logit, size.bound, name)
         self.first = self._flow(config.first, 2)
-        self.following = self._flow(config.following, self.conditions.features(self.voxels)) if several else None
+        self.following = (
+            self._flow(config.following, self.conditions.features(self.voxels)) if self.layers > 1 else None
+        )
 
     def _flow(self, size: FlowSize, context_features: int) -> AutoregressiveFlow:
         """A flow of the voxels of one layer, with random weights."""
