@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from caloforge.models.profiles import Difference
 
-__all__ = ["CUT_FIRST", "FLOAT32", "LAST_BATCH", "LAYER_NOISE", "MASKS", "POINT_DIFFERENCES", "SPLIT"]
+__all__ = ["CUT_FIRST", "LAYER_NOISE", "MASKS", "POINT_DIFFERENCES", "TRAINING_DIFFERENCES"]
 
 MASKS = Difference(
     "masks of the MADEs",
@@ -54,6 +54,9 @@ LAST_BATCH = Difference(
     "its rows wait for the next shuffling",
     "a step of few rows has a gradient of its own size",
 )
+
+#: Of the autoregressive flows by the same authors.
+TRAINING_DIFFERENCES = (SPLIT, LAST_BATCH, FLOAT32)
 
 POINT_DIFFERENCES = (
     Difference(

@@ -20,7 +20,7 @@ from caloforge.models import Difference, Latents
 from caloforge.nn.autoregressive import AutoregressiveFlow
 from caloforge.nn.permutations import alternating_within_layers
 from caloforge.parts.checks import check_margin
-from caloforge.parts.differences import CUT_FIRST, FLOAT32, LAST_BATCH, LAYER_NOISE, MASKS, SPLIT
+from caloforge.parts.differences import CUT_FIRST, LAYER_NOISE, MASKS, TRAINING_DIFFERENCES
 from caloforge.parts.flows import FlowSize, FlowStage, autoregressive_flow, normal_latents
 from caloforge.parts.voxel_model import VoxelModel
 from caloforge.random import Streams
@@ -97,9 +97,7 @@ class CaloFlow(VoxelModel):
             "postprocessing",
             ("renormalise", "exact"),
         ),
-        SPLIT,
-        LAST_BATCH,
-        FLOAT32,
+        *TRAINING_DIFFERENCES,
     )
     config: CaloFlowConfig
     shapes: AutoregressiveFlow

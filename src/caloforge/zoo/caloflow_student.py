@@ -14,7 +14,7 @@ from torch import Tensor
 from caloforge.models import Difference, ShowerModel
 from caloforge.nn.autoregressive import AutoregressiveFlow
 from caloforge.nn.distillation import Guidance, check_guided
-from caloforge.parts.differences import FLOAT32, LAST_BATCH, SPLIT
+from caloforge.parts.differences import TRAINING_DIFFERENCES
 from caloforge.parts.distillation import DistillationStage, DistilledModel, StudentConfig, TakeOverStage
 from caloforge.parts.flows import FlowSize
 from caloforge.random import Streams
@@ -76,9 +76,7 @@ class CaloFlowStudent(DistilledModel):
             "not there",
             "the paper's results are fully guided or by the end points",
         ),
-        SPLIT,
-        LAST_BATCH,
-        FLOAT32,
+        *TRAINING_DIFFERENCES,
     )
     config: CaloFlowStudentConfig
 

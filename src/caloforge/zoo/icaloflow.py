@@ -21,7 +21,7 @@ from caloforge.models import Difference, Latents
 from caloforge.nn.autoregressive import AutoregressiveFlow
 from caloforge.nn.permutations import alternating_within_layers
 from caloforge.parts.checks import check_margin
-from caloforge.parts.differences import CUT_FIRST, FLOAT32, LAST_BATCH, MASKS, SPLIT
+from caloforge.parts.differences import CUT_FIRST, MASKS, TRAINING_DIFFERENCES
 from caloforge.parts.flows import FlowSize, FlowStage, autoregressive_flow, normal_latents
 from caloforge.parts.voxel_model import VoxelModel
 from caloforge.random import Streams
@@ -120,9 +120,7 @@ class ICaloFlow(VoxelModel):
             "all layers of 23 showers",
             "layers are read shower by shower",
         ),
-        SPLIT,
-        LAST_BATCH,
-        FLOAT32,
+        *TRAINING_DIFFERENCES,
     )
     likelihood_rows = 20  # of 45 layers each
     config: ICaloFlowConfig

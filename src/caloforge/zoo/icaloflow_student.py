@@ -15,7 +15,7 @@ from torch import Tensor
 from caloforge.models import ShowerModel
 from caloforge.nn.autoregressive import AutoregressiveFlow
 from caloforge.nn.distillation import check_guided
-from caloforge.parts.differences import FLOAT32, LAST_BATCH, SPLIT
+from caloforge.parts.differences import TRAINING_DIFFERENCES
 from caloforge.parts.distillation import DistillationStage, DistilledModel, StudentConfig, TakeOverStage
 from caloforge.parts.flows import FlowSize, Variables
 from caloforge.random import Streams
@@ -51,7 +51,7 @@ class ICaloFlowStudent(DistilledModel):
     Config = ICaloFlowStudentConfig
     taught_by = "icaloflow"
     flows = ("first", "following")
-    differences = (SPLIT, LAST_BATCH, FLOAT32)
+    differences = TRAINING_DIFFERENCES
     config: ICaloFlowStudentConfig
 
     def permutations(self, name: str, blocks: int) -> list[Any]:
