@@ -98,7 +98,7 @@ def inputs(model: PointCloudModel, showers: int) -> tuple[dict[str, Tensor], Ten
 
 
 def constants_of(model: PointCloudModel) -> Tensor:
-    constants = model._operator_constants()
+    constants = model.operator_constants()
     assert constants is not None
     return constants
 

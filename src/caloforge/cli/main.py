@@ -52,9 +52,22 @@ def _root(
 @cache
 def _register() -> None:
     # The commands import their rooms when they run, so that help and completion stay fast.
-    from caloforge.cli import bench, demo, detectors, evaluate, files, generate, kernels, models, simulate, study, train
+    from caloforge.cli import (
+        bench,
+        demo,
+        detectors,
+        evaluate,
+        export,
+        files,
+        generate,
+        kernels,
+        models,
+        simulate,
+        study,
+        train,
+    )
 
-    for module in (detectors, models, simulate, train, generate, evaluate, files, bench, study, demo, kernels):
+    for module in (detectors, models, simulate, train, generate, evaluate, export, files, bench, study, demo, kernels):
         module.register(app)
 
 

@@ -216,6 +216,18 @@ class AutoregressiveFlow(ConditionalFlow):
         tensors, copies = self._weights()
         return copies.get(tensors, single, lambda: self._pack(single))
 
+    def unpacked(self) -> tuple[list[Tensor], Tensor]:
+        """Weights and biases in the order in which they are packed, and the plan: what a program with the same kernels needs."""
+        blocks, last = self._solving_order()
+        return [tensor.detach() for block in blocks for tensor in block.tensors()], flow_plan(
+            self._sizes(), blocks, last
+        )
+
+    @property
+    def spline_shape(self) -> tuple[float, ...]:
+        """Bound, smallest relative bin width and height, smallest derivative of all splines."""
+        return cast("AutoregressiveSpline", self.blocks[0]).spline_shape
+
     def _pack(self, single: bool) -> tuple[Tensor, Tensor]:
         blocks, last = self._solving_order()
         plan = flow_plan(self._sizes(), blocks, last)

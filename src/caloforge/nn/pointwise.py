@@ -129,6 +129,11 @@ class PointWiseNet(nn.Module):
         pair: tuple[Tensor, Tensor] = copies.get([*tensors, self.frequencies], None, pack)
         return pair
 
+    def unpacked(self) -> tuple[list[Tensor], Tensor]:
+        """Weights and biases in the order in which they are packed, and the plan: what a program with the same kernels needs."""
+        weights = self._weights()
+        return [tensor.detach() for tensor in weights.tensors()], pointwise_plan(weights)
+
     def _served(self, *tensors: Tensor) -> bool:
         """Whether an operator takes tensors like these."""
         own = self.frequencies

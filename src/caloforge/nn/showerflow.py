@@ -170,6 +170,12 @@ class ShowerFlow(nn.Module):
             source = torch.arange(self.features)
         return steps, source
 
+    def unpacked(self) -> tuple[list[Tensor], Tensor]:
+        """Weights and biases in the order in which they are packed, and the plan: what a program with the same kernels needs."""
+        steps, last = self.steps()
+        plan = showerflow_plan(steps, last, context=self.context_features, bins=self.bins)
+        return [weight.detach() for step in steps for weight in step.weights], plan
+
     def log_prob(self, x: Tensor, context: Tensor) -> Tensor:
         """Logarithm of the density of features (N, D) under conditions (N, C), nats, (N,)."""
         total = x.new_zeros(x.shape[:-1])

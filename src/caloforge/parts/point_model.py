@@ -213,7 +213,7 @@ class PointCloudModel(ShowerModel):
     ) -> tuple[dict[str, Tensor], Tensor]:
         """Points (M, 4) and offsets (N + 1,); a shower whose counts or energies are unphysical is not valid, and empty."""
         raw = self.flow_outputs(conditions, latents["profile"])
-        constants = self._operator_constants() if self._in_one_operator(raw) else None
+        constants = self.operator_constants() if self._in_one_operator(raw) else None
         if constants is None:
             return self.decode_reference(conditions, raw, latents)
         packed, plan = self.target.packed()
@@ -240,7 +240,7 @@ class PointCloudModel(ShowerModel):
         known = self.config.sampler == "consistency" and "compiled_totals" in vars(type(self))
         return known and not torch.is_grad_enabled() and eager(raw) and raw.dtype == self.target.frequencies.dtype
 
-    def _operator_constants(self) -> Tensor | None:
+    def operator_constants(self) -> Tensor | None:
         """Settings and fitted constants as the operator takes them; None if it does not know one of the aids."""
         config = self.config
         profiles, found, points = self.profiles, self.calibration, self.points

@@ -18,7 +18,7 @@ struct CloudConstants {
     double incident, points_unit, room, least_factor, least_variance, least_total_variance, most_total, half_box;
     double level, scale, skip, out, core, least_energy;
     int layers, totals, roots, asinh, linear_energy, max_negative, told_calibrated;
-    static constexpr int kSettings = 20;
+    static constexpr int kSettings = 21;  // numbers and switches
     // Around the flow and of the points: mean, std, point_mean, point_scale. All others are corrections.
     const double *mean, *std, *point_mean, *point_scale, *depths, *most_points, *trend, *variance;
     const double *made_mean, *real_mean, *made_variance, *real_variance, *spread;

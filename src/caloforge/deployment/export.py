@@ -1,0 +1,134 @@
+"""One model for one target: written beside its place, proven, and only then given its name."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from caloforge.atomic import output_error, replace_file
+from caloforge.deployment.parity import ParityResult
+from caloforge.deployment.targets import cpp
+from caloforge.errors import GenerationError, OutputError, UsageError
+from caloforge.models import ShowerModel, load_model
+from caloforge.version import __version__
+
+__all__ = ["TARGETS", "Exported", "export_model"]
+
+#: What a target needs: the folder to fill, the model's place, the model, showers, seed and whether to verify.
+Target = Callable[[Path, str | Path, ShowerModel, int, int, bool], ParityResult | None]
+
+TARGETS: Mapping[str, tuple[str, Target]] = {
+    "cpp": ("C++ library without dependencies, with sources, CMake package, example and parity program", cpp.write),
+}
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written.
+
+    Attributes:
+        path: the folder.
+        target: for what.
+        result: the comparison with the model; None if nobody asked for it.
+    """
+
+    path: Path
+    target: str
+    result: ParityResult | None
+
+
+def export_model(
+    model: str | Path,
+    target: str,
+    out: str | Path,
+    *,
+    verify: bool = True,
+    showers: int = 50,
+    seed: int = 1,
+    overwrite: bool = False,
+) -> Exported:
+    """Export a trained model.
+
+    Args:
+        model: model directory, or the name of a model that ships with the package.
+        target: one of ``TARGETS``.
+        out: folder to make.
+        verify: build what was exported and compare its showers with those of the model; what fails is not written.
+        showers: how many are compared.
+        seed: of these showers.
+        overwrite: replace the folder if it is there.
+
+    Raises:
+        UsageError: if there is no such target, or it cannot carry this model; the message says what can be used instead.
+        ModelFileError: if the model is missing, damaged or not finished.
+        MissingDependencyError: if a compiler or CMake is missing.
+        GenerationError: if the export makes other showers than the model.
+        OutputError: if the folder is there already, or cannot be written.
+    """
+    if target not in TARGETS:
+        raise UsageError(f"there is no target '{target}', expected one of {', '.join(TARGETS)}")
+    if showers < 1:
+        raise UsageError(f"{showers} showers were asked for, expected 1 or more")
+    loaded = load_model(model)
+    with _folder_beside(Path(out), overwrite=overwrite) as beside:
+        result = TARGETS[target][1](beside, model, loaded, showers, seed, verify)
+        if result is not None and not result.passed:
+            raise GenerationError(
+                f"the export makes other showers than the model ({result.reason()}); nothing was written"
+            )
+        replace_file(
+            beside / "parity.json", json.dumps(_record(loaded, target, showers, seed, result), indent=2) + "\n"
+        )
+    return Exported(Path(out), target, result)
+
+
+def _record(model: ShowerModel, target: str, showers: int, seed: int, result: ParityResult | None) -> dict[str, Any]:
+    assert model.record is not None  # loaded from a directory
+    checks = [] if result is None else [asdict(check) for check in result.checks]
+    return {
+        "target": target,
+        "caloforge": __version__,
+        "kind": model.kind,
+        "model_sha256": model.record.weights_sha256,
+        "showers": showers,
+        "seed": seed,
+        "verified": result is not None,
+        "checks": checks,
+    }
+
+
+@contextmanager
+def _folder_beside(path: Path, *, overwrite: bool) -> Iterator[Path]:
+    """A new folder beside a place, which gets its name when the block ends without an error.
+
+    Raises:
+        OutputError: if there is something else, or it cannot be written.
+    """
+    if path.exists() and not overwrite:
+        raise OutputError(f"'{path}' is there already (--overwrite replaces it)")
+    if path.exists() and not ((path / "parity.json").is_file() and path.is_dir()):
+        raise OutputError(f"'{path}' is no export of this program, so it is not replaced")
+    beside = path.with_name(f".{path.name}.{secrets.token_hex(6)}.partial")
+    try:
+        beside.mkdir(parents=True)
+    except OSError as error:
+        raise output_error(path, error) from None
+    try:
+        yield beside
+        if path.exists():
+            former = path.with_name(f".{path.name}.{secrets.token_hex(6)}.former")
+            path.rename(former)
+            beside.rename(path)
+            shutil.rmtree(former)
+        else:
+            beside.rename(path)
+    except OSError as error:
+        raise output_error(path, error) from None
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)

@@ -1,0 +1,1 @@
+"""What each target of an export consists of."""
