@@ -23,6 +23,7 @@ from caloforge.errors import OutputError
 
 __all__ = [
     "link_target",
+    "make_folder",
     "move_into_place",
     "output_error",
     "reason",
@@ -166,6 +167,18 @@ def replace_file(path: Path, content: str | bytes) -> None:
             beside.write_bytes(content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content)
     except OSError as error:
         raise output_error(path, error) from None
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and those that it lies in, unless they are there.
+
+    Raises:
+        OutputError: if that is not possible, for instance because it is a file or a link to one.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"the directory '{folder}' cannot be made ({reason(error)})") from None
 
 
 def save_figure(path: Path, figure: Any, dpi: int) -> None:

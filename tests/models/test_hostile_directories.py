@@ -216,3 +216,17 @@ def test_a_detector_beyond_reason() -> None:
         ):
             detector_from_toml(text, where="a.toml")
     assert time.monotonic() - began < 20
+
+
+@pytest.mark.parametrize("name", ["stages", "stages/shapes", "stages/scale/last"])
+@pytest.mark.parametrize("kind", ["file", "link to itself", "link to nothing"])
+def test_what_stands_where_a_folder_should_be(folder: Path, tmp_path: Path, name: str, kind: str) -> None:
+    """Fails with FileExistsError where a folder is made without a look at what the system says."""
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if kind == "file":
+        path.touch()
+    else:
+        path.symlink_to(path.name if kind == "link to itself" else "nothing")
+    with pytest.raises(OutputError, match=rf"{path.name}.*' cannot be (made|used) \("):
+        train("caloflow-tiny", toy_file(tmp_path / "a.h5"), folder, resume=True, show=False)

@@ -218,6 +218,6 @@ def print_json(data: Mapping[str, Any]) -> None:
 
 def save_figure(figure: Any, path: Path) -> None:
     """Write a figure and say where it is."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    atomic.make_folder(path.parent)
     atomic.save_figure(path, figure, dpi=140)
     console.print(f"drawing: {path}")

@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from caloforge.atomic import output_error, replace_file, written_beside
+from caloforge.atomic import make_folder, output_error, replace_file, written_beside
 from caloforge.conditions import ConditionRange
 from caloforge.detectors import detector_from_toml
 from caloforge.errors import CaloForgeError, ModelFileError
@@ -35,20 +35,13 @@ from caloforge.stage import Stage, TrainingConfig, take_lengths
 __all__ = ["assemble_model", "load_model", "planned_model", "read_stage", "save_model", "write_plan", "write_stage"]
 
 
-def _make_folder_of(path: Path) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise output_error(path, error) from None
-
-
 def _replace_json(path: Path, value: BaseModel) -> None:
-    _make_folder_of(path)
+    make_folder(path.parent)
     replace_file(path, json.dumps(value.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n")
 
 
 def _replace_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
-    _make_folder_of(path)
+    make_folder(path.parent)
     plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     try:
         with written_beside(path) as beside:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from caloforge.atomic import make_folder
 from caloforge.errors import UsageError
 from caloforge.evaluation import EvaluationResult
 from caloforge.evaluation.layers import SIGNIFICANT_SHARE, largest_deviation
@@ -54,7 +55,7 @@ def shuffle_voxels(data: str | Path, out: Path, *, showers: int, seed: int) -> N
                     return
         rng = Streams(seed, "study/shuffle").generator(0)
         deposits = rng.permuted(read.deposits, axis=0)
-        out.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(out.parent)
         writer = create_showers(
             out, detector=source.detector, particle=source.particle, provenance=request, request=request,
             expected=showers, overwrite=True,
@@ -83,7 +84,7 @@ def untrained_copy(trained: Path, out: Path, *, seed: int) -> None:
     for stage in fresh.training_stages(training):
         if stage.name in fitted:
             stage.load_state(fitted[stage.name].state())
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     save_model(out, fresh, record.valid, training={"settings": record.training["settings"], "seconds": {}})
 
 

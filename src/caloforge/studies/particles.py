@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from caloforge.atomic import replace_file
+from caloforge.atomic import make_folder, replace_file
 from caloforge.detectors import particle_name
 from caloforge.errors import UsageError
 from caloforge.evaluation.classifiers.scores import area_under_roc, area_under_roc_error, roc_curve
@@ -78,7 +78,7 @@ def study_particles(
     _check_same_variables(first, second)
     if noise_draws < 1:
         raise UsageError(f"{noise_draws} noise draws were asked for, expected 1 or more")
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     ratios: dict[str, Float64] = {}
     for path in data:
         with open_showers(path, first.detector) as reader:

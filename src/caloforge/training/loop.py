@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from caloforge.atomic import make_folder
 from caloforge.errors import Interrupted, TrainingError, UsageError
 from caloforge.models import ShowerModel, read_stage
 from caloforge.nn.batch_layers import training_step
@@ -450,7 +451,7 @@ def _metrics(stage: GradientStage, run: Run, epochs: int) -> Iterator[MetricsLog
         yield None
         return
     folder = run.directory / "stages" / stage.name
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     board = run.directory / "tensorboard" / stage.name if run.tensorboard else None
     log = MetricsLog(folder / "metrics.jsonl", epochs=epochs, tensorboard=board)
     try:

@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from caloforge.atomic import replace_file
+from caloforge.atomic import make_folder, replace_file
 from caloforge.errors import OutputError
 from caloforge.models import CONTENT, Preset, RunPlan, ShowerModel, write_plan
 from caloforge.showers.blocks import first_difference
@@ -29,10 +29,7 @@ def begin(directory: Path, preset: Preset, plan: RunPlan, model: ShowerModel) ->
     Raises:
         OutputError: if it cannot be written.
     """
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"the directory '{directory}' cannot be made ({error.strerror})") from None
+    make_folder(directory)
     text = yaml.safe_dump(preset.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
     replace_file(directory / "config.yaml", f"# The preset of this training, with all overrides.\n{text}")
     write_plan(directory, model, plan.particle, plan.training, inputs=plan.inputs, details=plan.details)

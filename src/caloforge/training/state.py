@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from caloforge.atomic import make_folder
 from caloforge.errors import ModelFileError, OutputError, TrainingError
 from caloforge.models import stage_directory, write_stage
 from caloforge.stage import GradientStage, Player, Stage
@@ -220,7 +221,7 @@ class StageState:
                 tensors |= {f"average.{name}": value for name, value in self.average.state().items()}
             tensors |= {f"sums.{name}": value for name, value in self.sums.items()}
         path = last_state_file(self._directory, self._stage.name)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         write_checkpoint(path, tensors, plain)
         self._saved = time.monotonic()
         self._cost = self._saved - began
@@ -270,5 +271,5 @@ def finish_fit(directory: Path, stage: Stage, seconds: float) -> None:
     """
     write_stage(directory, stage, {})
     path = last_state_file(directory, stage.name)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     write_checkpoint(path, {}, {"counters": vars(Counters(seconds=seconds, finished=True))})
