@@ -14,7 +14,16 @@ from pathlib import Path
 import pytest
 from matplotlib.figure import Figure
 
-from caloforge.atomic import output_error, reason, replace_file, save_figure, special_kind, written_beside
+from caloforge.atomic import (
+    make_folder,
+    output_error,
+    reason,
+    refuse_existing,
+    replace_file,
+    save_figure,
+    special_kind,
+    written_beside,
+)
 from caloforge.errors import OutputError
 
 
@@ -214,6 +223,26 @@ def test_a_device_is_written_through(tmp_path: Path, device: tuple[Path, int]) -
     assert os.read(reading, 100) == b"onetwo"
     assert stat.S_ISCHR(path.stat().st_mode)
     assert (tmp_path / "link").is_symlink()
+
+
+def test_a_pipe_does_not_count_as_a_file_that_is_there(tmp_path: Path) -> None:
+    """Fails with ``exists`` alone: results on their way through a pipe would need --overwrite, though nothing can be lost."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("nothing yet")
+    for path in (tmp_path / "pipe", tmp_path / "link", tmp_path / "new", Path("/dev/null")):
+        refuse_existing(path, "advice")
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match=r"file: exists already; advice$"):
+        refuse_existing(tmp_path / "file", "advice")
+
+
+def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
+    make_folder(tmp_path / "a" / "b")
+    make_folder(tmp_path / "a" / "b")
+    (tmp_path / "file").touch()
+    for path, why in ((tmp_path / "file", "file exists"), (tmp_path / "file" / "b", "not a directory")):
+        with pytest.raises(OutputError, match=rf"^the directory '{path}' cannot be made \({why}\)$"):
+            make_folder(path)
 
 
 def test_nothing_reaches_a_pipe_if_something_goes_wrong(tmp_path: Path) -> None:

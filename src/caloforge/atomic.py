@@ -27,6 +27,7 @@ __all__ = [
     "move_into_place",
     "output_error",
     "reason",
+    "refuse_existing",
     "replace_file",
     "save_figure",
     "special_kind",
@@ -167,6 +168,24 @@ def replace_file(path: Path, content: str | bytes) -> None:
             beside.write_bytes(content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content)
     except OSError as error:
         raise output_error(path, error) from None
+
+
+def refuse_existing(path: Path, advice: str) -> None:
+    """Refuse to write over a file; a pipe or device has nothing that could be lost, and is written through.
+
+    Args:
+        path: where output is to go.
+        advice: end of the sentence, what to do.
+
+    Raises:
+        OutputError: if there is something.
+    """
+    try:
+        there = os.path.lexists(path) and path.exists() and not special_kind(path)
+    except OSError as error:
+        raise output_error(path, error) from None
+    if there:
+        raise OutputError(f"{path}: exists already; {advice}")
 
 
 def make_folder(folder: Path) -> None:

@@ -17,6 +17,7 @@ from safetensors import safe_open
 
 from caloforge.atomic import replace_file
 from caloforge.errors import ModelFileError, OutputError
+from caloforge.models.checksums import CHECKSUM, checksum_of
 from caloforge.stage import OptimiserConfig
 from caloforge.training.checkpoints import (
     flat_optimiser,
@@ -77,7 +78,6 @@ def test_foreign_and_damaged_files_are_named(tmp_path):
     (tmp_path / "text").write_text("hello")
     with pytest.raises(ModelFileError, match="damaged"):
         read_checkpoint(tmp_path / "text")
-    from safetensors import safe_open
     from safetensors.torch import save_file
 
     save_file({"x": torch.ones(1)}, tmp_path / "foreign")
@@ -89,12 +89,42 @@ def test_foreign_and_damaged_files_are_named(tmp_path):
         (tmp_path / "cut").write_bytes(whole[:length])
         with pytest.raises(ModelFileError, match="damaged"):
             read_checkpoint(tmp_path / "cut")
-    with safe_open(tmp_path / "good", framework="pt") as file:
-        header = dict(file.metadata())
-    (name,) = header
-    save_file({"x": torch.ones(1)}, tmp_path / "deep", metadata={name: "[" * 60000})  # RecursionError of the parser
-    with pytest.raises(ModelFileError, match="damaged"):
-        read_checkpoint(tmp_path / "deep")
+    deep, x = "[" * 60000, {"x": torch.ones(1)}  # RecursionError of the parser
+    save_file(x, tmp_path / "deep", metadata={"caloforge": deep, CHECKSUM: checksum_of(x, deep)})
+    for tensors in (True, False):
+        with pytest.raises(ModelFileError, match="damaged"):
+            read_checkpoint(tmp_path / "deep", tensors=tensors)
+
+
+def test_every_flipped_bit_is_noticed(tmp_path):
+    """A flipped bit of a weight is another weight, and the training would go on from it. Fails without the checksum.
+
+    It may fall between two values of the header that mean the same: then what is read is what was written.
+    """
+    path = tmp_path / "state"
+    tensors = {
+        "a": torch.arange(6.0).reshape(2, 3),
+        "b": torch.tensor(7),
+        "c": torch.zeros(0),
+        "d": torch.tensor([True]),
+    }
+    write_checkpoint(path, tensors, {"epoch": 3})
+    whole = path.read_bytes()
+    refused = 0
+    for bit in range(8 * len(whole)):
+        damaged = bytearray(whole)
+        damaged[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(damaged)
+        try:
+            found = read_checkpoint(path)
+        except ModelFileError:
+            refused += 1
+        else:
+            assert found.state == {"epoch": 3}
+            assert {name: (str(v.dtype), v.tolist()) for name, v in found.tensors.items()} == {
+                name: (str(v.dtype), v.tolist()) for name, v in tensors.items()
+            }
+    assert refused > 0.9 * 8 * len(whole)
 
 
 @pytest.mark.parametrize("name", ["adam", "adamw", "radam", "sgd"])

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from caloforge.atomic import replace_file
+from caloforge.atomic import refuse_existing, replace_file
 from caloforge.cli.common import (
     BinOption,
     OverwriteOption,
@@ -21,7 +21,7 @@ from caloforge.cli.common import (
     print_comparison,
     print_table,
 )
-from caloforge.errors import OutputError, UsageError
+from caloforge.errors import UsageError
 
 if TYPE_CHECKING:
     from caloforge.evaluation.files import FileEvaluation
@@ -194,8 +194,8 @@ def compare(
         raise UsageError(f"--name was given {len(name)} times for {len(reports)} reports, expected one for each")
     if out is not None and out.suffix not in (".html", ".md", ".json"):
         raise UsageError(f"--out is '{out}', expected a name that ends in .html, .md or .json")
-    if out is not None and out.exists() and not overwrite:
-        raise OutputError(f"{out}: exists already; --overwrite replaces it")
+    if out is not None and not overwrite:
+        refuse_existing(out, "--overwrite replaces it")
     table = compare_reports([load_report(path) for path in reports], name)
     print_comparison(table.columns, table.rows)
     for note in table.notes:

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import torch
 
-from caloforge.atomic import output_error, written_beside
-from caloforge.errors import OutputError, UsageError
+from caloforge.atomic import output_error, refuse_existing, written_beside
+from caloforge.errors import UsageError
 from caloforge.generation.sampling import borrowed
 from caloforge.models import ShowerModel, load_model
 from caloforge.progress import progress
@@ -85,8 +85,8 @@ def likelihood(
             f"{noise_draws} noise draws in batches of {batch_size} were asked for, expected 1 or more of each"
         )
     out = Path(out)
-    if out.exists() and not overwrite:
-        raise OutputError(f"{out}: exists already; overwrite it, or choose another name")
+    if not overwrite:
+        refuse_existing(out, "overwrite it, or choose another name")
     began, former = time.perf_counter(), torch.get_num_threads()
     where = None if device is None else Processes.local_device(device)
     loaded = model if isinstance(model, ShowerModel) else load_model(model)

@@ -26,6 +26,7 @@ from caloforge.detectors import detector_from_toml
 from caloforge.errors import CaloForgeError, ModelFileError
 from caloforge.models.base import ShowerModel
 from caloforge.models.budget import limited_to
+from caloforge.models.checksums import CHECKSUM, check_tensors, checksum_of
 from caloforge.models.locating import ROWS, locate_model, missing_stages, read_plan, read_record, stage_directory
 from caloforge.models.record import ModelRecord, RunPlan
 from caloforge.models.registry import build_model
@@ -120,7 +121,9 @@ def write_stage(directory: Path, stage: Stage, metrics: Mapping[str, Any]) -> No
         OutputError: if it cannot be written; what was there before is kept then.
     """
     path = stage_directory(directory, stage.name, "best") / "state.safetensors"
-    _replace_tensors(path, stage.state(), {"metrics": json.dumps(dict(metrics))})
+    state = {name: value.detach().cpu() for name, value in stage.state().items()}
+    text = json.dumps(dict(metrics))
+    _replace_tensors(path, state, {"metrics": text, CHECKSUM: checksum_of(state, text)})
 
 
 def read_stage(directory: Path, stage: Stage) -> dict[str, Any]:
@@ -136,6 +139,10 @@ def read_stage(directory: Path, stage: Stage) -> dict[str, Any]:
     if not path.is_file():
         raise ModelFileError(f"the stage '{stage.name}' of '{directory}' has no result yet")
     tensors, metadata = _read_tensors(path)
+    try:
+        check_tensors(metadata, tensors, metadata.get("metrics", ""))
+    except ValueError as error:
+        raise ModelFileError(f"'{path}' is damaged ({error})") from None
     stage.load_state(tensors)
     try:
         metrics = json.loads(metadata.get("metrics", "{}"))

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from caloforge.atomic import reason, written_beside
 from caloforge.errors import ModelFileError, OutputError
+from caloforge.models.checksums import CHECKSUM, check_tensors, check_text, checksum_of
 
 __all__ = [
     "Checkpoint",
@@ -68,7 +69,8 @@ def write_checkpoint(path: Path, tensors: Mapping[str, Tensor], state: Mapping[s
         pointer = value.untyped_storage().data_ptr()
         plain[name] = value.clone() if pointer in seen else value
         seen.add(pointer)
-    header = {_HEADER: json.dumps(dict(state), allow_nan=True)}
+    text = json.dumps(dict(state), allow_nan=True)
+    header = {_HEADER: text, CHECKSUM: checksum_of(plain, text)}
     try:
         with written_beside(path, alone=True) as beside:
             save_file(plain, beside, metadata=header)
@@ -89,11 +91,15 @@ def read_checkpoint(path: Path, *, tensors: bool = True) -> Checkpoint:
     """
     try:
         with safe_open(path, framework="pt") as file:
-            header = (file.metadata() or {}).get(_HEADER)
-            if header is None:
+            header = file.metadata() or {}
+            if _HEADER not in header:
                 raise ModelFileError(f"'{path}' is not a checkpoint of CaloForge")
-            names = list(file.keys()) if tensors else []
-            return Checkpoint({name: file.get_tensor(name) for name in names}, json.loads(header))
+            text = header[_HEADER]
+            check_text(header, text)
+            read = {name: file.get_tensor(name) for name in file.keys()} if tensors else {}  # noqa: SIM118
+            if tensors:
+                check_tensors(header, read, text)
+            return Checkpoint(read, json.loads(text))
     except FileNotFoundError:
         raise ModelFileError(f"there is no checkpoint '{path}'") from None
     except (OSError, SafetensorError, ValueError, RecursionError) as error:
