@@ -32,7 +32,7 @@ SWITCHES: dict[str, dict[str, str]] = {
         "postprocessing": "multiply",
     },
     "icaloflow-student": {},
-    "caloinn": {"variables": "logarithms", "condition": "published"},
+    "caloinn": {"variables": "logarithms", "condition": "published", "outside": "event"},
     "caloinn-factorised": {},
     "l2lflows": {"masks": "published", "cut_first": "false", "energy_fractions": "recursive"},
     "l2lflows-conv": {
@@ -77,7 +77,6 @@ NUMBERS: dict[str, tuple[str, ...]] = {
         "600 GeV",
         "1 %",
         "20 %",
-        "18 (pions) or 20",
         "0.001",
     ),
     "l2lflows-conv": (

@@ -215,7 +215,15 @@ def cubic(x: float, raw: Array, bins: int, bound: float, least: float) -> tuple[
 
 
 def coupling_block(
-    x: Array, condition: Array, weights: Weights, spline: str, *, bins: int, bound: float, least: float
+    x: Array,
+    condition: Array,
+    weights: Weights,
+    spline: str,
+    *,
+    bins: int,
+    bound: float,
+    least: float,
+    whole_rows: bool,
 ) -> tuple[Array, float]:
     """One block of CaloINN: the first half, rounded up, and the condition set splines for the others.
 
@@ -229,8 +237,11 @@ def coupling_block(
         bins: of the splines.
         bound: likewise.
         least: likewise.
+        whole_rows: whether an event with one variable outside the splines passes as it is, as published.
     """
     passive = -(-len(x) // 2)
+    if whole_rows and max(abs(x[passive:])) > bound:
+        return x, 0.0
     read = Reader(weights)
     layers = [read.layer() for _ in range(len({name.rpartition(".")[0] for name in weights}))]
     hidden = np.concatenate([x[:passive], condition])

@@ -108,10 +108,11 @@ def test_one_by_one_convolution() -> None:
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("whole_rows", [True, False])
 @pytest.mark.parametrize(("spline", "batch_norm"), [("rqs", True), ("cubic", False)], ids=["data set 1", "data set 2"])
-def test_coupling_flow_of_caloinn(spline: str, batch_norm: bool) -> None:
+def test_coupling_flow_of_caloinn(spline: str, batch_norm: bool, whole_rows: bool) -> None:
     """Mutations: the smaller half passive, no norm in front of the second block, a permutation the other way round."""
-    settings = {"bins": 10, "bound": 3.0, "least": 1e-3}
+    settings = {"bins": 10, "bound": 3.0, "least": 1e-3, "whole_rows": whole_rows}
     order = torch.tensor([3, 0, 4, 1, 6, 2, 5])
     flow = CouplingFlow(
         features=7,
@@ -124,16 +125,20 @@ def test_coupling_flow_of_caloinn(spline: str, batch_norm: bool) -> None:
         splines=SplineSettings(10, 3.0, 1e-3, 1e-3, 1e-3),
         act_norm=True,
         batch_norm=batch_norm,
+        whole_rows=whole_rows,
     )
     permutation = flow.permutations[0].index.clone()
     shaken(flow)
     flow.permutations[0].set_index(permutation)
-    x, condition = 2 * images(3, 7), images(3, 1)
+    x, condition = 2 * images(6, 7), images(6, 1)
+    outside = (x[:, 4:].abs() > 3).any(dim=1)
+    assert 0 < int(outside.sum()) < 6
     made, logdet = flow(x, condition)
+    torch.testing.assert_close(flow.inverse(made, condition)[0], x)
     (norm,) = flow.norms
     mean, scale = norm.mean.numpy(), np.exp(norm.log_scale.numpy())
     networks = [weights(block.network) for block in flow.blocks]
-    for row in range(3):
+    for row in range(6):
         own = condition[row].numpy()
         values, first = reference.coupling_block(x[row].numpy(), own, networks[0], spline, **settings)
         values = (values[order.numpy()] - mean) * scale

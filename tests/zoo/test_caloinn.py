@@ -207,6 +207,18 @@ def test_published_condition(preset: str, energy: list[float], expected: list[fl
     assert model.described_profile() == "published"
 
 
+def test_published_intervals_of_the_splines() -> None:
+    """18 in the card of the pions, 20 in the examples; log 1e-8 lies outside 18, which only whole events allow."""
+    bounds = {
+        name: load_preset(f"caloinn-{name}").model["flow"]["bound"] for name in ("ds1-pions", "ds1-photons", "calogan")
+    }
+    assert bounds == {"ds1-pions": 18.0, "ds1-photons": 20.0, "calogan": 20.0}
+    settings = {"flow": FLOW | {"bound": 18.0}} | LOGARITHMS
+    build_model("caloinn", settings | {"outside": "event"}, toy_detector())
+    with pytest.raises(ConfigError, match="learn nothing"):
+        build_model("caloinn", settings, toy_detector())
+
+
 def test_the_first_fraction_is_not_scaled() -> None:
     """Mutation: divide it by the largest of the training data; showers of data set 1 hold more than came in."""
     model = small(**LOGARITHMS).double()

@@ -108,6 +108,8 @@ class SplineCoupling(SplineBlock):
         splines: Bins, interval and least sizes of the splines.
         batch_norm: Normalise the hidden layers over the batch.
         dropout: Dropout probability.
+        whole_rows: A row of which one transformed feature lies outside the splines' interval passes as it is, not that
+            feature alone (so does the program of arXiv:2312.09290).
 
     Raises:
         ConfigError: If a setting is out of range.
@@ -124,6 +126,7 @@ class SplineCoupling(SplineBlock):
         splines: SplineSettings,
         batch_norm: bool,
         dropout: float,
+        whole_rows: bool = False,
     ) -> None:
         super().__init__(splines)
         if features < 2:
@@ -132,6 +135,7 @@ class SplineCoupling(SplineBlock):
         self.passive = (features + 1) // 2
         self.active = features - self.passive
         self.kind = spline
+        self.whole_rows = whole_rows
         self.network = conditioner(
             self.passive + context_features,
             self.active * spline_size(spline, splines.bins),
@@ -152,8 +156,16 @@ class SplineCoupling(SplineBlock):
         passive, active = values[:, : self.passive], values[:, self.passive :]
         seen = passive if context is None else torch.cat([passive, context], dim=1)
         last = cast("nn.Linear", self.network[-1])
-        active, logdet, _ = self.spline_layer(active, self.network.hidden_units(seen), last, inverse=inverse)
-        return torch.cat([passive, active], dim=1), logdet
+        made, logdet, _ = self.spline_layer(active, self.network.hidden_units(seen), last, inverse=inverse)
+        if self.whole_rows:
+            inside = self.row_inside(active)
+            made = torch.where(inside[:, None], made, active)
+            logdet = torch.where(inside, logdet, torch.zeros_like(logdet))
+        return torch.cat([passive, made], dim=1), logdet
+
+    def row_inside(self, active: Tensor) -> Tensor:
+        """Whether all transformed features of a row (batch, A) lie in the interval, bool (batch,)."""
+        return (active.abs() <= self.bound).all(dim=1)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Data to latent: (batch, D) and context (batch, C) to outputs (batch, D) and log-determinants (batch,)."""
@@ -179,6 +191,7 @@ class CouplingFlow(ConditionalFlow):
         act_norm: Put an activation norm in front of every block but the first.
         batch_norm: Normalise the hidden layers of the networks over the batch.
         dropout: Dropout probability of the networks.
+        whole_rows: See :class:`SplineCoupling`.
 
     Raises:
         ConfigError: If a setting is out of range or a permutation does not fit.
@@ -198,6 +211,7 @@ class CouplingFlow(ConditionalFlow):
         act_norm: bool = True,
         batch_norm: bool = False,
         dropout: float = 0.0,
+        whole_rows: bool = False,
     ) -> None:
         super().__init__()
         if blocks < 1 or layers < 1:
@@ -214,6 +228,7 @@ class CouplingFlow(ConditionalFlow):
                 splines=splines,
                 batch_norm=batch_norm,
                 dropout=dropout,
+                whole_rows=whole_rows,
             )
             for _ in range(blocks)
         )
@@ -244,7 +259,8 @@ class CouplingFlow(ConditionalFlow):
             if start is not None:
                 start(block, active)
             raw = cast("nn.Linear", block.network[-1]).bias.view(block.active, -1).expand(len(values), -1, -1)
-            active, _ = block.spline(active, raw)
+            made, _ = block.spline(active, raw)
+            active = torch.where(block.row_inside(active)[:, None], made, active) if block.whole_rows else made
             values = torch.cat([passive, active], dim=1)
             values = values if permutation is None else permutation(values)
 

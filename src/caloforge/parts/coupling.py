@@ -51,8 +51,14 @@ class CouplingSize(Settings):
             raise ValueError(f"{self.bins} bins of at least {self.least:g} of the interval do not fit into it")
         return self
 
-    def flow(self, features: int, context_features: int) -> CouplingFlow:
-        """A flow of this size, with random weights."""
+    def flow(self, features: int, context_features: int, *, whole_rows: bool = False) -> CouplingFlow:
+        """A flow of this size, with random weights.
+
+        Args:
+            features: number of variables.
+            context_features: number of conditions.
+            whole_rows: see :class:`~caloforge.nn.coupling.SplineCoupling`.
+        """
         return CouplingFlow(
             features=features,
             context_features=context_features,
@@ -70,4 +76,5 @@ class CouplingSize(Settings):
             act_norm=self.act_norm,
             batch_norm=self.batch_norm,
             dropout=self.dropout,
+            whole_rows=whole_rows,
         )

@@ -47,6 +47,8 @@ class CaloINNConfig(JointSettings):
         log_alpha: margin of the logarithm.
         condition: ``log10`` of the incident energy over a reference, or ``published``: log2 of its GeV, or ln with shares of the
             shower.
+        outside: what a spline block leaves as it is if one of the variables that it transforms lies outside its interval: that
+            ``variable``, or the whole ``event``. Only then may the margin of the variables lie outside.
         largest_ratio: training rows that deposit so many times their incident energy, or more, are left out; None keeps all.
         largest_voxel: training rows with so much in a voxel, or more, are left out, MeV; None keeps all.
     """
@@ -59,6 +61,7 @@ class CaloINNConfig(JointSettings):
     log_alpha: Annotated[float, Field(gt=0)] = 1e-8
     shares_of: Literal["layers", "shower"] = "layers"
     condition: Literal["log10", "published"] = "log10"
+    outside: Literal["variable", "event"] = "variable"
     largest_ratio: Annotated[float, Field(gt=0)] | None = None
     largest_voxel: Annotated[float, Field(gt=0)] | None = None
 
@@ -130,10 +133,12 @@ class CaloINN(VoxelModel):
             "few showers to train on",
         ),
         Difference(
-            "interval of the splines",
-            "18 (pions) or 20; an event with one variable outside passes a block as it is",
-            "21; a variable outside passes as it is (in both profiles)",
-            "log 1e-8 lies outside 18: events with an exactly empty voxel would be learnt by no block",
+            "outside the splines (18, pions, or 20; improved 21)",
+            "an event with one variable outside passes a block as it is",
+            "that variable alone",
+            "log 1e-8 lies outside 18: a block learns nothing from many events with empty voxels",
+            "outside",
+            ("event", "variable"),
         ),
         Difference(
             "least slope at the ends of cubic splines",
@@ -159,11 +164,12 @@ class CaloINN(VoxelModel):
             self.representation = LogShares(detector, of=config.shares_of, noise=width, alpha=alpha)
         else:
             self.representation = JointShares(config, detector, noise_on=config.noise_on)
-        check_margin(self.representation.margin, config.flow.bound, "flow")
+        if config.outside == "variable":
+            check_margin(self.representation.margin, config.flow.bound, "flow")
         features = self.representation.features
         if features < 2:
             raise ConfigError(f"the model 'caloinn' needs at least two variables, '{detector.name}' gives {features}")
-        self.flow = config.flow.flow(features, 1)
+        self.flow = config.flow.flow(features, 1, whole_rows=config.outside == "event")
 
     # ---- training -------------------------------------------------------------------------------------------------
 
