@@ -20,7 +20,7 @@ from caloforge.detectors import EnergySpectrum
 from caloforge.generation import SpectrumConditions, generate
 def make():
     conditions = SpectrumConditions(EnergySpectrum.parse("1:10"), 1001, 1, 22)
-    print(generate("calogan-gamma", conditions, "g.h5", workers=2, overwrite=True, show=False).showers)
+    print(generate("calogan-gamma", conditions, "g.h5", jobs=2, overwrite=True, show=False).showers)
 """
 EVENT_LOOP = "import asyncio\nasync def main():\n    make()\nasyncio.run(main())\n"
 

@@ -90,7 +90,7 @@ def test_generation_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     model = generation.starting_model("caloflow-tiny", ("model.energy_scale=1.0",))
     monkeypatch.setattr(generation, "starting_model", lambda: model)
     out = tmp_path / "g.json"
-    assert main(["bench", "generation", "--events", "60", "--workers", "1,2", "--json", str(out)]) == 0
+    assert main(["bench", "generation", "--events", "60", "--jobs", "1,2", "--json", str(out)]) == 0
     one, two = json.loads(out.read_text())["rows"]
     assert (one["workers"], two["workers"]) == (1, 2)
     assert 0 < one["flows"] < one["decode"]

@@ -58,7 +58,7 @@ COMMANDS: dict[str, tuple[str, Callable[[Path], Callable[[], bool]], str]] = {
         "out.h5 holds",
     ),
     "generate with workers": (
-        "generate calogan-gamma --energy 1:100 --events 500000 --threads 1 --workers 2 -o out.h5",
+        "generate calogan-gamma --energy 1:100 --events 500000 --threads 1 --jobs 2 -o out.h5",
         lambda folder: rows(folder / "out.h5"),
         "out.h5 holds",
     ),

@@ -69,7 +69,7 @@ def test_showers_do_not_depend_on_the_batch_size(reference, tmp_path, batch_size
 
 @pytest.mark.slow
 def test_showers_do_not_depend_on_the_number_of_workers(reference, tmp_path):
-    result = generate(toy(reject=0.3), spectrum(), tmp_path / "g.h5", seed=7, workers=2, batch_size=300, show=False)
+    result = generate(toy(reject=0.3), spectrum(), tmp_path / "g.h5", seed=7, jobs=2, batch_size=300, show=False)
     showers, provenance = contents(tmp_path / "g.h5")
     np.testing.assert_array_equal(showers.incident_energy, reference[0].incident_energy)
     np.testing.assert_allclose(showers.deposits, reference[0].deposits, rtol=1e-5)
@@ -263,7 +263,7 @@ def test_bad_lists_are_refused(energies, message):
         ListedConditions(np.asarray(energies, dtype=float), 22)
 
 
-@pytest.mark.parametrize("bad", [{"workers": 0}, {"batch_size": 0}, {"device": "abacus"}])
+@pytest.mark.parametrize("bad", [{"jobs": 0}, {"batch_size": 0}, {"device": "abacus"}])
 def test_nonsense_is_refused(tmp_path, bad):
     with pytest.raises(UsageError):
         generate(toy(), spectrum(5), tmp_path / "g.h5", show=False, **bad)

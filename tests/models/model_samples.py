@@ -1,49 +1,29 @@
-"""Small detectors and showers for the tests of models."""
+"""Small detectors and showers for the tests of models: those of ``caloforge.testing``, and some from Geant4."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from caloforge.detectors import Detector, detector_from_toml, load_detector
-from caloforge.models import ShowerModel
-from caloforge.random import Streams
-from caloforge.showers import ShowerPoints, Showers
-from caloforge.stage import FitStage, PointBatch, TrainingBatch, TrainingConfig, VoxelBatch
+from caloforge.showers import Showers
+from caloforge.testing import ToyRows as Rows
+from caloforge.testing import fit_stages as fit
+from caloforge.testing import toy_detector, training_batch
+from caloforge.testing import toy_points as point_showers
+from caloforge.testing import toy_showers as sparse_showers
 
-TOY = """
-name = "toy"
-analysis_threshold = 0.010
-symmetries = ["reflect-x", "reflect-y"]
-
-[gun]
-particles = ["gamma"]
-energy = "1:100"
-
-[[readout.layers]]
-x = { bins = 2, range = [-10.0, 10.0] }
-y = { bins = 4, range = [-10.0, 10.0] }
-
-[[readout.layers]]
-x = { bins = 3, range = [-10.0, 10.0] }
-y = { bins = 3, range = [-10.0, 10.0] }
-
-[[readout.layers]]
-x = { bins = 2, range = [-10.0, 10.0] }
-y = { bins = 2, range = [-10.0, 10.0] }
-"""
-
-
-def toy_detector(*layers: tuple[int, int], threshold: float = 0.010) -> Detector:
-    """A detector with the given numbers of (x, y) cells in its layers; three layers of 8, 9 and 4 if none is given."""
-    if not layers:
-        return detector_from_toml(TOY, where="toy")
-    head = TOY.split("[[readout")[0].replace("0.010", str(threshold))
-    cells = "[[readout.layers]]\nx = {{ bins = {}, range = [-1.0, 1.0] }}\ny = {{ bins = {}, range = [-1.0, 1.0] }}\n"
-    return detector_from_toml(head + "\n".join(cells.format(*layer) for layer in layers), where="toy")
+__all__ = [
+    "Rows",
+    "fit",
+    "geant4_showers",
+    "lead_argon",
+    "point_showers",
+    "sparse_showers",
+    "toy_detector",
+    "training_batch",
+]
 
 
 def lead_argon() -> Detector:
@@ -63,65 +43,6 @@ def lead_argon() -> Detector:
         f'symmetries = ["reflect-x"]\n[gun]\nparticles = ["gamma"]\nenergy = "1:100"\n[stack]\n{stack}{cells}'
     )
     return detector_from_toml(text, where="lead-argon")
-
-
-def sparse_showers(detector: Detector, rows: int, seed: int = 0) -> Showers:
-    """Showers with empty voxels, empty layers, faint and bright deposits; they deposit at most 90 % of their energy."""
-    generator = np.random.default_rng(seed)
-    readout = detector.readout
-    incident = generator.uniform(1e3, 1e5, rows)
-    deposits = np.exp(generator.normal(0, 3, (rows, readout.n_voxels)))
-    deposits *= generator.random(deposits.shape) < 0.6
-    for where in readout.layer_slices:
-        deposits[:, where] *= (generator.random(rows) < 0.9)[:, None] * np.exp(generator.normal(0, 2, rows))[:, None]
-    limit = 0.9 * generator.random(rows) * incident / np.maximum(deposits.sum(axis=1), 1e-9)
-    deposits *= np.minimum(1, limit)[:, None]
-    return Showers(deposits.astype(np.float32), incident, 22, readout)
-
-
-def point_showers(detector: Detector, rows: int, seed: int = 0) -> ShowerPoints:
-    """Showers of a few hundred points."""
-    generator = np.random.default_rng(seed)
-    counts = generator.integers(50, 300, rows)
-    offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-    points = np.empty((offsets[-1], 4), dtype=np.float32)
-    points[:, :2] = generator.normal(0, 15, (offsets[-1], 2))
-    points[:, 2] = generator.integers(0, detector.readout.n_layers, offsets[-1])
-    points[:, 3] = generator.exponential(0.3, offsets[-1])
-    return ShowerPoints(offsets, points, generator.uniform(1e4, 9e4, rows), 22, detector.readout)
-
-
-def training_batch(showers: Showers | ShowerPoints, epoch: int = 0, first_row: int = 0) -> TrainingBatch:
-    """The showers as one batch."""
-    rows = torch.arange(first_row, first_row + len(showers))
-    incident = torch.from_numpy(showers.incident_energy)
-    if isinstance(showers, Showers):
-        deposits = torch.from_numpy(showers.deposits)
-        return VoxelBatch(deposits=deposits, incident_energy=incident, row=rows, epoch=epoch)
-    offsets, points = torch.from_numpy(showers.offsets), torch.from_numpy(showers.points)
-    return PointBatch(offsets=offsets, points=points, incident_energy=incident, row=rows, epoch=epoch)
-
-
-class Rows:
-    """Training data for a fit stage, in blocks of ten rows."""
-
-    def __init__(self, showers: Showers | ShowerPoints) -> None:
-        self.showers = showers
-        self.particle = showers.particle
-
-    def __len__(self) -> int:
-        return len(self.showers)
-
-    def __iter__(self) -> Iterator[TrainingBatch]:
-        for start in range(0, len(self.showers), 10):
-            yield training_batch(self.showers[start : start + 10], first_row=start)
-
-
-def fit(model: ShowerModel, showers: Showers | ShowerPoints) -> None:
-    """Run the fit stages."""
-    for stage in model.training_stages(TrainingConfig()):
-        if isinstance(stage, FitStage):
-            stage.load_state(stage.fit(Rows(showers), Streams(1, stage.name)))
 
 
 def geant4_showers(particle: int) -> Showers:

@@ -127,7 +127,7 @@ def _run(
             SpectrumConditions(EnergySpectrum.parse(energy), showers, 0, 22),
             out,
             batch_size=batch_size,
-            workers=workers,
+            jobs=workers,
             threads=threads,
             show=False,
         )

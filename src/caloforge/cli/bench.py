@@ -199,7 +199,7 @@ def generation(
         str | None, typer.Option(help="A trained model (default: CaloFlow for photons at its published size).")
     ] = None,
     events: Annotated[int, typer.Option(min=1, help="Showers in each run.")] = 20_000,
-    workers: Annotated[str, typer.Option(help="Numbers of processes.")] = "1,2",
+    jobs: Annotated[str, typer.Option(help="Numbers of processes.")] = "1,2",
     threads: Annotated[int, typer.Option(min=1, help="CPU threads of each process.")] = 1,
     batch_size: Annotated[int, typer.Option(min=1, help="Showers in a batch.")] = 1000,
     energy: Annotated[str, typer.Option(help="GeV, as in caloforge generate.")] = "1:100",
@@ -208,7 +208,7 @@ def generation(
     r"""Show where the time of generating into a file goes, and what more workers bring.
 
     \b
-    Example: caloforge bench generation --workers 1,2
+    Example: caloforge bench generation --jobs 1,2
     """
     from dataclasses import asdict
 
@@ -216,7 +216,7 @@ def generation(
     from caloforge.bench.machine import describe_machine
 
     rows = bench_generation(
-        model=model, showers=events, workers=_numbers(workers, "--workers"), threads=threads, batch_size=batch_size,
+        model=model, showers=events, workers=_numbers(jobs, "--jobs"), threads=threads, batch_size=batch_size,
         energy=energy, say=lambda text: console.print(f"... {text}"),
     )  # fmt: skip
     machine = describe_machine()

@@ -6,7 +6,7 @@ import inspect
 import json
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
@@ -81,14 +81,27 @@ class _Once:
         parser = super().make_parser(context)  # type: ignore[misc] # of the command that this is mixed into
         parse = parser.parse_args
 
+        known = {name for parameter in self.params for name in parameter.opts}  # type: ignore[attr-defined]
+
         def parse_once(args: list[str]) -> Any:
-            found = parse(args=args)
+            found = parse(args=[_present_name(arg, known) for arg in args])
             if not context.resilient_parsing:  # shells that complete a half-typed line
                 _refuse_repeated(found[2], context.command_path)
             return found
 
         parser.parse_args = parse_once
         return parser
+
+
+#: Options of former versions, which are understood and not shown.
+_FORMER = {"--workers": "--jobs"}
+
+
+def _present_name(argument: str, known: Collection[str]) -> str:
+    """An argument with the present name of an option, where a command knows no longer the former one."""
+    name, equals, value = argument.partition("=")
+    present = _FORMER.get(name)
+    return f"{present}{equals}{value}" if present in known and name not in known else argument
 
 
 def _refuse_repeated(given: Sequence[Any], command: str) -> None:

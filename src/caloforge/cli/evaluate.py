@@ -38,8 +38,17 @@ def evaluate(
     reference: Annotated[str, typer.Argument(help="Geant4 showers that the model was not trained on, likewise.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the report.")],
     floor: Annotated[
-        str | None,
-        typer.Option(help="A second, independent reference: every number is also given for Geant4 against Geant4."),
+        list[str] | None,
+        typer.Option(
+            help="A second, independent reference: every number is also given for Geant4 against Geant4; several files are taken "
+            "as one."
+        ),
+    ] = None,
+    more_generated: Annotated[
+        list[str] | None, typer.Option(metavar="FILE", help="More showers to judge, taken as one with the first file.")
+    ] = None,
+    more_reference: Annotated[
+        list[str] | None, typer.Option(metavar="FILE", help="More Geant4 showers, taken as one with the first file.")
     ] = None,
     suite: Annotated[str, typer.Option(help="quick | calogan | calochallenge | caloclouds")] = "quick",
     only: Annotated[
@@ -104,9 +113,9 @@ def evaluate(
         if name not in _FORMATS:
             raise UsageError(f"--format is '{format_}', expected some of {','.join(_FORMATS)}")
     job = prepare_evaluation(
-        generated,
-        reference,
-        floor=floor,
+        [generated, *(more_generated or ())],
+        [reference, *(more_reference or ())],
+        floor=floor or None,
         others=dict(pairs(other, "--other", "NAME=FILE")),
         cross_particle=pairs(cross_particle, "--cross-particle", "GENERATED=REFERENCE"),
         model=model,

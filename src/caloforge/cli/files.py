@@ -185,7 +185,12 @@ def _summarise(path: Path, detector: Detector | None, drawing: Path | None) -> N
 
 
 def convert(
-    source: Annotated[Path, typer.Argument(help="A shower file of any known format, or hits of your own simulation.")],
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="A shower file of any known format, a sample of the package (NAME:SPLIT), or hits of your own simulation."
+        ),
+    ],
     target: Annotated[Path, typer.Argument(help="The file to write.")],
     to: Annotated[str, typer.Option(help="native | calogan | calochallenge | showerdata | ild")] = "native",
     detector: Annotated[
@@ -218,6 +223,7 @@ def convert(
     \b
     Example: caloforge convert hits.h5 showers.h5 --detector my_detector.toml
     """
+    from caloforge.datasets import file_of
     from caloforge.errors import UsageError
     from caloforge.names import printable
     from caloforge.progress import progress
@@ -233,6 +239,7 @@ def convert(
         raise UsageError(f"--position is '{position}', expected highest or centre")
     if sub_cells is not None and cells is not None:
         raise UsageError("--sub-cells and --cells exclude each other, convert twice")
+    source = str(file_of(source))
     named = chosen_detector(detector, bin_)
     with open_showers(source, named, particle=particle) as reader:
         total = len(reader)

@@ -28,7 +28,7 @@ def generate(
         int | None, typer.Option(min=1, help="Number of showers (default: 1000, or all of --conditions-from).")
     ] = None,
     conditions_from: Annotated[
-        Path | None, typer.Option(help="Take energies and directions from this shower file.")
+        str | None, typer.Option(help="Take energies and directions from this shower file (or NAME:SPLIT).")
     ] = None,
     random_directions: Annotated[
         bool, typer.Option("--random-directions", help="Within the range of the detector's gun.")
@@ -37,7 +37,7 @@ def generate(
     batch_size: Annotated[
         int, typer.Option(min=1, help="Showers at a time; changes speed and memory, not the showers.")
     ] = 1000,
-    workers: Annotated[int, typer.Option(min=1, help="Number of processes.")] = 1,
+    jobs: Annotated[int, typer.Option(min=1, help="Number of processes.")] = 1,
     threads: Annotated[
         int | None, typer.Option(min=1, help="CPU threads of each process (default: its share).")
     ] = None,
@@ -89,14 +89,14 @@ def generate(
             loaded.detector.gun,
             "random" if random_directions else "straight",
         )
-    by_name = workers > 1 and loaded.directory is not None
+    by_name = jobs > 1 and loaded.directory is not None
     result = run(
         model if by_name else loaded,
         conditions,
         out,
         seed=seed,
         batch_size=batch_size,
-        workers=workers,
+        jobs=jobs,
         threads=threads,
         device=device,
         extrapolate=extrapolate,
@@ -157,7 +157,10 @@ def _options(given: list[str]) -> dict[str, Any]:
 
 def likelihood(
     model: ModelArgument,
-    data: Annotated[Path, typer.Argument(help="Shower file.")],
+    data: Annotated[
+        list[str],
+        typer.Argument(help="Shower file, or a sample of the package (NAME:SPLIT); several are taken as one."),
+    ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Table to write (CSV).")],
     noise_draws: Annotated[
         int, typer.Option(min=1, help="Draws of the training noise to average the density over.")

@@ -60,6 +60,7 @@ def _register() -> None:
         export,
         files,
         generate,
+        join,
         kernels,
         models,
         simulate,
@@ -67,7 +68,21 @@ def _register() -> None:
         train,
     )
 
-    for module in (detectors, models, simulate, train, generate, evaluate, export, files, bench, study, demo, kernels):
+    for module in (
+        detectors,
+        models,
+        simulate,
+        train,
+        generate,
+        evaluate,
+        export,
+        files,
+        join,
+        bench,
+        study,
+        demo,
+        kernels,
+    ):
         module.register(app)
 
 

@@ -24,7 +24,12 @@ __all__ = ["register"]
 
 def train(
     preset: Annotated[str, typer.Argument(help="Name of a preset ('caloforge models' lists them) or a YAML file.")],
-    data: Annotated[Path, typer.Option("--data", help="Shower file to train on.")],
+    data: Annotated[
+        list[str],
+        typer.Option(
+            "--data", help="Shower file to train on, or a sample of the package (NAME:SPLIT); several are taken as one."
+        ),
+    ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Model directory.")],
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change the preset: training.epochs=5.")

@@ -1,5 +1,27 @@
 """Named samples that ship with the package, and showers by name."""
 
-from caloforge.datasets.samples import Sample, describe, load, locate, names, open_named, path, sample
+from caloforge.datasets.samples import (
+    Sample,
+    describe,
+    file_of,
+    load,
+    locate,
+    names,
+    open_named,
+    path,
+    refuse_references,
+    sample,
+)
 
-__all__ = ["Sample", "describe", "load", "locate", "names", "open_named", "path", "sample"]
+__all__ = [
+    "Sample",
+    "describe",
+    "file_of",
+    "load",
+    "locate",
+    "names",
+    "open_named",
+    "path",
+    "refuse_references",
+    "sample",
+]

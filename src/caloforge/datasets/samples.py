@@ -20,7 +20,18 @@ from caloforge.showers.convert import describe as describe_file
 from caloforge.showers.files import open_showers
 from caloforge.showers.joining import open_several
 
-__all__ = ["Sample", "describe", "load", "locate", "names", "open_named", "path", "sample"]
+__all__ = [
+    "Sample",
+    "describe",
+    "file_of",
+    "load",
+    "locate",
+    "names",
+    "open_named",
+    "path",
+    "refuse_references",
+    "sample",
+]
 
 
 @dataclass(frozen=True)
@@ -128,7 +139,29 @@ def open_named(
         ShowerFileError: if a file is damaged or foreign, or several do not belong together.
     """
     several = [what] if isinstance(what, str | Path) else list(what)
-    return open_several([locate(name)[0] for name in several], detector, particle=particle)
+    return open_several([file_of(name) for name in several], detector, particle=particle)
+
+
+def file_of(name: str | Path) -> Path:
+    """The file of a sample as ``NAME:SPLIT``; any other name is that of a file, which need not be there.
+
+    Raises:
+        UsageError: if it is a sample without a split, or one that it does not have.
+    """
+    return locate(name)[0] if isinstance(name, str) and name.partition(":")[0] in names() else Path(name)
+
+
+def refuse_references(what: Sequence[str | Path]) -> None:
+    """Refuse to train on what an evaluation judges by.
+
+    Raises:
+        UsageError: if one of the names is a split of a sample that may not be trained on.
+    """
+    for text in what:
+        name, _, split = str(text).partition(":")
+        if isinstance(text, str) and name in names() and split and split not in sample(name).trainable:
+            good = " or ".join(f"'{name}:{one}'" for one in sample(name).trainable)
+            raise UsageError(f"'{text}' is a reference of evaluations and never trained on, expected {good}")
 
 
 def load(name: str, *, split: str = "train") -> Showers | ShowerPoints:

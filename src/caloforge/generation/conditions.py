@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from caloforge import datasets
 from caloforge.detectors import EnergySpectrum, Gun, particle_id
 from caloforge.errors import UsageError
 from caloforge.models import ConditionRange, Conditions
@@ -170,7 +171,7 @@ def conditions_of_file(
         ShowerFileError: if the file is damaged or foreign.
         UsageError: if its particle is not known, or it has fewer showers.
     """
-    with open_showers(path) as reader:
+    with open_showers(datasets.file_of(path)) as reader:
         pdg = reader.particle or (0 if particle is None else particle_id(particle))
         if pdg == 0:
             raise UsageError(f"{path}: does not say which particle made its showers, so one must be named")

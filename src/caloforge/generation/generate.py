@@ -75,7 +75,7 @@ def generate(
     *,
     seed: int = 0,
     batch_size: int = 1000,
-    workers: int = 1,
+    jobs: int = 1,
     threads: int | None = None,
     device: str | None = None,
     extrapolate: bool = False,
@@ -99,7 +99,7 @@ def generate(
         out: shower file.
         seed: of the showers' random numbers.
         batch_size: showers in a batch.
-        workers: processes; with more than one, a script needs the usual ``if __name__ == "__main__"``.
+        jobs: processes.
         threads: CPU threads of each worker; None gives each its share of the cores.
         device: ``cpu``, ``cuda`` or ``cuda:N``; None means where the model is, the CPU for one that is loaded here.
         extrapolate: allow conditions outside the range that the model was trained for; the file says so.
@@ -118,8 +118,8 @@ def generate(
         OutputError: if the file cannot be written; finished blocks are kept.
         Interrupted: if the user stopped it; the message says what was kept.
     """
-    if workers < 1 or batch_size < 1:
-        raise UsageError(f"{workers} workers and batches of {batch_size} were asked for, expected 1 or more of each")
+    if jobs < 1 or batch_size < 1:
+        raise UsageError(f"{jobs} processes and batches of {batch_size} were asked for, expected 1 or more of each")
     began = time.perf_counter()
     out = Path(out)
     if device is not None:
@@ -133,13 +133,13 @@ def generate(
     if valid is not None and not extrapolate:
         conditions.check(valid)
     settings = WorkerSettings(
-        model=model if workers > 1 else loaded,
+        model=model if jobs > 1 else loaded,
         conditions=conditions,
         streams=generation_streams(seed),
         batch_size=batch_size,
         max_attempts=max_attempts,
         device=str(loaded.device) if device is None else device,
-        threads=threads or max(1, available_cores() // workers),
+        threads=threads or max(1, available_cores() // jobs),
         options=loaded.options,
     )
     identity = _identity(loaded)
@@ -181,7 +181,7 @@ def generate(
     before = len(writer)
     try:
         with writer:
-            job.run(loaded, settings, workers, show=show)
+            job.run(loaded, settings, jobs, show=show)
     except KeyboardInterrupt:
         kept = f"{out} holds {len(writer)} of {len(conditions)} showers, --resume goes on from there"
         raise Interrupted(f"interrupted; {kept if len(writer) else 'no block was finished'}") from None

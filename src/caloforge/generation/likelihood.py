@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
+from caloforge import datasets
 from caloforge.atomic import output_error, refuse_existing, written_beside
 from caloforge.errors import UsageError
 from caloforge.generation.sampling import borrowed
 from caloforge.models import ShowerModel, load_model
 from caloforge.progress import progress
 from caloforge.random import Streams
-from caloforge.showers import Reader, open_showers
+from caloforge.showers import Reader
 from caloforge.training.processes import Processes
 
 __all__ = ["LikelihoodResult", "likelihood"]
@@ -45,7 +47,7 @@ class LikelihoodResult:
 
 def likelihood(
     model: str | Path | ShowerModel,
-    data: str | Path | Reader,
+    data: str | Path | Sequence[str | Path] | Reader,
     out: str | Path,
     *,
     noise_draws: int = 1,
@@ -64,7 +66,7 @@ def likelihood(
     Args:
         model: model directory, name of a model that ships with the package, or a model, which is left in its mode and on its
             device.
-        data: shower file, or an open one.
+        data: shower file, a sample of the package (``NAME:SPLIT``), several of these as one, or an open file.
         out: table to write.
         noise_draws: draws of the training noise to average the density over.
         seed: of the noise; a shower's noise depends on it and on the row alone.
@@ -92,7 +94,7 @@ def likelihood(
     loaded = model if isinstance(model, ShowerModel) else load_model(model)
     if not loaded.has_likelihood:
         raise UsageError(f"the model '{loaded.kind}' has no likelihood")
-    opened = nullcontext(data) if isinstance(data, Reader) else open_showers(data, loaded.detector)
+    opened = nullcontext(data) if isinstance(data, Reader) else datasets.open_named(data, loaded.detector)
     try:
         if threads is not None:
             torch.set_num_threads(threads)

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from caloforge import datasets
 from caloforge.containment import check_contained
 from caloforge.detectors import Detector
 from caloforge.errors import ModelFileError, OutputError, UsageError
@@ -40,7 +41,6 @@ from caloforge.names import printable
 from caloforge.nn.batch_layers import BatchNorm1d, BatchNorm2d, Dropout
 from caloforge.progress import progress
 from caloforge.random import Streams
-from caloforge.showers.files import open_showers
 from caloforge.stage import FitStage, GradientStage, Stage
 from caloforge.training.data import RowOrder, ShowerSource, TrainingSet
 from caloforge.training.interruption import Interruption
@@ -77,7 +77,7 @@ class TrainingResult:
 
 def train(
     preset: str | Path | Preset,
-    data: str | Path | ShowerSource,
+    data: str | Path | Sequence[str | Path] | ShowerSource,
     out: str | Path,
     *,
     overrides: Sequence[str] = (),
@@ -104,7 +104,7 @@ def train(
 
     Args:
         preset: name of a preset, YAML file, or the preset itself.
-        data: shower file, or an open one.
+        data: shower file, a sample of the package (``NAME:SPLIT``), several of these as one, or an open file.
         out: model directory.
         overrides: changes to the preset, for example ``training.epochs=5``.
         detector: for files that do not name theirs.
@@ -149,8 +149,10 @@ def train(
         on_exit.enter_context(memory_kept())
         processes = on_exit.enter_context(Processes.joined(where))
         source = data
-        if isinstance(source, str | Path):
-            source = on_exit.enter_context(open_showers(Path(source), detector=detector, particle=particle))
+        if isinstance(source, str | Path | Sequence):
+            names = [source] if isinstance(source, str | Path) else source
+            datasets.refuse_references(names)
+            source = on_exit.enter_context(datasets.open_named(names, detector, particle=particle))
         model, used = _new_model(chosen_preset, source, seed, inputs or {})
         all_stages = model.training_stages(chosen_preset.training)
         chosen = _chosen(all_stages, stages)
@@ -324,11 +326,17 @@ def _check_layers(stages: Sequence[Stage], processes: Processes) -> None:
             )
 
 
+def _names(data: object) -> list[str]:
+    """What the files are called that the data are from; nothing for data in memory."""
+    named = [data] if isinstance(data, str | Path) else data if isinstance(data, list | tuple) else []
+    return [printable(Path(name).name) for name in named]
+
+
 def _story(data: object, rows: TrainingSet, source: ShowerSource, command: str | None) -> dict[str, Any]:
     """Where the data come from and who trained, for the record."""
     return {
         "data": {
-            "file": printable(Path(data).name) if isinstance(data, str | Path) else "",
+            "file": ", ".join(_names(data)),
             "showers": len(rows),
             "fingerprint": rows.fingerprint,
             "training_rows": len(rows.training_rows),

@@ -186,7 +186,8 @@ class NativeReader(Reader):
             points = self.float32("points", int(offsets[0]), int(offsets[-1]))
             readout = None if self.detector is None else self.readout
             return ShowerPoints(offsets - offsets[0], points, energies, self.particle, readout, directions)
-        deposits = self.float32("showers", start, stop).reshape(stop - start, -1)
+        rows = self.float32("showers", start, stop)
+        deposits = rows.reshape(stop - start, int(np.prod(rows.shape[1:])))  # which -1 cannot tell if there are no rows
         overflow = self.overflow("overflow", start, stop) if self.has("overflow") else None
         return Showers(deposits, energies, self.particle, self.readout, directions, overflow)
 
