@@ -143,7 +143,8 @@ class StageTraining(_Settings):
         ema_warmup: power p of a warm-up of that average, whose decay after k steps is at most ``1 - (1 + k) ** -p``.
         optimiser: optimiser of all players that bring none of their own.
         schedule: schedule of the learning rate, likewise.
-        augmentation: which of the detector's symmetries are applied at random to every row in every epoch.
+        augmentation: which of the detector's symmetries are applied at random to every row in every epoch: the ``exact`` ones,
+            with the ``approximate`` ones, the ``rotations`` of polar layers alone, or ``none``.
         selection: keep the weights of the best validation, or the last ones.
     """
 
@@ -155,7 +156,7 @@ class StageTraining(_Settings):
     ema_warmup: Positive | None = None
     optimiser: OptimiserConfig = OptimiserConfig()
     schedule: ScheduleConfig = ConstantSchedule()
-    augmentation: Literal["exact", "approximate", "none"] = "exact"
+    augmentation: Literal["exact", "approximate", "rotations", "none"] = "exact"
     selection: Literal["best", "last"] = "best"
 
 

@@ -95,3 +95,17 @@ def test_broken_symmetries_are_refused_or_left_out():
     assert detector.broken_symmetries == ("reflect-y",)
     assert len(detector.symmetry_group(approximate=True)) == 2
     assert len(detector.with_field(0.0).symmetry_group(approximate=True)) == 4
+
+
+def test_rotations_alone_are_a_group_of_their_own() -> None:
+    """Of data set 3: 50 sectors, none mirrored. Mutation: take the mirrors with them."""
+    detector = load_detector("par04-ds3")
+    group = detector.rotations()
+    assert group.shape == (50, 40_500)
+    assert np.array_equal(group[0], np.arange(40_500))
+    cells = group.reshape(50, 45, 50, 18)
+    # Whatever the turn, neighbouring sectors stay neighbours in the same order.
+    assert all(np.array_equal(np.roll(turned, -1, axis=1), turned[:, (np.arange(50) + 1) % 50]) for turned in cells)
+    sectors = cells[:, 0, :, 0] // 18
+    assert all(np.array_equal(np.diff(turned) % 50, np.ones(49)) for turned in sectors)
+    assert load_detector("calogan").rotations().shape == (1, 504)

@@ -109,7 +109,13 @@ TRAINING: dict[str, dict[str, dict[str, object]]] = {
     },
     "l2lflows-conv-par04-ds3": {
         "energies": {"epochs": 2000, "gradient_clip": None},
-        "layer_07": {"epochs": 800, "batch_size": 1024, "gradient_clip": 100.0, "selection": "last"},
+        "layer_07": {
+            "epochs": 800,
+            "batch_size": 1024,
+            "gradient_clip": 100.0,
+            "augmentation": "rotations",
+            "selection": "last",
+        },
     },
     "caloclouds2": {"diffusion": {"batch_size": 128, "gradient_clip": 10.0}, "distillation": {"batch_size": 256}},
     "caloclouds3": {"flow": {"batch_size": 2048}, "diffusion": {"batch_size": 64}, "distillation": {"batch_size": 64}},

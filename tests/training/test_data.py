@@ -268,3 +268,9 @@ def test_joined_batches():
         Table.joined([again]).take(np.asarray([30, 7]), 0).points.shape
         == table.take(np.asarray([30, 7]), 0).points.shape
     )
+
+
+def test_rotations_need_a_detector_that_can_be_turned() -> None:
+    training = StageTraining(augmentation="rotations", batch_size=4)
+    with pytest.raises(UsageError, match="rotations need the symmetry 'rotate-alpha', which 'toy' has not"):
+        next(iter(training_set().batches(training, 0)))

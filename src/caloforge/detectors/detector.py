@@ -192,6 +192,11 @@ class Detector(Description):
         nearly = tuple(name for name in self.approximate_symmetries if name not in self.broken_symmetries)
         return symmetry_group(self.readout, self.symmetries + (nearly if approximate else ()))
 
+    def rotations(self) -> NDArray[np.int64]:
+        """Voxel permutations of the rotations alone, exact or approximate, the identity first, shape (G, V)."""
+        names = [name for name in self.symmetries + self.approximate_symmetries if name not in self.broken_symmetries]
+        return symmetry_group(self.readout, [name for name in names if name == "rotate-alpha"])
+
 
 def catalogue() -> list[str]:
     """Names of the built-in detectors, each followed by those of its other readouts."""

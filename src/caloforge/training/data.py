@@ -326,7 +326,16 @@ class TrainingSet:
         """The symmetry operation of every row in this epoch; None if there is nothing to do."""
         if augmentation == "none" or not self._voxels or self._oblique:
             return None
-        group = self.detector.symmetry_group(approximate=augmentation == "approximate")
+        turning = augmentation == "rotations"
+        group = (
+            self.detector.rotations()
+            if turning
+            else self.detector.symmetry_group(approximate=augmentation == "approximate")
+        )
+        if turning and len(group) == 1:
+            raise UsageError(
+                f"training.augmentation: rotations need the symmetry 'rotate-alpha', which '{self.detector.name}' has not"
+            )
         if len(group) == 1:
             return None
         choice = Streams(self.seed, "training/symmetries").generator(epoch).integers(0, len(group), len(self))

@@ -117,10 +117,10 @@ class ConvL2LFlows(LayerImages):
             (False, True),
         ),
         Difference(
-            "beside the flow",
-            "random rotations of every shower (data set 3); a map of the spectrum of cells behind it (ILD)",
-            "`training.augmentation`, if asked for; no map (in both profiles)",
-            "a map would hide what the flow does not learn",
+            "spectrum of cells (ILD)",
+            "a map of it behind the flow, from 128 quantiles of 100,000 showers",
+            "no map (in both profiles)",
+            "it would hide what the flow does not learn",
         ),
     )
     config: ConvL2LFlowsConfig
