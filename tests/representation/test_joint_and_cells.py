@@ -297,6 +297,11 @@ def test_the_brightest_cells_hold_the_energy_of_the_layer() -> None:
     assert bool((made.sum(dim=1) == 0).any())
 
 
+def test_published_cells_describe_themselves_before_they_are_fitted() -> None:
+    assert logits_of_cells().describe()["largest_MeV"] == [30.0, 1.0]
+    assert json.loads(json.dumps(logits_of_cells(math.nan).describe(), allow_nan=False))["largest_MeV"] is None
+
+
 def test_a_layer_that_is_always_empty_has_no_largest_cell() -> None:
     detector = toy_detector((2, 2), (3, 1))
     sums = LayerSums(detector.readout.layer_sizes)

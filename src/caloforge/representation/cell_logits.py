@@ -116,7 +116,7 @@ class CellLogits(nn.Module):
             "floor_relative": _FLOOR,
             "decades": _DECADES,
             "alpha": _MARGIN,
-            "largest_MeV": self._scale[0].largest.tolist(),
+            "largest_MeV": None if math.isnan(float(self.largest)) else self._scale[0].largest.tolist(),
         }
 
 
