@@ -61,6 +61,41 @@ def test_two_models_in_one_table(tmp_path: Path) -> None:
     assert report.stat().st_mtime_ns == before
 
 
+@pytest.mark.slow
+def test_what_is_not_trained_has_no_untrained_copy_and_a_library_stands_beside_the_floor(tmp_path: Path) -> None:
+    """Mutation: compare a library with its untrained copy, which is the library itself."""
+    test, floor = (str(datasets.path("calogan-gamma-sample", split=split)) for split in ("test", "floor"))
+    train = str(datasets.path("calogan-gamma-sample", split="train"))
+    command = [
+        "study",
+        "models",
+        "--data",
+        train,
+        "--reference",
+        test,
+        "--floor",
+        floor,
+        "--out",
+        str(tmp_path / "out"),
+    ]
+    command += ["--only", "layers", "--only", "response", "--threads", "1", "--controls", "--no-timing"]
+    for name in ("shower-library-tiny", "gflash", "pca-parametrisation-tiny"):
+        command += ["--preset", name]
+    assert main(command) == 0
+    table = (tmp_path / "out" / "table.md").read_text()
+    columns = [cell.strip() for cell in table.splitlines()[0].strip("|").split("|")]
+    assert columns[:5] == [
+        "measure",
+        "gflash",
+        "pca-parametrisation-tiny",
+        "library (training showers re-used)",
+        "floor",
+    ]
+    assert table.count("nothing is trained by gradients, so there is no untrained copy") == 3
+    assert table.count("against shuffled voxels: 1 of 1 separation powers are smaller") == 3
+    assert not (tmp_path / "out" / "gflash" / "untrained").exists()
+
+
 def test_shuffling_keeps_the_spectrum_of_every_voxel_and_nothing_else(tmp_path: Path) -> None:
     data = datasets.path("calogan-gamma-sample", split="floor")
     shuffle_voxels(data, tmp_path / "s.h5", showers=200, seed=3)

@@ -18,6 +18,9 @@ __all__ = ["StoredShowers", "SymmetryChoice", "moved_by"]
 #: Which images of a shower count as showers of their own: none, those of exact symmetries, or also of approximate ones.
 SymmetryChoice = Literal["none", "exact", "approximate"]
 
+#: Showers that are put on their voxels together.
+_PIECE = 200
+
 
 def moved_by(detector: Detector, choice: SymmetryChoice) -> Tensor:
     """Where each voxel's energy goes under each symmetry, the identity first, int64 (G, V)."""
@@ -119,6 +122,11 @@ class StoredShowers(nn.Module):
             factors: of the energies, float64 (N, L), or (N, 1) for all layers alike.
             least: deposits of less are left out, MeV.
         """
+        # In pieces, which stay in the caches of a processor.
+        pieces = [slice(start, start + _PIECE) for start in range(0, len(rows), _PIECE)]
+        return torch.cat([self._deposits(rows[k], image[k], factors[k], least) for k in pieces])
+
+    def _deposits(self, rows: Tensor, image: Tensor, factors: Tensor, least: float) -> Tensor:
         shower, entry = self.entries(rows)
         cell = self.place[entry].long()
         # Factors of 1 leave every deposit as it is, to the last bit.
