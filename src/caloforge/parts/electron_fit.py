@@ -4,11 +4,12 @@ What is compared are the mean depth of a shower, in layers, and its spread along
 from shower to shower, in bins of the energy. Four changes of the formulas follow from them by Gauss and Newton with the same
 random numbers in every step: an offset of T, a factor on alpha, and factors on both widths. So it works for any number of
 layers, and for photons, whose two electrons no fit of single showers could tell apart. Then a factor on all radii from the
-mean distance to the axis, and the response.
+mean distance to the axis, the portions of energy from lit and brightest cells, and the response.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -31,6 +32,8 @@ __all__ = ["ProfileFit"]
 _SHOWERS, _BINS, _ROUNDS = 4000, 4, 6
 #: Showers whose radii are compared, and steps.
 _RADIAL, _RADIAL_ROUNDS = 1000, 4
+#: Showers whose cells are compared, steps, and how far portions of energy may differ from the formula's.
+_CELLS, _CORE_ROUNDS, _TAIL_ROUNDS, _FACTORS = 1000, 4, 8, (1e-3, 30.0)
 #: Finite differences of the four numbers, and how far they may go in one step.
 _DIFFERENCE, _LARGEST = 0.05, 0.4
 #: What keeps a number that hardly matters near the published one: a prior spread of each.
@@ -67,6 +70,7 @@ class ProfileFit(FitStage):
         for _ in range(2):
             numbers.longitudinal = _longitudinal(model, published, real, tensors, latents)
             numbers.radius = numbers.radius * _radius(model, real, streams.child("radius"))
+        numbers.quanta = _quanta(model, real, streams.child("cells"))
         numbers.response = _response(model, real, tensors, latents)
         return {f"numbers.{name}": value for name, value in numbers.state_dict().items()}
 
@@ -76,11 +80,18 @@ class _Rows:
 
     def __init__(self, model: ShowerModel, data: TrainingData) -> None:
         readout, energies, radii, incident, directions = model.detector.readout, [], [], [], []
+        lit, brightest, left = [], [], _CELLS
         for batch in data:
             energies.append(layer_energies(model, batch.to("cpu")))
             radii.append(mean_radius(model, batch.to("cpu")))
             incident.append(batch.incident_energy.cpu().double())
             directions.append(conditions_of(batch.to("cpu"))["direction"].float())
+            if model.shower_kind == "voxels" and not isinstance(batch, PointBatch) and left > 0:
+                found = cell_statistics(model, deposits_of(batch).cpu()[:left])
+                lit.append(found[0])
+                brightest.append(found[1])
+                left -= len(found[0])
+        self.lit, self.brightest = (torch.cat(values) if values else None for values in (lit, brightest))
         self.layers, self.radius, self.incident = torch.cat(energies), torch.cat(radii), torch.cat(incident)
         self.direction = torch.cat(directions)
         self.particle = data.particle
@@ -120,6 +131,46 @@ def mean_radius(model: ShowerModel, batch: TrainingBatch) -> Tensor:
     deposits = deposits_of(batch).double()
     mean: Tensor = deposits @ centres / deposits.sum(dim=1).clamp_min(1e-12)
     return mean
+
+
+def cell_statistics(model: Any, deposits: Tensor) -> tuple[Tensor, Tensor]:
+    """Share of each layer's cells that are lit above the analysis threshold, and of its energy in the brightest, (B, L) each."""
+    cells = torch.where(deposits < max(model.detector.analysis_threshold, 1e-9), 0.0, deposits.double())
+    blocks = model.sums.blocks(cells)
+    lit = torch.cat([(block > 0).double().mean(dim=-1) for block in blocks], dim=1)
+    brightest = torch.cat([block.amax(dim=-1) / block.sum(dim=-1).clamp_min(1e-12) for block in blocks], dim=1)
+    return lit, brightest
+
+
+def _quanta(model: Any, real: _Rows, streams: Streams) -> Tensor:
+    """Portions of energy with which as many cells are lit, and the brightest vary as much, in every layer."""
+    factors: Tensor = model.numbers.quanta.clone()
+    asked = real.asked(_CELLS)
+    if real.lit is None or real.brightest is None or asked.direction is not None:
+        return factors  # points are not in cells yet, and at an angle energy comes in spots
+    latents = model.latents(asked, streams)
+    if "cells" not in latents:
+        return factors
+    lit, spread = real.lit.mean(dim=0), real.brightest.std(dim=0)
+    known = lit > 2e-3
+
+    def made(core: Tensor, tail: Tensor) -> tuple[Tensor, Tensor]:
+        model.numbers.quanta = torch.where(known, torch.stack([core, tail]), factors)
+        return cell_statistics(model, model.decode_tensors(asked.tensors(), latents)[0]["deposits"])
+
+    core, tail = factors.clone()
+    for number in range(_CORE_ROUNDS):
+        found = made(core, tail)[1].std(dim=0).clamp_min(1e-6)
+        step = 1.5 * 0.7**number * (spread / found).clamp_min(1e-6).log()
+        core = (core * step.clamp(-1, 1).exp()).clamp(*_FACTORS)
+    # The smaller the portions of the tail, the more cells are lit: halve the interval.
+    low, high = (torch.full_like(tail, math.log(end)) for end in _FACTORS)
+    for _ in range(_TAIL_ROUNDS):
+        middle = (low + high) / 2
+        more = made(core, middle.exp())[0].mean(dim=0) > lit
+        low, high = torch.where(more, middle, low), torch.where(more, high, middle)
+    factors = torch.where(known, torch.stack([core, ((low + high) / 2).exp()]), factors)
+    return factors
 
 
 def _depths(layers: Tensor) -> Tensor:

@@ -25,17 +25,20 @@ class ElectronNumbers(nn.Module):
     Attributes:
         longitudinal: rows as in :class:`~caloforge.parts.electron_profile.LongitudinalFormula`, (5, 2).
         radius: factor on all radii.
+        quanta: factors on the portions of energy in the core and in the tail of each layer, (2, L).
         response: a, b of the mean visible over the expected energy, a + b ln(E/GeV); c, d of its spread c/sqrt(E/GeV) and d.
     """
 
     longitudinal: Tensor
     radius: Tensor
     response: Tensor
+    quanta: Tensor
 
-    def __init__(self, longitudinal: Tensor, stochastic: float) -> None:
+    def __init__(self, longitudinal: Tensor, stochastic: float, layers: int) -> None:
         super().__init__()
         self.register_buffer("longitudinal", longitudinal)
         self.register_buffer("radius", torch.ones((), dtype=torch.float64))
+        self.register_buffer("quanta", torch.ones(2, layers, dtype=torch.float64))
         self.register_buffer("response", torch.tensor([1.0, 0.0, stochastic, 0.0], dtype=torch.float64))
 
 

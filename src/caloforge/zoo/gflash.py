@@ -110,7 +110,7 @@ class GFlash(ShowerModel):
         stochastic = 0.0 if seen is None else seen.stochastic
         if config.stochastic is not None:
             stochastic = config.stochastic
-        self.numbers = ElectronNumbers(LongitudinalFormula.of(matter.z, seen).numbers(), stochastic)
+        self.numbers = ElectronNumbers(LongitudinalFormula.of(matter.z, seen).numbers(), stochastic, readout.n_layers)
         self.least = detector.readout_threshold / (detector.sampling_fraction or 1.0)
         if readout.has_voxels and not config.points:
             self.sums = LayerSums(readout.layer_sizes)
@@ -227,7 +227,9 @@ class GFlash(ShowerModel):
         mean = core + tail
         # Energy comes in portions, in the core of the shower in larger ones; so many of them make the variance right.
         unit = self.steps.matter.critical_energy * self.steps.weight.mean()
-        portions = unit * (self.config.core_quantum * core + self.config.tail_quantum * tail) / mean.clamp_min(1e-30)
+        sizes = unit * self.numbers.quanta * torch.tensor([[self.config.core_quantum], [self.config.tail_quantum]])
+        of_core, of_tail = self.sums.spread(sizes.to(mean))
+        portions = (of_core * core + of_tail * tail) / mean.clamp_min(1e-30)
         shape = (mean / portions.clamp_min(1e-30)).clamp_min(1e-6)
         logs = log_gamma_numbers(shape, latents["cells"].double(), latents["chance"]) + portions.clamp_min(1e-30).log()
         # The cells of a layer share what the layer has within them; in logarithms, since faint cells may be very faint.
@@ -268,5 +270,6 @@ class GFlash(ShowerModel):
             "visible": 1.0 if self.steps.seen is None else round(sampling.visible, 5),
             "longitudinal": self.numbers.longitudinal.tolist(),
             "radius": float(self.numbers.radius),
+            "quanta": self.numbers.quanta.tolist(),
             "response": self.numbers.response.tolist(),
         }
