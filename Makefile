@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help venv demo test lint types layers pytest format lock clean
+.PHONY: help venv demo test lint types layers pytest format lock notebook clean
 
 help:
 	@echo "make demo    real showers in, report out (in demo/)"
@@ -13,6 +13,7 @@ help:
 	@echo "make venv    create .venv with the pinned packages"
 	@echo "make format  format the code"
 	@echo "make lock    renew requirements.lock (needs a network)"
+	@echo "make notebook  execute the tutorial and keep what comes out"
 	@echo "make clean   remove .venv, caches and demo/"
 
 venv: $(STAMP)
@@ -51,6 +52,9 @@ format: venv
 
 lock:
 	$(PYTHON) tools/make_lock.py
+
+notebook: venv
+	OMP_NUM_THREADS=1 $(BIN)/python tools/run_notebook.py docs/photons.ipynb
 
 clean:
 	rm -rf $(VENV) demo build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
