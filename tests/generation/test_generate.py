@@ -18,6 +18,7 @@ from toy_model import Toy, ToyConfig, toy_detector, toy_file, toy_showers
 from caloforge.cli.main import main
 from caloforge.detectors import EnergySpectrum, load_detector
 from caloforge.errors import GenerationError, Interrupted, OutputError, UsageError
+from caloforge.executor import InThisProcess, LocalProcesses
 from caloforge.generation import (
     ListedConditions,
     SpectrumConditions,
@@ -101,54 +102,58 @@ def test_a_model_that_rejects_everything_ends_with_an_error(tmp_path):
     assert not (tmp_path / "g.h5").exists()
 
 
-class _Line:
-    """A worker's end of the line that has some messages to give and takes all others."""
-
-    def __init__(self, *messages):
-        self.messages, self.sent = list(messages), []
-
-    def receive(self):
-        if not self.messages:
-            raise EOFError
-        return self.messages.pop(0)
-
-    def send(self, message):
-        self.sent.append(message)
-
-
 @pytest.mark.parametrize("reject", [0.3, 1.1])
 def test_a_worker_answers_with_showers_or_an_error(reference, reject):
     threads = torch.get_num_threads()
     settings = workers.WorkerSettings(toy(reject=reject), spectrum(), generation_streams(7), 1000, 20, "cpu", 1)
-    line = _Line(settings, workers.Task(0, 20), workers.Task(40, 50))
+    tasks = [workers.Task(0, 20), workers.Task(40, 50)]
     try:
-        with pytest.raises(GenerationError if reject > 1 else EOFError):
-            workers._serve(line)
+        if reject > 1:
+            with pytest.raises(GenerationError):
+                list(InThisProcess().run(workers.prepare, settings, tasks))
+            return
+        (_, first), (_, second) = InThisProcess().run(workers.prepare, settings, tasks)
     finally:
         torch.set_num_threads(threads)
-    if reject < 1:
-        first, second = line.sent
-        np.testing.assert_array_equal(first.bulk, reference[0].deposits[:20])
-        np.testing.assert_array_equal(second.conditions.index, np.arange(40, 50))
+    np.testing.assert_array_equal(first.bulk, reference[0].deposits[:20])
+    np.testing.assert_array_equal(second.conditions.index, np.arange(40, 50))
 
 
-def dies(line):
+def dies(settings):
     """What a worker does that is killed at its first task."""
-    line.receive()
-    line.receive()
-    os.kill(os.getpid(), signal.SIGKILL)
+    return lambda task: os.kill(os.getpid(), signal.SIGKILL)
 
 
 def test_a_dead_worker_is_noticed(monkeypatch):
-    monkeypatch.setattr(workers, "_serve", dies)
+    monkeypatch.setattr(workers, "prepare", dies)
     settings = workers.WorkerSettings(toy(), spectrum(), generation_streams(7), 1000, 20, "cpu", 1)
-    with (
-        workers.Workers(1, settings, toy_detector().readout) as pool,
-        pytest.raises(
-            GenerationError, match=r"a worker process died \(killed by hand, or .*memory\); finished showers"
-        ),
+    run = workers.run_tasks(LocalProcesses(1), settings, toy_detector().readout, [workers.Task(0, 5)])
+    with pytest.raises(
+        GenerationError, match=r"a worker process died \(killed by hand, or .*memory\); finished showers"
     ):
-        list(pool.run([workers.Task(0, 5)]))
+        list(run)
+
+
+class _Backwards:
+    """An executor of somebody else's: two tasks at a time, the last ones first."""
+
+    jobs = 2
+
+    def run(self, prepare, settings, tasks):
+        work = prepare(settings)
+        for task in reversed(tasks):
+            yield task, work(task)
+
+
+def test_an_executor_of_ones_own_makes_the_same_showers(reference, tmp_path):
+    """Mutation: write results in the order in which they come."""
+    threads = torch.get_num_threads()
+    try:
+        generate(toy(reject=0.3), spectrum(), tmp_path / "g.h5", seed=7, executor=_Backwards(), show=False)
+    finally:
+        torch.set_num_threads(threads)
+    with open_showers(tmp_path / "g.h5") as reader:
+        np.testing.assert_array_equal(reader.read().deposits, reference[0].deposits)
 
 
 @pytest.mark.parametrize("block", [0, 2])

@@ -11,6 +11,7 @@ from toy_model import Toy, ToyConfig, toy_detector, toy_file, toy_showers
 from caloforge.errors import OutputError, UsageError
 from caloforge.generation import likelihood
 from caloforge.random import Streams
+from caloforge.showers import open_showers
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +46,36 @@ def test_batches_change_nothing(data, tmp_path):
     for size in (7, 500):
         likelihood(toy(), data, tmp_path / f"{size}.csv", batch_size=size, show=False)
     assert table(tmp_path / "7.csv") == table(tmp_path / "500.csv")
+
+
+class _Backwards:
+    """An executor of somebody else's, which does the last blocks first."""
+
+    jobs = 2
+
+    def run(self, prepare, settings, tasks):
+        work = prepare(settings)
+        for task in reversed(tasks):
+            yield task, work(task)
+
+
+def test_processes_and_executors_change_nothing(data, tmp_path):
+    """Mutation: write blocks in the order in which they come."""
+    import torch
+
+    threads = torch.get_num_threads()
+    likelihood(toy(), data, tmp_path / "one.csv", batch_size=20, show=False)
+    try:
+        likelihood(toy(), data, tmp_path / "two.csv", batch_size=20, executor=_Backwards(), show=False)
+    finally:
+        torch.set_num_threads(threads)
+    likelihood(toy(), data, tmp_path / "jobs.csv", batch_size=20, jobs=2, show=False)
+    texts = {(tmp_path / f"{name}.csv").read_text() for name in ("one", "two", "jobs")}
+    assert len(texts) == 1
+    with open_showers(data) as reader, pytest.raises(UsageError, match="an open file cannot be sent"):
+        likelihood(toy(), reader, tmp_path / "x.csv", jobs=2, show=False)
+    with pytest.raises(UsageError, match="0 processes were asked for"):
+        likelihood(toy(), data, tmp_path / "x.csv", jobs=0, show=False)
 
 
 def test_seed_and_draws_matter(data, tmp_path):

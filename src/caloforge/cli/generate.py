@@ -167,7 +167,10 @@ def likelihood(
     ] = 1,
     seed: SeedOption = 0,
     batch_size: Annotated[int, typer.Option(min=1, help="Showers at a time.")] = 500,
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads (default: all cores).")] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Number of processes.")] = 1,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="CPU threads of each process (default: its share).")
+    ] = None,
     device: Annotated[str, typer.Option(help="cpu | cuda | cuda:N")] = "cpu",
     overwrite: OverwriteOption = False,
 ) -> None:
@@ -179,7 +182,7 @@ def likelihood(
     from caloforge.generation import likelihood as run
 
     result = run(
-        model, data, out, noise_draws=noise_draws, seed=seed, batch_size=batch_size, threads=threads, device=device,
+        model, data, out, noise_draws=noise_draws, seed=seed, batch_size=batch_size, jobs=jobs, threads=threads, device=device,
         overwrite=overwrite,
     )  # fmt: skip
     console.print(

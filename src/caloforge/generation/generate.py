@@ -15,9 +15,10 @@ import torch
 from caloforge.cores import available_cores
 from caloforge.detectors import Detector, particle_name
 from caloforge.errors import Interrupted, UsageError
+from caloforge.executor import Executor, LocalProcesses
 from caloforge.generation.conditions import ConditionSource
 from caloforge.generation.sampling import MAX_ATTEMPTS, Sample, Timing, borrowed, generation_streams, sample_showers
-from caloforge.generation.workers import Task, Workers, WorkerSettings
+from caloforge.generation.workers import Task, WorkerSettings, run_tasks
 from caloforge.models import ShowerModel, load_model
 from caloforge.progress import progress
 from caloforge.showers import Writer, create_showers
@@ -76,6 +77,7 @@ def generate(
     seed: int = 0,
     batch_size: int = 1000,
     jobs: int = 1,
+    executor: Executor | None = None,
     threads: int | None = None,
     device: str | None = None,
     extrapolate: bool = False,
@@ -100,6 +102,7 @@ def generate(
         seed: of the showers' random numbers.
         batch_size: showers in a batch.
         jobs: processes.
+        executor: who makes the blocks, instead of so many processes of this machine.
         threads: CPU threads of each worker; None gives each its share of the cores.
         device: ``cpu``, ``cuda`` or ``cuda:N``; None means where the model is, the CPU for one that is loaded here.
         extrapolate: allow conditions outside the range that the model was trained for; the file says so.
@@ -120,6 +123,8 @@ def generate(
     """
     if jobs < 1 or batch_size < 1:
         raise UsageError(f"{jobs} processes and batches of {batch_size} were asked for, expected 1 or more of each")
+    if executor is None and jobs > 1:
+        executor = LocalProcesses(jobs)
     began = time.perf_counter()
     out = Path(out)
     if device is not None:
@@ -133,13 +138,13 @@ def generate(
     if valid is not None and not extrapolate:
         conditions.check(valid)
     settings = WorkerSettings(
-        model=model if jobs > 1 else loaded,
+        model=loaded if executor is None else model,
         conditions=conditions,
         streams=generation_streams(seed),
         batch_size=batch_size,
         max_attempts=max_attempts,
         device=str(loaded.device) if device is None else device,
-        threads=threads or max(1, available_cores() // jobs),
+        threads=threads or max(1, available_cores() // (1 if executor is None else executor.jobs)),
         options=loaded.options,
     )
     identity = _identity(loaded)
@@ -181,7 +186,7 @@ def generate(
     before = len(writer)
     try:
         with writer:
-            job.run(loaded, settings, jobs, show=show)
+            job.run(loaded, settings, executor, show=show)
     except KeyboardInterrupt:
         kept = f"{out} holds {len(writer)} of {len(conditions)} showers, --resume goes on from there"
         raise Interrupted(f"interrupted; {kept if len(writer) else 'no block was finished'}") from None
@@ -214,14 +219,14 @@ class _Job:
         self.timing = Timing()
         self.writing = self.loading = 0.0
 
-    def run(self, model: ShowerModel, settings: WorkerSettings, workers: int, *, show: bool) -> None:
+    def run(self, model: ShowerModel, settings: WorkerSettings, executor: Executor | None, *, show: bool) -> None:
         """Make all missing blocks."""
-        tasks = self._tasks(settings.batch_size, workers)
+        tasks = self._tasks(settings.batch_size, 1 if executor is None else executor.jobs)
         if not tasks:
             return
         began = time.perf_counter()
         shown = progress("generating", len(self._conditions), "showers", done=len(self._writer))
-        samples = self._samples(tasks, model, settings, min(workers, len(tasks)))
+        samples = self._samples(tasks, model, settings, executor)
         # Closed at once if writing fails, so that the model goes home before the error does.
         with shown if show else nullcontext() as display, closing(samples):
             for task, sample in samples:
@@ -245,11 +250,10 @@ class _Job:
         return [Task(first * self._rows, min(end * self._rows, total)) for first, end in tasks]
 
     def _samples(
-        self, tasks: Sequence[Task], model: ShowerModel, settings: WorkerSettings, workers: int
+        self, tasks: Sequence[Task], model: ShowerModel, settings: WorkerSettings, executor: Executor | None
     ) -> Generator[tuple[Task, Sample]]:
-        if workers > 1:
-            with Workers(workers, settings, model.detector.readout) as pool:
-                yield from pool.run(tasks)
+        if executor is not None:
+            yield from run_tasks(executor, settings, model.detector.readout, tasks)
             return
         former = torch.get_num_threads()
         torch.set_num_threads(settings.threads)

@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from caloforge import datasets
 from caloforge.atomic import output_error, refuse_existing, written_beside
+from caloforge.cores import available_cores
 from caloforge.errors import UsageError
+from caloforge.executor import Executor, InThisProcess, LocalProcesses
 from caloforge.generation.sampling import borrowed
 from caloforge.models import ShowerModel, load_model
 from caloforge.progress import progress
 from caloforge.random import Streams
 from caloforge.showers import Reader
+from caloforge.showers.joining import open_several
 from caloforge.training.processes import Processes
 
 __all__ = ["LikelihoodResult", "likelihood"]
@@ -55,6 +60,8 @@ def likelihood(
     batch_size: int = 500,
     threads: int | None = None,
     device: str | None = None,
+    jobs: int = 1,
+    executor: Executor | None = None,
     overwrite: bool = False,
     show: bool = True,
 ) -> LikelihoodResult:
@@ -71,8 +78,10 @@ def likelihood(
         noise_draws: draws of the training noise to average the density over.
         seed: of the noise; a shower's noise depends on it and on the row alone.
         batch_size: showers in a batch.
-        threads: CPU threads; None leaves torch's choice.
+        threads: CPU threads of each process; None leaves torch's choice, or gives each of several its share of the cores.
         device: ``cpu``, ``cuda`` or ``cuda:N``; None means where the model is, the CPU for one that is loaded here.
+        jobs: processes.
+        executor: who computes the blocks, instead of so many processes of this machine.
         overwrite: replace the table if it exists.
         show: whether to show progress.
 
@@ -86,6 +95,10 @@ def likelihood(
         raise UsageError(
             f"{noise_draws} noise draws in batches of {batch_size} were asked for, expected 1 or more of each"
         )
+    if executor is None and jobs != 1:
+        executor = LocalProcesses(jobs)
+    if executor is not None and isinstance(data, Reader):
+        raise UsageError("an open file cannot be sent to other processes, expected its name")
     out = Path(out)
     if not overwrite:
         refuse_existing(out, "overwrite it, or choose another name")
@@ -99,7 +112,21 @@ def likelihood(
         if threads is not None:
             torch.set_num_threads(threads)
         with opened as reader, borrowed(loaded, where) as ready:
-            values = _write_table(ready, reader, out, Streams(seed, "likelihood"), noise_draws, batch_size, show=show)
+            blocks = [(k, min(k + batch_size, len(reader))) for k in range(0, len(reader), batch_size)]
+            if executor is None:
+                found = InThisProcess().run(_Here(ready, reader, seed, noise_draws), None, blocks)
+            else:
+                settings = _Settings(
+                    loaded if isinstance(model, ShowerModel) else model,
+                    data if isinstance(data, str | Path) else list(data),  # type: ignore[arg-type] # no reader, see above
+                    seed,
+                    noise_draws,
+                    threads or max(1, available_cores() // executor.jobs),
+                    str(ready.device),
+                )
+                found = executor.run(_prepare, settings, blocks)
+            with closing(found):
+                values = _write_table(_in_order(found, blocks), len(reader), out, show=show)
     finally:
         torch.set_num_threads(former)
     finite = values[values.isfinite()]
@@ -114,26 +141,82 @@ def likelihood(
     )
 
 
-def _write_table(
-    model: ShowerModel, reader: Reader, out: Path, streams: Streams, draws: int, batch_size: int, *, show: bool
-) -> torch.Tensor:
+#: First row and the row behind the last one; incident energies (MeV) and log-likelihoods (nats) of the rows between.
+_Block = tuple[int, int]
+_Values = tuple[NDArray[np.float64], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class _Settings:
+    """What every worker needs to know; see :func:`likelihood`."""
+
+    model: str | Path | ShowerModel
+    data: str | Path | list[str | Path]
+    seed: int
+    noise_draws: int
+    threads: int
+    device: str
+
+
+@dataclass(frozen=True)
+class _Here:
+    """The likelihoods of blocks of an open file; as what prepares a worker, it is its own result."""
+
+    model: ShowerModel
+    reader: Reader
+    seed: int
+    draws: int
+
+    def __call__(self, _: None) -> Callable[[_Block], _Values]:
+        return self.block
+
+    def block(self, rows: _Block) -> _Values:
+        start, stop = rows
+        showers = self.reader.read(start, stop)
+        streams = Streams(self.seed, "likelihood")
+        return showers.incident_energy, self.model.log_prob(showers, streams, draws=self.draws, first_row=start)
+
+
+def _prepare(settings: _Settings) -> Callable[[_Block], _Values]:
+    """What a worker does before its first block."""
+    torch.set_num_threads(settings.threads)
+    model = settings.model
+    if not isinstance(model, ShowerModel):
+        model = load_model(model)
+    model = model.to(settings.device).eval()
+    names = [settings.data] if isinstance(settings.data, str | Path) else settings.data
+    # Whether they belong together was looked at before the workers were called.
+    reader = open_several([datasets.file_of(name) for name in names], model.detector, check_rows=False)
+    return _Here(model, reader, settings.seed, settings.noise_draws).block
+
+
+def _in_order(found: Iterable[tuple[_Block, _Values]], blocks: Sequence[_Block]) -> Iterator[tuple[_Block, _Values]]:
+    """The blocks in the order of the file, in whatever order they come."""
+    waiting: dict[_Block, _Values] = {}
+    todo = iter(blocks)
+    wanted = next(todo, None)
+    for block, values in found:
+        waiting[block] = values
+        while wanted in waiting:
+            yield wanted, waiting.pop(wanted)
+            wanted = next(todo, None)
+
+
+def _write_table(found: Iterable[tuple[_Block, _Values]], rows: int, out: Path, *, show: bool) -> torch.Tensor:
     """Write the table beside its place, move it there, and give back its last column."""
     columns = []
-    shown = progress("likelihood", len(reader), "showers") if show else nullcontext()
+    shown = progress("likelihood", rows, "showers") if show else nullcontext()
     try:
         with written_beside(out) as beside, beside.open("w", encoding="utf-8") as file, shown as display:
             file.write("shower,incident_energy_MeV,log_prob_nats\n")
-            for start in range(0, len(reader), batch_size):
-                block = reader.read(start, start + batch_size)
-                values = model.log_prob(block, streams, draws=draws, first_row=start)
+            for (start, stop), (energies, values) in found:
                 columns.append(values)
-                energies = block.incident_energy.tolist()
                 file.writelines(
                     f"{start + k},{energy!r},{value!r}\n"
-                    for k, (energy, value) in enumerate(zip(energies, values.tolist(), strict=True))
+                    for k, (energy, value) in enumerate(zip(energies.tolist(), values.tolist(), strict=True))
                 )
                 if display is not None:
-                    display.advance(len(block))
+                    display.advance(stop - start)
     except OSError as error:
         raise output_error(out, error) from None
     return torch.cat(columns)

@@ -5,12 +5,11 @@ They are started afresh, since a process that has used torch's threads or a GPU 
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
-from multiprocessing.connection import wait
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,15 +17,16 @@ from numpy.typing import NDArray
 
 from caloforge.detectors import Readout
 from caloforge.errors import GenerationError
+from caloforge.executor import Executor
 from caloforge.generation.conditions import ConditionSource
 from caloforge.generation.sampling import Sample, Timing, sample_showers
 from caloforge.kernels.ops.registry import Choice, use_choice
 from caloforge.models import Conditions, ShowerModel, load_model
 from caloforge.random import Streams
 from caloforge.showers import ShowerPoints, Showers
-from caloforge.workers import Line, Worker, WorkerDiedError
+from caloforge.workers import WorkerDiedError
 
-__all__ = ["Task", "WorkerSettings", "Workers"]
+__all__ = ["Answer", "Task", "WorkerSettings", "prepare", "run_tasks"]
 
 #: Tasks that a worker has in hand: the one it works on and the next.
 _IN_HAND = 2
@@ -73,7 +73,7 @@ class Task:
 
 
 @dataclass(frozen=True)
-class _Answer:
+class Answer:
     """A sample without the objects around its arrays."""
 
     bulk: NDArray[np.float32]
@@ -83,20 +83,19 @@ class _Answer:
     timing: Timing
 
 
-def _serve(line: Line) -> None:
-    """A worker's life."""
-    settings: WorkerSettings = line.receive()
+def prepare(settings: WorkerSettings) -> Callable[[Task], Answer]:
+    """What a worker does before its first task, and for each; see ``caloforge.executor``."""
     torch.set_num_threads(settings.threads)
     use_choice(settings.kernels)
     model = settings.model
     if not isinstance(model, ShowerModel):
         model = load_model(model, options=settings.options)
-    model = model.to(settings.device).eval()
-    while True:
-        task: Task = line.receive()
+    ready = model.to(settings.device).eval()
+
+    def work(task: Task) -> Answer:
         conditions = settings.conditions.block(task.start, task.stop)
         sample = sample_showers(
-            model,
+            ready,
             conditions,
             settings.streams,
             batch_size=settings.batch_size,
@@ -105,87 +104,41 @@ def _serve(line: Line) -> None:
         )
         made = sample.showers
         bulk, offsets = (made.deposits, None) if isinstance(made, Showers) else (made.points, made.offsets)
-        line.send(_Answer(bulk, offsets, conditions, sample.redrawn, sample.timing))
+        return Answer(bulk, offsets, conditions, sample.redrawn, sample.timing)
+
+    return work
 
 
-@dataclass
-class _Hand:
-    """A worker and the tasks that it has in hand."""
-
-    worker: Worker
-    tasks: deque[Task]
-
-
-class Workers:
-    """A context manager around running workers.
+def run_tasks(
+    executor: Executor, settings: WorkerSettings, readout: Readout, tasks: Sequence[Task]
+) -> Generator[tuple[Task, Sample], None, None]:
+    """Do all tasks; results come in the order in which they are finished.
 
     Args:
-        count: how many.
-        settings: what they need to know.
+        executor: who does them.
+        settings: what the workers need to know.
         readout: of the showers they make.
+        tasks: the tasks.
+
+    Raises:
+        GenerationError: if a worker dies.
+        CaloForgeError: whatever a worker has to say.
     """
+    settings = replace(settings, kernels=use_choice())  # built before the workers start, not by each of them
+    try:
+        with closing(executor.run(prepare, settings, tasks)) as answers:
+            for task, answer in answers:
+                yield task, _sample(answer, readout)
+    except WorkerDiedError as error:
+        raise GenerationError(f"{error}; finished showers are kept") from None
 
-    def __init__(self, count: int, settings: WorkerSettings, readout: Readout) -> None:
-        self._count, self._settings, self._readout = count, settings, readout
-        self._hands: list[_Hand] = []
 
-    def __enter__(self) -> Self:
-        settings = replace(self._settings, kernels=use_choice())  # built before the workers start, not by each of them
-        try:
-            for _ in range(self._count):
-                self._hands.append(_Hand(Worker(_serve), deque()))
-            for hand in self._hands:
-                hand.worker.send(settings)
-        except WorkerDiedError as error:
-            self._stop()
-            raise GenerationError(str(error)) from None
-        except BaseException:
-            self._stop()
-            raise
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop()
-
-    def _stop(self) -> None:
-        for hand in self._hands:
-            hand.worker.stop()
-        self._hands = []
-
-    def run(self, tasks: Iterable[Task]) -> Iterator[tuple[Task, Sample]]:
-        """Do all tasks; results come in the order in which they are finished.
-
-        Raises:
-            GenerationError: if a worker dies.
-            CaloForgeError: whatever a worker has to say.
-        """
-        todo = iter(tasks)
-        try:
-            for hand in self._hands * _IN_HAND:
-                self._give(hand, todo)
-            while busy := {id(hand.worker.line.connection): hand for hand in self._hands if hand.tasks}:
-                for connection in wait([hand.worker.line.connection for hand in busy.values()]):
-                    hand = busy[id(connection)]
-                    answer = hand.worker.receive()
-                    task = hand.tasks.popleft()
-                    self._give(hand, todo)
-                    yield task, self._sample(answer)
-        except WorkerDiedError as error:
-            raise GenerationError(f"{error}; finished showers are kept") from None
-
-    def _give(self, hand: _Hand, todo: Iterator[Task]) -> None:
-        # A task is a few bytes, so sending it never waits for a worker that waits for us to read its answer.
-        task = next(todo, None)
-        if task is not None:
-            hand.tasks.append(task)
-            hand.worker.send(task)
-
-    def _sample(self, answer: _Answer) -> Sample:
-        asked = answer.conditions
-        energy, particle, direction = asked.incident_energy, asked.particle, asked.direction
-        made: Showers | ShowerPoints
-        if answer.offsets is None:
-            made = Showers(answer.bulk, energy, particle, self._readout, direction)
-        else:
-            made = ShowerPoints(answer.offsets, answer.bulk, energy, particle, self._readout, direction)
-        return Sample(made, answer.redrawn, answer.timing)
+def _sample(answer: Answer, readout: Readout) -> Sample:
+    asked = answer.conditions
+    energy, particle, direction = asked.incident_energy, asked.particle, asked.direction
+    made: Showers | ShowerPoints
+    if answer.offsets is None:
+        made = Showers(answer.bulk, energy, particle, readout, direction)
+    else:
+        made = ShowerPoints(answer.offsets, answer.bulk, energy, particle, readout, direction)
+    return Sample(made, answer.redrawn, answer.timing)

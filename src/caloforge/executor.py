@@ -1,0 +1,135 @@
+"""One way to run work that falls into blocks: hand blocks out, take results in any order.
+
+What is computed never depends on who computes it, so an executor decides about time and place only. Processes of this machine are
+one (:class:`LocalProcesses`), this process alone is another (:class:`InThisProcess`), a cluster may be a third: anything with a
+number of ``jobs`` and a method ``run``.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import wait
+from typing import Any, Protocol, TypeVar
+
+from caloforge.errors import UsageError
+from caloforge.workers import Line, Worker
+
+__all__ = ["Executor", "InThisProcess", "LocalProcesses"]
+
+S = TypeVar("S")
+T = TypeVar("T")
+R = TypeVar("R")
+
+#: Blocks that a worker has in hand: the one it works on and the next, so that it never waits for us.
+_IN_HAND = 2
+
+
+class Executor(Protocol):
+    """Whoever does the work."""
+
+    @property
+    def jobs(self) -> int:
+        """How many blocks are worked on at the same time."""
+        ...
+
+    def run(
+        self, prepare: Callable[[S], Callable[[T], R]], settings: S, tasks: Sequence[T]
+    ) -> Generator[tuple[T, R], None, None]:
+        """Do all tasks.
+
+        Args:
+            prepare: a function of a module; called once in every worker, with the settings (it loads a model, say); what it
+                returns is called for every task of that worker.
+            settings: anything that can be pickled.
+            tasks: likewise; small, since they travel often.
+
+        Returns:
+            Tasks with their results, in the order in which they are finished; closing it ends the workers.
+
+        Raises:
+            WorkerDiedError: if a worker is gone.
+            CaloForgeError: whatever a worker fails with.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class InThisProcess:
+    """One task after the other, here."""
+
+    jobs: int = 1
+
+    def run(
+        self, prepare: Callable[[S], Callable[[T], R]], settings: S, tasks: Sequence[T]
+    ) -> Generator[tuple[T, R], None, None]:
+        """See :class:`Executor`."""
+        work = prepare(settings)
+        for task in tasks:
+            yield task, work(task)
+
+
+@dataclass(frozen=True)
+class LocalProcesses:
+    """Worker processes of this machine, started afresh and ended with the last result.
+
+    Attributes:
+        jobs: how many.
+
+    Raises:
+        UsageError: if there are fewer than one.
+    """
+
+    jobs: int
+
+    def __post_init__(self) -> None:
+        if self.jobs < 1:
+            raise UsageError(f"{self.jobs} processes were asked for, expected 1 or more")
+
+    def run(
+        self, prepare: Callable[[S], Callable[[T], R]], settings: S, tasks: Sequence[T]
+    ) -> Generator[tuple[T, R], None, None]:
+        """See :class:`Executor`."""
+        hands: list[_Hand] = []
+        try:
+            for _ in range(min(self.jobs, len(tasks))):
+                hands.append(_Hand(Worker(_serve), deque()))  # noqa: PERF401 - ended if a later one fails to start
+            for hand in hands:
+                hand.worker.send((prepare, settings))
+            todo = iter(tasks)
+            for hand in hands * _IN_HAND:
+                hand.give(todo)
+            while busy := {id(hand.worker.line.connection): hand for hand in hands if hand.tasks}:
+                for connection in wait([hand.worker.line.connection for hand in busy.values()]):
+                    hand = busy[id(connection)]
+                    result = hand.worker.receive()
+                    task = hand.tasks.popleft()
+                    hand.give(todo)
+                    yield task, result
+        finally:
+            for hand in hands:
+                hand.worker.stop()
+
+
+@dataclass
+class _Hand:
+    """A worker and the tasks that it has in hand."""
+
+    worker: Worker
+    tasks: deque[Any]
+
+    def give(self, todo: Iterator[Any]) -> None:
+        """Send the next task, if there is one; it is a few bytes, so this never waits for a worker that waits for us."""
+        for task in todo:
+            self.tasks.append(task)
+            self.worker.send(task)
+            return
+
+
+def _serve(line: Line) -> None:
+    """A worker's life."""
+    prepare, settings = line.receive()
+    work = prepare(settings)
+    while True:
+        line.send(work(line.receive()))
