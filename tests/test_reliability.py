@@ -16,7 +16,7 @@ TOOL = Path(__file__).parents[1] / "tools" / "reliability"
 SMALL = [
     ("damage", "", 36),
     ("hostile", "", 6),
-    ("kills", "generate, 2 workers", 2),
+    ("kills", "generate, 2 jobs", 2),
     ("kills", "convert to", 2),
     ("kills", "compare", 2),
     ("clocks", "convert to", 1),

@@ -166,7 +166,7 @@ def jobs(out: Path, *, small: bool) -> list[Job]:
         ),
         Job("generate", (*generate, "--events", f"{4000 * size}", "-o", "out.h5"), "out.h5", True, same_showers),
         Job(
-            "generate, 2 workers", (*generate, "--workers", "2", "--events", f"{4000 * size}", "-o", "out.h5"), "out.h5", True,
+            "generate, 2 jobs", (*generate, "--jobs", "2", "--events", f"{4000 * size}", "-o", "out.h5"), "out.h5", True,
             same_showers,
         ),
         Job("convert", ("convert", f"{inputs}/many.h5", "out.h5", "--to", "calogan"), "out.h5", True, same_showers),
