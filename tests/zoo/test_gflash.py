@@ -377,7 +377,13 @@ def test_on_the_command_line_without_any_file(tmp_path: Path, capsys: pytest.Cap
     assert main(["generate", "gflash", *common[:2], "--points", *common[2:], "--out", str(points)]) == 0
     with open_showers(points) as source:
         assert source.kind == "points"
+    again = tmp_path / "again.h5"
+    common = ["--conditions-from", str(out), "--events", "20", "--detector", str(detector)]
+    assert main(["generate", "gflash", *common, "--out", str(again)]) == 0
+    with open_showers(again) as source:
+        assert source.particle == 11  # of the file; the detector's first is a photon
     capsys.readouterr()
+    common = ["--particle", "e-", "--energy", "1:100", "--detector", str(detector)]
     for wrong, said in (
         (["gflash", "--energy", "5"], "needs no training, but a detector"),
         (["gflash", *common[2:], "--particle", "pi+"], "not pi+"),

@@ -55,7 +55,8 @@ def generate(
         typer.Option(help="For a model that needs no training (gflash): name of a detector, or a TOML file."),
     ] = None,
     particle: Annotated[
-        str | None, typer.Option(help="Likewise: e-, e+ or gamma (default: the detector's first).")
+        str | None,
+        typer.Option(help="Likewise: e-, e+ or gamma (default: that of --conditions-from, or the detector's first)."),
     ] = None,
     points: Annotated[bool, typer.Option("--points", help="Likewise: points instead of voxels.")] = False,
     resume: ResumeOption = False,
@@ -75,6 +76,8 @@ def generate(
 
     if (energy is None) == (conditions_from is None):
         raise UsageError("expected either --energy or --conditions-from")
+    if detector is not None and particle is None and conditions_from is not None:
+        particle = str(conditions_of_file(conditions_from, showers=events).particle)
     loaded = _loaded(model, detector, particle, option or [], points=points)
     assert loaded.record is not None  # loaded from a directory
     conditions: ConditionSource
