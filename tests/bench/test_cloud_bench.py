@@ -67,7 +67,7 @@ def test_a_preset_with_fixed_units_of_its_features_is_timed_with_random_weights(
     model = named_model("caloclouds3")
     assert isinstance(model, PointCloudModel)
     assert model.profile_units() is not None
-    clouds._fit_scales(model, [packaged()[0].points])  # type: ignore[list-item]
+    clouds.fit_scales(model, [packaged()[0].points])  # type: ignore[list-item]
     conditions = Conditions.first(np.full(20, 2e4), 22)
     _, valid = model.decode(conditions, model.latents(conditions, Streams(0, "bench")))
     assert valid.any()
@@ -76,7 +76,7 @@ def test_a_preset_with_fixed_units_of_its_features_is_timed_with_random_weights(
 def test_a_trained_model_is_timed_from_its_directory(tmp_path: Path) -> None:
     model = named_model("caloclouds3-tiny")
     assert isinstance(model, PointCloudModel)
-    clouds._fit_scales(model, [packaged()[0].points])  # type: ignore[list-item]
+    clouds.fit_scales(model, [packaged()[0].points])  # type: ignore[list-item]
     with torch.no_grad():
         model.calibration.occupancy.fill_(0.5)
     save_model(tmp_path / "m", model, ConditionRange.of(22, [1e4, 3e4]))

@@ -29,5 +29,7 @@ class Built:
 def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
     folder = tmp_path_factory.mktemp("runtime")
     export_model("calogan-gamma", "cpp", folder / "export", verify=False)
-    build_runtime(folder / "export", folder / "build", options=["-DCALOFORGE_WERROR=ON"], targets=["parity", "example"])
+    build_runtime(
+        folder / "export", folder / "build", options=["-DCALOFORGE_WERROR=ON"], targets=["parity", "example", "timing"]
+    )
     return Built(folder / "export", folder / "build", Library(folder / "build" / "libcaloforge.so"))

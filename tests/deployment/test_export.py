@@ -150,7 +150,7 @@ def test_the_command_exports_and_says_what_was_compared(
     record = json.loads((out / "parity.json").read_text())
     assert record["verified"]
     assert {check["passed"] for check in record["checks"]} == {True}
-    assert len(record["checks"]) == 9
+    assert len(record["checks"]) == 10
     assert main(command) == 1
     assert "--overwrite" in capsys.readouterr().err
     assert main([*command, "--overwrite"]) == 0

@@ -40,7 +40,7 @@ from caloforge.stage import FitStage, TrainingBatch, TrainingConfig
 from caloforge.training.table import Table
 from caloforge.units import GeV
 
-__all__ = ["ENERGIES", "CloudTime", "Floor", "Spread", "bench_clouds", "with_companion"]
+__all__ = ["ENERGIES", "CloudTime", "Floor", "Spread", "bench_clouds", "fit_scales", "with_companion"]
 
 Say = Callable[[str], None]
 
@@ -207,7 +207,7 @@ def _times(
     model = named_model(name)
     assert isinstance(model, PointCloudModel)  # bench_clouds has looked
     if model.record is None:
-        _fit_scales(model, real)
+        fit_scales(model, real)
     streams, grid = Streams(0, "bench/clouds"), IdealGrid(cell_pitch(model.detector.readout))
     cut, found = model.detector.analysis_threshold, []
     rates = (read_rate(_flow_megabytes(model.flow, *_flow_inputs(model, energies[-1], streams))), matrix_rate(1))
@@ -340,7 +340,8 @@ class _Rows(list[TrainingBatch]):
     particle = 22
 
 
-def _fit_scales(model: PointCloudModel, real: Sequence[ShowerPoints]) -> None:
+def fit_scales(model: PointCloudModel, real: Sequence[ShowerPoints]) -> None:
+    """Give a model with random weights the scales of real showers, so that it makes as many points as a trained one."""
     joined = ShowerPoints.concatenate(list(real))
     rows = np.arange(len(joined))
     done: set[str] = set()

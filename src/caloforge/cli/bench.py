@@ -234,6 +234,55 @@ def generation(
 
 
 @app.command()
+def runtime(
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Trained model, or preset (its size, random weights); may be repeated (default: calogan-gamma, caloclouds3)."
+        ),
+    ] = None,
+    energy: Annotated[float, typer.Option(min=0.001, help="Incident energy, GeV.")] = 20.0,
+    events: Annotated[int, typer.Option(min=1, help="Showers of each round.")] = 300,
+    json_: JsonOption = None,
+) -> None:
+    r"""Time the C++ runtime against Python: one thread, shower by shower, in turns.
+
+    \b
+    Example: caloforge bench runtime --model calogan-gamma --energy 20
+    """
+    from dataclasses import asdict
+
+    from caloforge.bench.machine import describe_machine
+    from caloforge.bench.runtime import DEFAULT_MODELS, bench_runtime
+
+    rows = bench_runtime(
+        model or DEFAULT_MODELS, energy=energy, showers=events, say=lambda text: console.print(f"... {text}")
+    )
+    machine = describe_machine()
+    console.print(", ".join(str(value) for value in machine.values()))
+    columns = [
+        "model",
+        "spots",
+        "C++ [ms]",
+        "placing in it",
+        "Python [ms]",
+        "ratio",
+        "first shower [s]",
+        "memory / weights",
+    ]
+    cells = [
+        [
+            r.model, f"{r.spots:.0f}", f"{r.ms:.3f}", f"{r.placing_ms:.3f}", f"{r.python_ms:.3f}",
+            f"{r.ratio:.2f} ({r.ratio_lowest:.2f}-{r.ratio_highest:.2f})", f"{r.first_s:.2f} (CPU {r.first_cpu_s:.2f})",
+            f"{r.memory_mb:.0f} / {r.weights_mb:.0f} MB",
+        ]
+        for r in rows
+    ]  # fmt: skip
+    print_table(f"{energy:g} GeV, CPU time of one thread, one shower at a time", columns, cells)
+    _save(json_, {"machine": machine, "rows": [asdict(r) for r in rows]})
+
+
+@app.command()
 def training(
     kind: Annotated[
         str | None,

@@ -106,7 +106,7 @@ def write_vectors(
     """
     assert model.record is not None  # loaded from a directory
     conditions = test_conditions(model.record.valid, showers, seed)
-    output, latents, _ = reference_showers(where, conditions, streams)
+    output, latents, valid = reference_showers(where, conditions, streams)
     directions = conditions.tensors()["direction"].double()
     digests = [hashlib.blake2b(row, digest_size=32).digest() for row in _latent_rows(latents, showers)]
     tensors = {
@@ -115,6 +115,7 @@ def write_vectors(
         "shower": torch.from_numpy(conditions.index),
         "seed": torch.tensor([seed]),
         "latents_digest": torch.from_numpy(np.frombuffer(b"".join(digests), dtype="<i8").reshape(showers, 4).copy()),
+        "valid": valid.long(),
         "cut": torch.tensor([max(model.detector.analysis_threshold, 0.0)], dtype=torch.float64),
     }
     tensors |= {name: value if name == "offsets" else value.double() for name, value in output.items()}

@@ -1,0 +1,44 @@
+"""``caloforge bench runtime`` times what it has verified."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from conftest import Built
+
+from caloforge.bench import runtime as bench
+from caloforge.cli.main import main
+from caloforge.deployment.targets import cpp
+
+
+def test_both_are_timed_in_turns(
+    built: Built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for module in (bench, cpp):
+        monkeypatch.setattr(module, "built_runtime", lambda: built.build)
+    monkeypatch.setattr(bench, "_ROUNDS", 2)
+    out = tmp_path / "times.json"
+    command = ["bench", "runtime", "--model", "calogan-gamma", "--model", "caloclouds3-tiny", "--events", "2"]
+    assert main([*command, "--json", str(out)]) == 0
+    assert "calogan-gamma" in capsys.readouterr().out
+    photons, clouds = json.loads(out.read_text())["rows"]
+    for row in (photons, clouds):
+        assert 0 < row["placing_ms"] < row["ms"]
+        assert 0 < row["ratio_lowest"] <= row["ratio"] <= row["ratio_highest"]
+        assert 0 < row["open_s"] < row["first_s"]
+        assert row["python_ms"] > 0
+    assert 20 < photons["spots"] < 504  # lit voxels
+    assert clouds["spots"] > 504  # random weights make as many points as the sample has
+    # Reading and packing need more than nothing, and the weights are not there many times.
+    assert 0.5 < photons["memory_mb"] / photons["weights_mb"] < 3
+
+
+def test_an_energy_that_was_not_trained_is_refused(
+    built: Built, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for module in (bench, cpp):
+        monkeypatch.setattr(module, "built_runtime", lambda: built.build)
+    assert main(["bench", "runtime", "--model", "calogan-gamma", "--energy", "900", "--events", "1"]) != 0
+    assert "trained from" in capsys.readouterr().err
