@@ -72,7 +72,7 @@ def runtime_files(model: ShowerModel) -> RuntimeFiles:
     if make is None:
         raise UsageError(
             f"the C++ runtime knows no models of the kind '{model.kind}', only {', '.join(KINDS)}; "
-            "'caloforge generate' makes its showers into a file"
+            f"{_instead(model.kind)}"
         )
     for helper in model.helpers():
         if aid_support(model.kind, helper.kind) == "refused":
@@ -80,6 +80,10 @@ def runtime_files(model: ShowerModel) -> RuntimeFiles:
                 f"the C++ runtime does not know the aid '{helper.kind}' of a model of the kind '{model.kind}'"
             )
     return make(model)
+
+
+def _instead(kind: str) -> str:
+    return "--target onnx carries it" if kind == "caloinn" else "'caloforge generate' makes its showers into a file"
 
 
 def write_runtime_files(folder: Path, model: ShowerModel, name: str) -> None:
@@ -154,6 +158,7 @@ def _network(name: str, unpacked: tuple[list[Tensor], Tensor]) -> dict[str, Tens
 
 
 def _log_energy(energy: LogEnergy) -> dict[str, float]:
+    assert energy.factor == 1  # other kinds of models have one
     return {"reference": energy.reference, "offset": energy.offset}
 
 

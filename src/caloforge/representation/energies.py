@@ -18,6 +18,16 @@ __all__ = ["EnergyFractions", "EnergyScale", "FixedEnergy", "LogEnergy", "Single
 _TINY = 1e-16
 
 
+def _running_product(values: Tensor) -> Tensor:
+    """Running product along the columns (N, L); in single steps in a graph, since ONNX has no such operator."""
+    if not torch.compiler.is_compiling():
+        return torch.cumprod(values, dim=1)
+    products = [values[:, 0]]
+    for column in values.unbind(1)[1:]:
+        products.append(products[-1] * column)
+    return torch.stack(products, dim=1)
+
+
 class EnergyFractions(nn.Module):
     """Energies of L layers to L recursive fractions in [0, 1] (arXiv:2106.05285, equation 4.1).
 
@@ -44,7 +54,7 @@ class EnergyFractions(nn.Module):
         """Fractions (N, L) to energies (N, L) and log |det dE/du| (N,), nats; exact also where 1 - u is tiny."""
         shares = 1 - u[:, 1:]
         ones = torch.ones_like(u[:, :1])
-        remaining = u[:, :1] * available[:, None] * torch.cumprod(torch.cat([ones, shares], dim=1), dim=1)
+        remaining = u[:, :1] * available[:, None] * _running_product(torch.cat([ones, shares], dim=1))
         energies = torch.cat([remaining[:, :-1] * u[:, 1:], remaining[:, -1:]], dim=1)
         return energies, self._log_volume(remaining + _TINY, available)
 

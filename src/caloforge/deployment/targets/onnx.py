@@ -1,0 +1,220 @@
+"""One ONNX graph from conditions and random numbers to deposits, for models that sample in one pass."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from caloforge.atomic import replace_file
+from caloforge.deployment.parity import Check, ParityResult
+from caloforge.deployment.vectors import reference_showers, test_conditions
+from caloforge.errors import MissingDependencyError, UsageError
+from caloforge.generation import generation_streams
+from caloforge.models import Conditions, ShowerModel
+from caloforge.nn.autoregressive import MaskedAutoregressiveFlow
+from caloforge.units import format_energy
+
+__all__ = ["check_carried", "write"]
+
+#: The oldest that the exporter writes; with this version of the file format ONNX Runtime 1.14 and later read it.
+OPSET, FILE_VERSION = 18, 8
+#: Kinds for which a test has proven the graph.
+_PROVEN = ("caloinn",)
+
+_README = """\
+# {name} as ONNX
+
+`model.onnx`: a CaloForge model ({kind}, detector {detector}, {low} to {high}, PDG {particle}) as one graph, opset {opset},
+file version {version}, for one shower at a time.
+
+| | name | type | shape | meaning |
+|---|---|---|---|---|
+| input | `incident_energy` | float64 | (1,) | kinetic energy, MeV |
+{inputs}
+| output | `deposits` | float32 | (1, {voxels}) | MeV, layer behind layer ({layers}) |
+| output | `valid` | bool | (1,) | draw the random numbers anew if it is false; the deposits are 0 then |
+
+Pre- and post-processing are in the graph, thresholds too. It does not know its own range: ask it for nothing outside the
+energies above. The metadata of the graph repeat what stands here. `parity.json` has the comparison with the model.
+"""
+
+
+class _Graph(nn.Module):
+    """What becomes the graph: a model of voxels whose showers fly along z."""
+
+    def __init__(self, model: ShowerModel, names: tuple[str, ...]) -> None:
+        super().__init__()
+        self.model, self.names = model, names
+
+    def forward(self, incident_energy: Tensor, *latents: Tensor) -> tuple[Tensor, Tensor]:
+        direction = incident_energy.new_tensor([[0.0, 0.0, 1.0]]).float()
+        conditions = {"incident_energy": incident_energy, "direction": direction}
+        output, valid = self.model.decode_tensors(conditions, dict(zip(self.names, latents, strict=True)))
+        return output["deposits"], valid
+
+
+def check_carried(model: ShowerModel) -> None:
+    """See whether a graph can be made of a model.
+
+    Raises:
+        UsageError: if not; saying what can be used instead.
+    """
+    if model.shower_kind == "points":
+        raise UsageError(
+            f"a graph has a fixed number of points, showers of '{model.kind}' have not; --target cpp carries them"
+        )
+    largest = max((m.features for m in model.modules() if isinstance(m, MaskedAutoregressiveFlow)), default=0)
+    if largest:
+        raise UsageError(
+            f"a masked autoregressive flow of {largest} features would be {largest} passes in a graph; "
+            "--target cpp carries 'caloflow', and 'caloinn' samples in one pass"
+        )
+    if model.kind not in _PROVEN:
+        raise UsageError(f"graphs of '{model.kind}' have not been proven, only those of {', '.join(_PROVEN)}")
+    valid = None if model.record is None else model.record.valid
+    if valid is not None and valid.direction is not None:
+        raise UsageError("graphs of models that were trained in several directions have not been proven")
+
+
+def write(
+    folder: Path, where: str | Path, model: ShowerModel, showers: int, seed: int, verify: bool
+) -> ParityResult | None:
+    """Fill the folder of an export.
+
+    Args:
+        folder: an empty folder.
+        where: the model.
+        model: the same, loaded.
+        showers: how many are compared.
+        seed: of them.
+        verify: compare.
+
+    Raises:
+        UsageError: if no graph can be made of such a model.
+        MissingDependencyError: if the packages of the extra ``onnx`` are missing.
+        OutputError: if something cannot be written.
+    """
+    check_carried(model)
+    record = model.record
+    assert record is not None  # loaded from a directory
+    _need_packages()
+    path = folder / "model.onnx"
+    names = _export(path, model)
+    inputs = [
+        f"| input | `{name}` | float32 | (1, {size}) | standard normal random numbers |" for name, size in names.items()
+    ]
+    low, high = map(format_energy, record.valid.incident_energy)
+    text = _README.format(
+        name=Path(where).name, kind=model.kind, detector=model.detector.name, low=low, high=high,
+        particle=record.valid.particle, opset=OPSET, version=FILE_VERSION, inputs="\n".join(inputs),
+        voxels=model.detector.readout.n_voxels, layers=" + ".join(map(str, model.detector.readout.layer_sizes)),
+    )  # fmt: skip
+    replace_file(folder / "README.md", text)
+    return _compared(path, where, model, showers, seed) if verify else None
+
+
+def _need_packages() -> None:
+    try:
+        import onnx  # noqa: F401
+        import onnxruntime  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"the package '{error.name}' is missing; pip install 'caloforge[onnx]' brings what ONNX needs"
+        ) from None
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter speaks of packages that nobody asked for, and of its own changes."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+@torch.no_grad()
+def _export(path: Path, model: ShowerModel) -> dict[str, int]:
+    """Write the graph; returns sizes of the latents by name."""
+    record = model.record
+    assert record is not None  # loaded from a directory
+    valid = record.valid
+    conditions = Conditions.first(np.array([float(np.sqrt(np.prod(valid.incident_energy)))]), valid.particle)
+    latents = model.latents(conditions, generation_streams(0))
+    names = tuple(latents)
+    arguments = (conditions.tensors()["incident_energy"], *latents.values())
+    with _quiet():
+        program: Any = torch.onnx.export(
+            _Graph(model, names).eval(), arguments, dynamo=True, opset_version=OPSET, verbose=False,
+            input_names=["incident_energy", *names], output_names=["deposits", "valid"],
+        )  # fmt: skip
+        program.model.ir_version = FILE_VERSION
+        readout = model.detector.readout
+        program.model.metadata_props.update(
+            {
+                "caloforge.kind": model.kind,
+                "caloforge.model_sha256": record.weights_sha256,
+                "caloforge.detector": model.detector.name,
+                "caloforge.particle": str(valid.particle),
+                "caloforge.incident_energy_MeV": " ".join(map(repr, valid.incident_energy)),
+                "caloforge.layer_sizes": " ".join(map(str, readout.layer_sizes)),
+                "caloforge.deposits": "MeV",
+            }
+        )
+        program.save(str(path), external_data=False)
+    return {name: value.shape[1] for name, value in latents.items()}
+
+
+def _compared(path: Path, where: str | Path, model: ShowerModel, showers: int, seed: int) -> ParityResult:
+    """Showers of the graph against those of the model in plain PyTorch and float64."""
+    import onnxruntime
+
+    record = model.record
+    assert record is not None  # loaded from a directory
+    streams = generation_streams(seed)
+    conditions = test_conditions(record.valid, showers, seed)
+    reference, latents, good = reference_showers(where, conditions, streams)
+    settings = onnxruntime.SessionOptions()
+    settings.intra_op_num_threads = settings.inter_op_num_threads = 1
+    session = onnxruntime.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
+    made, valid = _run(session, conditions.incident_energy, latents)
+    expected = reference["deposits"].numpy()
+    cut = max(model.detector.analysis_threshold, 0.0)
+    flipped = (made > 0) != (expected > 0)
+    bright = np.maximum(made, expected) > 2 * cut
+    share = np.abs(made - expected) / conditions.incident_energy[:, None]
+    found = [
+        ("against the reference: difference / energy", float(np.where(flipped & ~bright, 0, share).max()), 1e-5),
+        ("against the reference: voxels lit in one only", float((flipped & bright).sum()), 0.0),
+        ("against the reference: likewise at the threshold", float((flipped & ~bright).sum()), max(2.0, 1e-3 * (made > 0).sum())),
+        ("first attempts rejected otherwise", float((valid != good.numpy()).sum()), 0.0),
+    ]  # fmt: skip
+    checks = tuple(Check(name, value, float(limit), value <= limit) for name, value, limit in found)
+    return ParityResult(all(check.passed for check in checks), checks, "")
+
+
+def _run(
+    session: Any, energies: NDArray[np.float64], latents: Mapping[str, Tensor]
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Shower by shower."""
+    made, valid = [], []
+    for row in range(len(energies)):
+        feed = {name: value[row : row + 1].numpy() for name, value in latents.items()}
+        deposits, fine = session.run(["deposits", "valid"], {"incident_energy": energies[row : row + 1], **feed})
+        made.append(deposits)
+        valid.append(fine)
+    return np.concatenate(made), np.concatenate(valid)
