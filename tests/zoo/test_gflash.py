@@ -147,6 +147,24 @@ def test_drawn_logarithms_have_the_published_means_widths_and_correlation(energy
     assert float(typical[0]) == pytest.approx(0.81 + (0.458 + 2.26 / steps.matter.z) * log_y - 0.476 / s.frequency)
 
 
+@pytest.mark.parametrize(("particle", "offset"), [(11, -0.5), (22, 0.5)])
+def test_the_maximum_of_the_mean_shower_is_where_pdg_has_it(particle: int, offset: float) -> None:
+    """PDG's rule of thumb: ln y - 0.5 for electrons, + 0.5 for photons. Mutation: let a photon begin as one electron at once."""
+    by = model()
+    conditions = Conditions.first(np.full(3000, 2e4), particle)
+    latents = by.latents(conditions, generation_streams(1))
+    energy = 2e4 * torch.cat([latents["pair"][:, 1:], 1 - latents["pair"][:, 1:]], dim=1)
+    log_y = (energy / by.steps.matter.critical_energy).clamp_min(1).log()
+    numbers = by.numbers.longitudinal
+    peak, alpha, _ = LongitudinalFormula.draw(numbers, log_y, latents["shape"][:, :4].double().reshape(-1, 2, 2))
+    depth = torch.arange(0, 20, 0.1, dtype=torch.float64)
+    moved = (depth - latents["pair"][:, :1])[:, None]
+    before = energy[..., None] * shares_before(alpha[..., None], ((alpha - 1) / peak)[..., None], moved)
+    mean = before.sum(dim=(0, 1)).diff()
+    found = float(depth[:-1][mean.argmax()]) + 0.05
+    assert found == pytest.approx(np.log(2e4 / by.steps.matter.critical_energy) + offset, abs=0.5)
+
+
 def test_soft_electrons_are_finite() -> None:
     """Geant4's homogeneous class gives NaN here."""
     numbers = LongitudinalFormula.of(69.36).numbers()
