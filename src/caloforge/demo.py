@@ -133,7 +133,7 @@ class Demo:
             epochs: of the classifiers; None takes the suite's number.
         """
         return prepare_evaluation(
-            self.out / "generated.h5", f"{_SAMPLE}:test", floor=f"{_SAMPLE}:floor", suite_name="quick",
+            self.out / "generated.h5", f"{_SAMPLE}:test", floor=f"{_SAMPLE}:floor", suite="quick",
             model=str(self.out / "model"), seed=self.seed, epochs=epochs,
         )  # fmt: skip
 

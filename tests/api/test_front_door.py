@@ -16,6 +16,7 @@ from caloforge import datasets
 from caloforge.cli.main import main
 from caloforge.errors import ConfigError, OutputError, ShowerFileError, UsageError
 
+TRAIN = "calogan-gamma-sample:train"
 TEST, FLOOR = "calogan-gamma-sample:test", "calogan-gamma-sample:floor"
 
 
@@ -182,11 +183,16 @@ def test_fresh_showers_from_geant4_stay_in_memory_or_go_to_a_file(tmp_path: Path
         (lambda m: m.sample(5, energy=5, random_directions=True), UsageError, "no range of directions"),
         (lambda m: m.log_prob(cf.read("ild-gamma-clouds:test", events=3)), UsageError, "do not have the readout"),
         (lambda m: cf.read("calogan-gamma-sample"), UsageError, "has several splits"),
-        (lambda m: cf.read("nothing.h5"), UsageError, "there is no shower file"),
+        (lambda m: cf.read("nothing.h5"), ShowerFileError, "there is no such file"),
         (lambda m: cf.read([TEST, "ild-gamma-clouds:test"]), ShowerFileError, "cannot be joined"),
-        (lambda m: cf.train("caloflow-huge", TEST, "x"), UsageError, "the preset 'caloflow-huge' is not known"),
-        (lambda m: cf.train("caloflow-tiny", TEST, "x", overrides=["model.n=1"]), ConfigError, "'n' is not known"),
-        (lambda m: cf.evaluate(TEST, FLOOR, only="fpd"), UsageError, "expected lists of measures"),
+        (lambda m: cf.train("caloflow-huge", TRAIN, "x"), UsageError, "the preset 'caloflow-huge' is not known"),
+        (lambda m: cf.train("caloflow-tiny", TRAIN, "x", overrides=["model.n=1"]), ConfigError, "'n' is not known"),
+        (
+            lambda m: cf.train("caloflow-tiny", TEST, "x"),
+            UsageError,
+            "never trained on, expected 'calogan-gamma-sample:train'",
+        ),
+        (lambda m: cf.evaluate(TEST, FLOOR, only="fpd"), UsageError, "only is 'fpd', expected a list of words"),
         (lambda m: cf.evaluate(TEST, "ild-gamma-clouds:test"), UsageError, "not of the same kind"),
     ],
 )

@@ -135,7 +135,7 @@ def test_too_few_showers_are_refused_or_left_out_with_a_word() -> None:
     few = photons("test", 49)
     with pytest.raises(UsageError, match="49 showers of each class, expected at least 50"):
         told(cells_as_points(few), cells_as_points(few))
-    plan = plan_evaluation(few, few, suite_name="caloclouds", skip=["caloclouds-features"], measure_time=False)
+    plan = plan_evaluation(few, few, suite="caloclouds", skip=["caloclouds-features"], measure_time=False)
     assert "boosted" not in plan.measures
     assert any("needs at least 50 showers of each sample, and there are 49" in note for note in plan.notes)
     many = photons("test", 60)

@@ -171,12 +171,12 @@ def test_each_shower_enters_somewhere_in_a_cell_wherever_it_stands_in_a_file() -
 
 def test_a_file_that_holds_cells_is_named_beside_one_that_holds_points(toys: ShowerPoints) -> None:
     loose = scattered(toy_showers(80, 2))
-    result = evaluate(loose, toys, detector=DETECTOR, suite_name="caloclouds", only=["layers"])
+    result = evaluate(loose, toys, detector=DETECTOR, suite="caloclouds", only=["layers"])
     assert sum("reference points are at centres of the detector's cells" in note for note in result.notes) == 1
-    same = evaluate(toys, toys, detector=DETECTOR, suite_name="caloclouds", only=["layers"])
+    same = evaluate(toys, toys, detector=DETECTOR, suite="caloclouds", only=["layers"])
     assert not any("the same cells" in note for note in same.notes)
     # The same showers get the same cells, whatever the file.
-    again = evaluate(loose, loose, detector=DETECTOR, suite_name="caloclouds", only=["layers"]).generated.layers
+    again = evaluate(loose, loose, detector=DETECTOR, suite="caloclouds", only=["layers"]).generated.layers
     assert again is not None
     assert all(r is None or r.value == pytest.approx(1, abs=1e-12) for r in (*again.energy, *again.lit))
 
@@ -216,7 +216,7 @@ def test_gaps_and_staggering_survive_an_evaluation() -> None:
     """The same showers in a map and on the ideal grid: the energy in the gaps is missing, and columns lie elsewhere."""
     loose = scattered(toy_showers(80, 2))
     real, ideal = project(loose, gap_map()).cells, project(loose, cell_grid(DETECTOR, (PITCH, PITCH))).cells
-    result = evaluate(real, ideal, detector=DETECTOR, suite_name="caloclouds", only=["layers"])
+    result = evaluate(real, ideal, detector=DETECTOR, suite="caloclouds", only=["layers"])
     layers = result.generated.layers
     assert layers is not None
     assert max(r.value for r in layers.energy if r is not None) < 0.99
@@ -280,7 +280,7 @@ def report() -> EvaluationResult:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(boosted, "_ITERATIONS", 20)  # few trees are enough to be shown
         return evaluate(
-            tilted(3), tilted(4), floor=tilted(5), detector=DETECTOR, suite_name="caloclouds", retrainings=1, epochs=1,
+            tilted(3), tilted(4), floor=tilted(5), detector=DETECTOR, suite="caloclouds", retrainings=1, epochs=1,
             labels={"generated": "CaloClouds 3"},
         )  # fmt: skip
 
@@ -325,7 +325,7 @@ def test_two_models_side_by_side(report: EvaluationResult) -> None:
 def test_what_a_detector_cannot_show(toys: ShowerPoints) -> None:
     plain = DETECTOR.with_readout("points")
     one, two = (replace(s, readout=plain.readout) for s in (toys, toy_showers(80, 2)))
-    plan = plan_evaluation(one, two, suite_name="caloclouds", measure_time=False)
+    plan = plan_evaluation(one, two, suite="caloclouds", measure_time=False)
     assert "di-photon" not in plan.measures
     assert any("equal Cartesian cells" in note for note in plan.notes)
     with pytest.raises(UsageError, match="needs photons"):

@@ -167,7 +167,7 @@ def test_a_whole_evaluation_with_floor(
 
 def test_calochallenge_suite_with_several_files(test_split: Showers, floor_split: Showers) -> None:
     result = evaluate(
-        floor_split[:150], test_split[:150], detector=DETECTOR, suite_name="calochallenge", retrainings=1, epochs=1,
+        floor_split[:150], test_split[:150], detector=DETECTOR, suite="calochallenge", retrainings=1, epochs=1,
         others={"half": floor_split[150:300]}, skip=["fpd", "kpd", "calochallenge-low-normalised"],
     )  # fmt: skip
     assert result.generated.log_posterior is not None
@@ -183,15 +183,15 @@ def test_discrete_energies_get_a_response_each(test_split: Showers) -> None:
     deposits = (rng.random((200, 504)) * energy[:, None] / 252).astype(np.float32)
     showers = Showers(deposits, energy, 22, DETECTOR.readout)
     result = evaluate(
-        showers[:100], showers[100:], detector=DETECTOR, suite_name="calochallenge", only=["calochallenge-observables"]
+        showers[:100], showers[100:], detector=DETECTOR, suite="calochallenge", only=["calochallenge-observables"]
     )
     assert {"calochallenge/response-at/4096", "calochallenge/response-at/8192"} <= observables(result).keys()
 
 
 def test_caloclouds_suite_on_voxels_and_on_points(test_split: Showers, floor_split: Showers) -> None:
-    on_voxels = evaluate(floor_split[:200], test_split[:200], detector=DETECTOR, suite_name="caloclouds")
+    on_voxels = evaluate(floor_split[:200], test_split[:200], detector=DETECTOR, suite="caloclouds")
     points = [cells_as_points(s[:200], cut=DETECTOR.analysis_threshold) for s in (floor_split, test_split)]
-    on_points = evaluate(points[0], points[1], detector=DETECTOR, suite_name="caloclouds")
+    on_points = evaluate(points[0], points[1], detector=DETECTOR, suite="caloclouds")
     assert on_points.generated == on_voxels.generated
     assert {"caloclouds/hit-count", "caloclouds/cell-energy"} <= observables(on_points).keys()
     with pytest.raises(UsageError, match="needs voxels"):
@@ -215,7 +215,7 @@ def test_uncut_files_are_compared_as_they_are(test_split: Showers, floor_split: 
     detector = DETECTOR.model_copy(update={"analysis_threshold": 0.5})
     cut, raw = floor_split[:300].above(0.5), test_split[:300]
     settings: dict[str, Any] = {
-        "detector": detector, "floor": floor_split[300:600], "suite_name": "calochallenge",
+        "detector": detector, "floor": floor_split[300:600], "suite": "calochallenge",
         "only": ["voxel-energy", "boosted"],
     }  # fmt: skip
     uncut, both = (evaluate(cut, raw, uncut=u, **settings) for u in (True, False))
@@ -237,7 +237,7 @@ def test_uncut_files_are_compared_as_they_are(test_split: Showers, floor_split: 
 
 def test_what_cannot_be_evaluated(test_split: Showers, floor_split: Showers) -> None:
     with pytest.raises(UsageError, match="suite 'fast' is not known, expected one of quick"):
-        evaluate(floor_split, test_split, detector=DETECTOR, suite_name="fast")
+        evaluate(floor_split, test_split, detector=DETECTOR, suite="fast")
     with pytest.raises(UsageError, match="measure 'fid' is not known"):
         evaluate(floor_split, test_split, detector=DETECTOR, only=["fid"])
     with pytest.raises(UsageError, match="no measure is left"):

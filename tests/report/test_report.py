@@ -433,7 +433,7 @@ def test_a_readout_with_many_layers_and_round_cells(tmp_path: Path) -> None:
         deposits = (rng.random((60, 6480)) < 0.05) * rng.exponential(size=(60, 6480)) * energy[:, None] / 324
         samples.append(Showers(deposits.astype(np.float32), energy, 11, detector.readout))
     result = evaluate(
-        samples[0], samples[1], detector=detector, suite_name="calochallenge",
+        samples[0], samples[1], detector=detector, suite="calochallenge",
         only=["calochallenge-observables", "images", "neighbours", "voxels", "correlations"],
     )  # fmt: skip
     families = {"eta-centre", "layer-energy", "response"}
@@ -453,6 +453,6 @@ def test_summary_of_point_clouds_names_the_farthest_observable() -> None:
     """Points have none of the voxels' observables; the sentence must not say that nothing was compared."""
     one, two = (datasets.load("calogan-gamma-sample", split=split)[:150] for split in ("test", "floor"))
     only = ["caloclouds-profiles"]
-    line = summary_lines(evaluate(two, one, detector=DETECTOR, suite_name="caloclouds", only=only))[1]
+    line = summary_lines(evaluate(two, one, detector=DETECTOR, suite="caloclouds", only=only))[1]
     assert "point-cloud observables" in line
     assert "none was compared" not in line

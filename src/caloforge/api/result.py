@@ -8,10 +8,10 @@ from typing import Any
 
 from caloforge import html
 from caloforge.detectors import Detector
-from caloforge.errors import UsageError
 from caloforge.evaluation import EvaluationResult
 from caloforge.evaluation.files import prepare_evaluation
 from caloforge.evaluation.sources import Named
+from caloforge.options import EvaluateOptions
 from caloforge.progress import progress
 from caloforge.report import ReportFiles, claim_folder, score_rows, summary_lines, summary_table, write_report
 
@@ -80,16 +80,13 @@ def evaluate(
     reference: Named,
     *,
     floor: Named | None = None,
-    suite: str = "quick",
-    only: Sequence[str] = (),
-    skip: Sequence[str] = (),
     others: Mapping[str, Named] | None = None,
     model: str | None = None,
     detector: Detector | str | Path | None = None,
     particle: int | str | None = None,
-    seed: int = 0,
     keep: str | Path | None = None,
-    **options: Any,
+    options: EvaluateOptions | None = None,
+    **settings: Any,
 ) -> Result:
     """Judge generated showers by Geant4 showers, with the checks of ``caloforge evaluate``.
 
@@ -97,27 +94,23 @@ def evaluate(
         generated: showers to be judged: in memory, a file, or several as one.
         reference: Geant4 showers that the model was not trained on, likewise.
         floor: a second, independent reference: every number is also given for Geant4 against Geant4.
-        suite: ``quick``, ``calogan``, ``calochallenge`` or ``caloclouds``.
-        only: only these measures (or beginnings of names).
-        skip: leave out these measures, likewise.
         others: further generated showers by name, for the multi-class test.
         model: the model that made them; None for the one that the showers name, if it is here.
         detector: for showers that do not say which detector they are of.
         particle: for files that do not say which particle they hold.
-        seed: of everything random.
         keep: folder in which finished retrainings are kept, so that an interrupted evaluation goes on where it was.
-        options: of ``caloforge evaluate``: ``retrainings``, ``epochs``, ``max_showers``, ``device``, ``allow_mismatch``,
-            ``uncut``, ``timing``, ``cross_particle``.
+        options: how they are judged; see ``EvaluateOptions``.
+        settings: single options, instead of or beside ``options``: ``suite="calogan"``, ``only=["fpd"]``, ``skip``, ``seed``,
+            ``retrainings``, ``epochs``, ``max_showers``, ``device``, ``allow_mismatch``, ``uncut``, ``timing``; and
+            ``cross_particle``.
 
     Raises:
         UsageError: if the samples cannot be compared, or a name is not known.
         ShowerFileError: if a file is damaged, or showers hold impossible values.
     """
-    if isinstance(only, str) or isinstance(skip, str):
-        raise UsageError("expected lists of measures, such as only=['fpd']")
     job = prepare_evaluation(
-        generated, reference, floor=floor, suite_name=suite, only=only, skip=skip, others=others, model=model,
-        detector=detector, particle=particle, seed=seed, **options,
+        generated, reference, floor=floor, others=others, model=model, detector=detector, particle=particle,
+        options=options, **settings,
     )  # fmt: skip
     with progress("evaluating", job.units, "steps") as bar:
         return Result(job.run(keep=None if keep is None else Path(keep), advance=bar.advance))

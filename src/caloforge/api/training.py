@@ -69,6 +69,7 @@ def train(
         whose = data.particle or (particle or 0)
         opened: Any = nullcontext(_InMemory(data, known, _pdg(whose), data.provenance))
     else:
+        datasets.refuse_references([data] if isinstance(data, str | Path) else data)
         opened = datasets.open_named(data, named, particle=particle)
     with opened as source:
         train_model(preset, source, out, **options)

@@ -13,7 +13,6 @@ from caloforge.cli.common import (
     BinOption,
     OverwriteOption,
     ResumeOption,
-    SeedOption,
     chosen_detector,
     console,
     kept_if_interrupted,
@@ -21,7 +20,9 @@ from caloforge.cli.common import (
     print_comparison,
     print_table,
 )
+from caloforge.cli.expand import with_options
 from caloforge.errors import UsageError
+from caloforge.options import EvaluateOptions
 
 if TYPE_CHECKING:
     from caloforge.evaluation.files import FileEvaluation
@@ -31,6 +32,7 @@ __all__ = ["register"]
 _FORMATS = ("html", "json", "png", "pdf", "svg")
 
 
+@with_options(EvaluateOptions)
 def evaluate(
     generated: Annotated[
         str, typer.Argument(help="Showers to judge: a file, or a sample of the package (NAME:SPLIT).")
@@ -50,16 +52,10 @@ def evaluate(
     more_reference: Annotated[
         list[str] | None, typer.Option(metavar="FILE", help="More Geant4 showers, taken as one with the first file.")
     ] = None,
-    suite: Annotated[str, typer.Option(help="quick | calogan | calochallenge | caloclouds")] = "quick",
-    only: Annotated[
-        list[str] | None, typer.Option(help="Only these measures (or beginnings of names: caloflow-dnn), with commas.")
-    ] = None,
-    skip: Annotated[list[str] | None, typer.Option(help="Leave out these measures, likewise.")] = None,
     model: Annotated[
         str | None,
         typer.Option(help="Model that made the showers (default: the one that the file names, if it is here)."),
     ] = None,
-    timing: Annotated[bool, typer.Option("--timing", help="Measure the model's speed, too.")] = False,
     other: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME=FILE", help="Another model's showers, for the multi-class test; may be repeated."),
@@ -71,25 +67,13 @@ def evaluate(
             help="Files of another particle, for particle identification with generated showers; may be repeated.",
         ),
     ] = None,
-    retrainings: Annotated[int | None, typer.Option(min=1, help="Of every classifier (default: the suite's).")] = None,
-    epochs: Annotated[
-        int | None, typer.Option(min=1, help="Of every training (default: the published number).")
-    ] = None,
-    max_showers: Annotated[int | None, typer.Option(min=10, help="Use at most so many of each file.")] = None,
+    *,
+    options: EvaluateOptions,
     detector: Annotated[
         str | None, typer.Option(help="For a file that does not say which detector it is from.")
     ] = None,
     bin_: BinOption = None,
     particle: Annotated[str | None, typer.Option(help="For a file that does not say which particle it holds.")] = None,
-    allow_mismatch: Annotated[
-        bool, typer.Option("--allow-mismatch", help="Compare different spectra, particles or detectors all the same.")
-    ] = False,
-    uncut: Annotated[
-        bool,
-        typer.Option("--uncut", help="Apply the analysis threshold to none of the files (default: to all of them)."),
-    ] = False,
-    seed: SeedOption = 0,
-    device: Annotated[str, typer.Option(help="cpu | cuda | cuda:N, for the classifiers.")] = "cpu",
     format_: Annotated[
         str, typer.Option("--format", help="What to write: html, png, pdf, svg; report.json always is.")
     ] = "html,json,png",
@@ -121,17 +105,7 @@ def evaluate(
         model=model,
         detector=chosen_detector(detector, bin_),
         particle=particle,
-        suite_name=suite,
-        only=_words(only),
-        skip=_words(skip),
-        seed=seed,
-        retrainings=retrainings,
-        epochs=epochs,
-        max_showers=max_showers,
-        device=device,
-        allow_mismatch=allow_mismatch,
-        uncut=uncut,
-        timing=timing,
+        options=options,
     )
     with kept_if_interrupted(f"finished retrainings are kept in '{out}', --resume uses them again"):
         keep = claim_folder(out, resume=resume, overwrite=overwrite)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from caloforge.evaluation.suites import Plan, plan_evaluation
 from caloforge.evaluation.timing import measure_timing, timing_units
 from caloforge.generation import generation_streams, sample_showers
 from caloforge.models import Conditions, ShowerModel, load_model, read_record, training_row_hashes
+from caloforge.options import EvaluateOptions
 from caloforge.random import Streams
 from caloforge.showers import Showers
 from caloforge.training.processes import Processes
@@ -86,7 +87,6 @@ class FileEvaluation:
             detector=reference.detector,
             generated_detector=generated.detector,
             floor=self.samples["floor"].showers if "floor" in self.samples else None,
-            seed=self._seed,
             keep=keep,
             sampler=None if model is None else _sampler(model, self._seed),
             trained_on=self._trained_on,
@@ -141,18 +141,9 @@ def prepare_evaluation(
     model: str | None = None,
     detector: Detector | str | Path | None = None,
     particle: int | str | None = None,
-    suite_name: str = "quick",
-    only: Sequence[str] = (),
-    skip: Sequence[str] = (),
-    seed: int = 0,
-    retrainings: int | None = None,
-    epochs: int | None = None,
-    max_showers: int | None = None,
-    device: str = "cpu",
-    allow_mismatch: bool = False,
-    uncut: bool = False,
-    timing: bool = False,
+    options: EvaluateOptions | None = None,
     say: Callable[[str], None] = lambda text: None,
+    **settings: Any,
 ) -> FileEvaluation:
     """Open all files of an evaluation, check them, and plan it.
 
@@ -166,31 +157,23 @@ def prepare_evaluation(
         model: directory or name of the model that made the generated showers; None looks for the one that the file names.
         detector: for files that do not say which detector they are from.
         particle: for files that do not say which particle they hold.
-        suite_name: name of the suite.
-        only: names of measures (or beginnings of them) to run.
-        skip: names of measures to leave out.
-        seed: of everything random.
-        retrainings: of every classifier; None for the suite's number.
-        epochs: of every training; None for the published number.
-        max_showers: use at most so many of each sample.
-        device: torch device of the classifiers.
-        allow_mismatch: compare samples of different spectra, particles, directions or detectors all the same.
-        uncut: compare all files as they are, without the analysis threshold.
-        timing: measure the model's speed, too; the suite ``calogan`` does so whenever there is a model.
+        options: how they are judged; the suite ``calogan`` also measures the model's speed whenever there is a model.
         say: told what is being done, now and then.
+        settings: single options, instead of or beside ``options``.
 
     Raises:
         UsageError: if the samples cannot be compared, a name is not known, or the model is not the one that made them.
         ShowerFileError: if a file is damaged, foreign or holds impossible values.
         ModelFileError: if the named model is missing, damaged or not finished.
     """
-    Processes.local_device(device)  # a wrong name is noticed before anything is read
-    streams = Streams(seed, "evaluation/files")
+    chosen = EvaluateOptions.merged(options, settings)
+    Processes.local_device(chosen.device)  # a wrong name is noticed before anything is read
+    streams = Streams(chosen.seed, "evaluation/files")
 
     def opened(what: Named, word: str, known: Detector | None = None) -> Source:
         say(f"reading {what}")
         return open_source(
-            what, detector=detector if detector is not None else known, particle=particle, max_showers=max_showers,
+            what, detector=detector if detector is not None else known, particle=particle, max_showers=chosen.max_showers,
             streams=streams.child(word),
         )  # fmt: skip
 
@@ -204,22 +187,23 @@ def prepare_evaluation(
     main = [samples[word].showers for word in ("generated", "reference")]
     check_evaluation(
         *main, detector=known, floor=samples["floor"].showers if floor is not None else None, trained_on=trained_on,
-        generated_detector=samples["generated"].detector, allow_mismatch=allow_mismatch,
+        generated_detector=samples["generated"].detector, allow_mismatch=chosen.allow_mismatch,
     )  # fmt: skip
     further = {name: _voxels(opened(path, f"other/{name}", known)) for name, path in (others or {}).items()}
     pairs = [
         (_voxels(opened(one, f"cross/{k}/generated", known)), _voxels(opened(two, f"cross/{k}/reference", known)))
         for k, (one, two) in enumerate(cross_particle)
     ]
-    timed = timing or (suite_name == "calogan" and found is not None and not only and "timing" not in skip)
+    untimed = chosen.only or "timing" in chosen.skip
+    timed = chosen.timing or (chosen.suite == "calogan" and found is not None and not untimed)
     if timed and found is None:
         raise UsageError("the speed of a model was asked for, but no model is known; name it with --model")
     say("trying how fast classifiers train here")
-    choices: dict[str, Any] = {
-        "suite_name": suite_name, "only": only, "skip": [name for name in skip if name != "timing"],
-        "retrainings": retrainings, "epochs": epochs, "max_showers": max_showers, "device": device, "others": further,
-    }  # fmt: skip
-    plan = plan_evaluation(*main, with_floor=floor is not None, cross_particle=len(pairs), **choices)
+    # Speed is no measure of showers; it was dealt with above.
+    chosen = replace(chosen, timing=timed, skip=tuple(name for name in chosen.skip if name != "timing"))
+    plan = plan_evaluation(
+        *main, with_floor=floor is not None, cross_particle=len(pairs), others=further, options=chosen
+    )
     remarks = differences(samples["generated"], samples["reference"], samples.get("floor"))
     if found is not None and isinstance(told := read_record(found).representation.get("remark"), str):
         remarks.append(told)
@@ -237,8 +221,8 @@ def prepare_evaluation(
         model=found,
         remarks=tuple(remarks),
         timing=timed,
-        _arguments=choices | {"cross_particle": pairs, "allow_mismatch": allow_mismatch, "uncut": uncut},
-        _seed=seed,
+        _arguments={"others": further, "cross_particle": pairs, "options": chosen},
+        _seed=chosen.seed,
         _trained_on=trained_on,
     )
 

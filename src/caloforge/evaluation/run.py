@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +30,7 @@ from caloforge.evaluation.results import (
 )
 from caloforge.evaluation.sources import rows_trained_on
 from caloforge.evaluation.suites import CROSS_PARTICLE, UNITS, Plan, plan_evaluation
+from caloforge.options import EvaluateOptions
 from caloforge.random import Streams
 from caloforge.showers import ShowerPoints, Showers, row_hashes
 from caloforge.version import __version__
@@ -76,26 +78,18 @@ def evaluate(
     *,
     detector: Detector,
     floor: AnyShowers | None = None,
-    suite_name: str = "quick",
-    only: Sequence[str] = (),
-    skip: Sequence[str] = (),
-    seed: int = 0,
-    retrainings: int | None = None,
-    epochs: int | None = None,
-    max_showers: int | None = None,
-    device: str = "cpu",
+    options: EvaluateOptions | None = None,
     keep: Path | None = None,
     sampler: Sampler | None = None,
     others: Mapping[str, Showers] | None = None,
     cross_particle: Sequence[tuple[Showers, Showers]] = (),
     trained_on: NDArray[np.uint64] | None = None,
     generated_detector: Detector | None = None,
-    allow_mismatch: bool = False,
-    uncut: bool = False,
     labels: Mapping[str, str] | None = None,
     shared: tuple[SharedRows, ...] | None = None,
     remarks: Sequence[str] = (),
     advance: Callable[[int, str], None] = lambda amount, note: None,
+    **settings: Any,
 ) -> EvaluationResult:
     """Compare generated showers with Geant4 showers by every measure of a suite.
 
@@ -108,14 +102,7 @@ def evaluate(
         detector: of the reference.
         floor: a second, independent reference; every measure is repeated between it and the reference, which gives the
             score of a perfect generator at this sample size.
-        suite_name: ``quick``, ``calogan``, ``calochallenge`` or ``caloclouds``.
-        only: names of measures (or beginnings of them) to run.
-        skip: names of measures to leave out.
-        seed: of everything random.
-        retrainings: of every classifier; None for the suite's number.
-        epochs: of every training; None for the published number.
-        max_showers: use at most so many of each sample.
-        device: torch device of the classifiers.
+        options: how they are judged.
         keep: folder in which finished retrainings are kept, so that an interrupted evaluation goes on where it was.
         sampler: draws showers of the model at one energy, for the nearest neighbours.
         others: further generated samples by name, for the multi-class test.
@@ -123,18 +110,18 @@ def evaluate(
         trained_on: hashes of the rows that the model was trained on; None looks for them where the generated showers name
             their model and it is found here.
         generated_detector: detector that the generated file names, if any.
-        allow_mismatch: compare samples of different spectra, particles, directions or detectors all the same.
-        uncut: compare all samples as they are, without the analysis threshold, as CaloFlow's publication does.
         labels: what to call ``generated``, ``reference`` and ``floor``, for example file names.
         shared: which samples share showers, if that was looked at already; see ``checks.shared_rows``.
         remarks: what else a reader must know; they join the notes.
         advance: told of the progress, in the units of ``plan_evaluation``.
+        settings: single options, instead of or beside ``options``.
 
     Raises:
         UsageError: if the samples cannot be compared, or a name is not known.
         ShowerFileError: on NaN, infinite or negative energies.
     """
-    streams = Streams(seed, "evaluation")
+    chosen = EvaluateOptions.merged(options, settings)
+    streams = Streams(chosen.seed, "evaluation")
     samples: dict[str, AnyShowers] = {"generated": generated, "reference": reference}
     if floor is not None:
         samples["floor"] = floor
@@ -148,17 +135,16 @@ def evaluate(
         floor=floor,
         trained_on=trained_on,
         generated_detector=generated_detector,
-        allow_mismatch=allow_mismatch,
+        allow_mismatch=chosen.allow_mismatch,
     )
     plan = plan_evaluation(
-        generated, reference, suite_name=suite_name, only=only, skip=skip, retrainings=retrainings, epochs=epochs,
-        max_showers=max_showers, device=device, with_floor=floor is not None, others=others,
+        generated, reference, options=chosen, with_floor=floor is not None, others=others,
         cross_particle=len(cross_particle), measure_time=False,
     )  # fmt: skip
     if shared is None:
         shared = shared_rows(samples, detector.analysis_threshold)
     described = detector
-    if uncut:
+    if chosen.uncut:
         detector = detector.model_copy(update={"analysis_threshold": 0.0})
     names = dict(labels or {})
     prepared: dict[str, AnyShowers] = {}
@@ -166,10 +152,10 @@ def evaluate(
     infos: dict[str, SampleInfo] = {}
     for word, showers in samples.items():
         prepared[word], raw[word], infos[word] = _prepared(
-            showers, names.get(word, word), detector, max_showers, streams, word
+            showers, names.get(word, word), detector, chosen.max_showers, streams, word
         )
     remarks = (*remarks, *(text for text in unknown if text not in remarks))
-    notes = [*remarks, *plan.notes, *_notes(samples, infos, plan, checks, uncut), *_placement(raw, detector)]
+    notes = [*remarks, *plan.notes, *_notes(samples, infos, plan, checks, chosen.uncut), *_placement(raw, detector)]
     seconds: dict[str, float] = {}
 
     def compare(word: str) -> Scores:
@@ -211,11 +197,11 @@ def evaluate(
         seconds[name] = round(time.monotonic() - started, 2)
     return EvaluationResult(
         caloforge_version=__version__,
-        suite=suite_name,
+        suite=chosen.suite,
         measures=plan.measures,
-        seed=seed,
+        seed=chosen.seed,
         detector={"name": described.name, "hash": described.hash, "toml": described.to_toml()},
-        uncut=uncut,
+        uncut=chosen.uncut,
         samples=infos,
         checks=tuple(checks),
         shared=shared,

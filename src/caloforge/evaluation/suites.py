@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from caloforge.errors import UsageError
 from caloforge.evaluation.cells import square_cells
@@ -18,6 +19,7 @@ from caloforge.evaluation.classifiers import (
 from caloforge.evaluation.classifiers.boosted import FEWEST_SHOWERS
 from caloforge.evaluation.clouds import energy_windows
 from caloforge.evaluation.measures import find_measure, measure_names
+from caloforge.options import EvaluateOptions
 from caloforge.showers import ShowerPoints, Showers
 
 __all__ = ["CROSS_PARTICLE", "SUITES", "UNITS", "Plan", "Suite", "plan_evaluation", "suite"]
@@ -169,65 +171,56 @@ def plan_evaluation(
     generated: AnyShowers,
     reference: AnyShowers,
     *,
-    suite_name: str = "quick",
-    only: Sequence[str] = (),
-    skip: Sequence[str] = (),
-    retrainings: int | None = None,
-    epochs: int | None = None,
-    max_showers: int | None = None,
-    device: str = "cpu",
+    options: EvaluateOptions | None = None,
     with_floor: bool = False,
     others: Mapping[str, Showers] | None = None,
     cross_particle: int = 0,
     measure_time: bool = True,
+    **settings: Any,
 ) -> Plan:
     """Decide what an evaluation runs and how long it will take at most.
 
     Args:
         generated: showers to be judged.
         reference: Geant4 showers.
-        suite_name: name of the suite.
-        only: names of measures (or beginnings such as ``caloflow-dnn``) to run; all of the suite if empty.
-        skip: names of measures to leave out.
-        retrainings: of every classifier; None for the suite's number.
-        epochs: of every training; None for the published number.
-        max_showers: use at most so many of each sample.
-        device: torch device.
+        options: how they are judged.
         with_floor: whether a second reference is judged as well.
         others: further generated samples by name.
         cross_particle: number of further particles for the cross-particle test.
         measure_time: try a few training steps of each classifier to find ``seconds``.
+        settings: single options, instead of or beside ``options``.
 
     Raises:
         UsageError: if a name is not known or nothing is left to run.
     """
-    chosen = suite(suite_name)
-    count = min(len(generated), len(reference), max_showers or len(reference))
+    asked = EvaluateOptions.merged(options, settings)
+    chosen = suite(asked.suite)
+    count = min(len(generated), len(reference), asked.max_showers or len(reference))
     notes = []
     names = []
-    for name in _chosen(chosen.measures, only, skip):
+    for name in _chosen(chosen.measures, asked.only, asked.skip):
         reason = _possible(name, generated, reference, others or {}, count)
         if reason is None:
             names.append(name)
-        elif name in only:
+        elif name in asked.only:
             raise UsageError(reason)
         else:
             notes.append(f"left out: {reason}")
     if not names:
         raise UsageError(f"no measure of the suite '{chosen.name}' can be run here ({'; '.join(notes)})")
-    settings = ClassifierSettings(
-        retrainings=retrainings or chosen.retrainings, epochs=epochs, max_showers=max_showers,
-        patience=chosen.patience, device=device,
+    training = ClassifierSettings(
+        retrainings=asked.retrainings or chosen.retrainings, epochs=asked.epochs, max_showers=asked.max_showers,
+        patience=chosen.patience, device=asked.device,
     )  # fmt: skip
     rounds = 2 if with_floor else 1
     seconds, units = {}, 0
     for name in names:
         if name in RECIPES:
             if measure_time and (isinstance(reference, Showers) or not find_measure(name).voxels):
-                seconds[name] = rounds * expected_seconds(recipe(name), reference, count, settings)
-            units += rounds * (settings.epochs or recipe(name).epochs) * settings.retrainings
+                seconds[name] = rounds * expected_seconds(recipe(name), reference, count, training)
+            units += rounds * (training.epochs or recipe(name).epochs) * training.retrainings
         elif name == "log-posterior":
-            units += (settings.epochs or recipe("calochallenge-low").epochs) * settings.retrainings
+            units += (training.epochs or recipe("calochallenge-low").epochs) * training.retrainings
         else:
             if name == "boosted" and measure_time:
                 seconds[name] = rounds * expected_boosted_seconds(reference, count)
@@ -236,6 +229,6 @@ def plan_evaluation(
         chosen_recipe = recipe(CROSS_PARTICLE)
         trainings = 2 * cross_particle
         if measure_time and isinstance(reference, Showers):
-            seconds["cross-particle"] = trainings * expected_seconds(chosen_recipe, reference, count, settings)
-        units += trainings * (settings.epochs or chosen_recipe.epochs) * settings.retrainings
-    return Plan(tuple(names), settings, tuple(notes), seconds, units)
+            seconds["cross-particle"] = trainings * expected_seconds(chosen_recipe, reference, count, training)
+        units += trainings * (training.epochs or chosen_recipe.epochs) * training.retrainings
+    return Plan(tuple(names), training, tuple(notes), seconds, units)

@@ -146,7 +146,7 @@ def study_learning(
     def evaluated(sample: Path, model: Path, folder: Path, most: int | None) -> EvaluationResult:
         if not (folder / "report.json").is_file():
             job = prepare_evaluation(
-                sample, reference, floor=floor, model=str(model), suite_name="calogan", only=only or MEASURES, seed=seed,
+                sample, reference, floor=floor, model=str(model), suite="calogan", only=only or MEASURES, seed=seed,
                 retrainings=retrainings, max_showers=most, device=device, timing=False,
             )  # fmt: skip
             keep = claim_folder(folder, resume=True)

@@ -90,7 +90,7 @@ def study_models(
         if not (folder / "report.json").is_file():
             job = prepare_evaluation(
                 made, references[place], floor=floors[place], model=None if model is None else str(model),
-                suite_name=suite, only=only, seed=seed, retrainings=times, device=device, timing=timed,
+                suite=suite, only=only, seed=seed, retrainings=times, device=device, timing=timed,
             )  # fmt: skip
             keep = claim_folder(folder, resume=True)
             _share_floor(judged, keep)

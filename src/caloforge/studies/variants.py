@@ -236,7 +236,7 @@ def run_study(
             )  # fmt: skip
             only = ("caloflow-observables", "images", *((classifier,) if classifier else ()))
             job = prepare_evaluation(
-                sample, reference, floor=floor, model=str(folder / "model"), suite_name="calogan", only=only, retrainings=1,
+                sample, reference, floor=floor, model=str(folder / "model"), suite="calogan", only=only, retrainings=1,
                 max_showers=showers, device=device,
             )  # fmt: skip
             results.append(job.run(keep=folder / "evaluation"))
