@@ -159,6 +159,18 @@ def test_a_model_is_trained_from_showers_in_memory(tmp_path: Path) -> None:
     assert again.record.weights_sha256 == model.record.weights_sha256
 
 
+def test_a_model_that_needs_no_training_is_made_for_a_detector() -> None:
+    model = cf.load("gflash", detector="calogan")
+    made = model.sample(3, energy="10:20", seed=1)
+    assert (model.particle, len(made)) == ("gamma", 3)
+    assert made.detector == cf.detector("calogan")
+    assert 'class="caloforge"' in model._repr_html_()
+    with pytest.raises(UsageError, match="makes no showers without training"):
+        cf.load("caloflow-tiny", detector="calogan")
+    with pytest.raises(UsageError, match="beside a detector"):
+        cf.load("calogan-gamma", particle="e+")
+
+
 @pytest.mark.geant4
 def test_fresh_showers_from_geant4_stay_in_memory_or_go_to_a_file(tmp_path: Path) -> None:
     made = cf.simulate("calogan", particle="gamma", energy=1, events=3, seed=2, jobs=1)

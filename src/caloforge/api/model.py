@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from caloforge import html
 from caloforge.api.words import Energy, Like, wanted
-from caloforge.detectors import Detector, particle_name
+from caloforge.detectors import Detector, load_detector, particle_name
 from caloforge.errors import UsageError
 from caloforge.generation import GenerationResult, borrowed, generate, generation_streams, sample_showers
-from caloforge.models import ModelRecord, ShowerModel, card_rows, load_model
+from caloforge.models import ModelRecord, ShowerModel, card_rows, load_model, ready_model
 from caloforge.random import Streams
 from caloforge.showers import ShowerPoints, Showers
 from caloforge.training.processes import Processes
@@ -23,11 +23,22 @@ from caloforge.units import GeV, format_energy
 __all__ = ["Model", "load"]
 
 
-def load(where: str | Path, *, device: str = "cpu", options: Mapping[str, Any] | None = None) -> Model:
-    """Load a trained model.
+def load(
+    where: str | Path,
+    *,
+    detector: Detector | str | Path | None = None,
+    particle: str | int | None = None,
+    points: bool = False,
+    device: str = "cpu",
+    options: Mapping[str, Any] | None = None,
+) -> Model:
+    """Load a trained model, or make one that needs no training for a detector.
 
     Args:
         where: the name of a model that ships with the package (``caloforge models`` lists them), or a model directory.
+        detector: for a model that needs no training (``gflash``): built-in name, TOML file, or a detector.
+        particle: likewise; None for the detector's first.
+        points: likewise: points instead of voxels.
         device: ``cpu``, ``cuda`` or ``cuda:N``.
         options: changes of how it samples, for example ``{"sampler": "edm"}``.
 
@@ -35,7 +46,20 @@ def load(where: str | Path, *, device: str = "cpu", options: Mapping[str, Any] |
         ModelFileError: if it is missing, damaged or not finished.
         UsageError: if there is no such device or option.
     """
-    return Model(load_model(where, device=Processes.local_device(device), options=options))
+    place = Processes.local_device(device)
+    if detector is None:
+        if particle is not None or points:
+            raise UsageError("particle and points are for models that need no training, beside a detector")
+        return Model(load_model(where, device=place, options=options))
+    described = detector if isinstance(detector, Detector) else load_detector(detector)
+    gun = described.gun
+    if particle is None:
+        if gun is None:
+            raise UsageError("no particle is named, and the detector has no gun that would name one")
+        particle = gun.particles[0]
+    model = ready_model(str(where), described, particle, points=points)
+    model.adjust(options or {})
+    return Model(model.to(place))
 
 
 class Model:
