@@ -174,6 +174,10 @@ def jobs(out: Path, *, small: bool) -> list[Job]:
             "convert to points", ("convert", f"{inputs}/points.h5", "out.h5", "--to", "showerdata"), "out.h5", True, same_showers,
         ),
         Job(
+            "join", ("join", "calogan-gamma-sample:train", "calogan-gamma-sample:test", "-o", "out.h5"), "out.h5", True,
+            same_showers,
+        ),
+        Job(
             "likelihood",
             ("likelihood", "calogan-gamma", f"{inputs}/many.h5" if size > 1 else f"{inputs}/voxels.h5", "-o", "out.csv"),
             "out.csv", False, same_bytes,
