@@ -83,6 +83,11 @@ def test_foreign_and_damaged_files_are_named(tmp_path):
     save_file({"x": torch.ones(1)}, tmp_path / "foreign")
     with pytest.raises(ModelFileError, match="not a checkpoint of CaloForge"):
         read_checkpoint(tmp_path / "foreign")
+    save_file({"x": torch.ones(1)}, tmp_path / "early", metadata={"caloforge": "{}"})
+    with pytest.raises(
+        ModelFileError, match=r"is damaged \(it has no checksum; the first versions of this program wrote"
+    ):
+        read_checkpoint(tmp_path / "early")
     write_checkpoint(tmp_path / "good", {"x": torch.ones(1000)}, {})
     whole = (tmp_path / "good").read_bytes()
     for length in (0, 5, 100, len(whole) - 1):

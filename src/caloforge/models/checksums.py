@@ -35,7 +35,7 @@ def check_text(header: Mapping[str, str], text: str) -> None:
     Raises:
         ValueError: if they differ.
     """
-    if header.get(CHECKSUM, "")[:8] != f"{zlib.crc32(text.encode()):08x}":
+    if _stated(header)[:8] != f"{zlib.crc32(text.encode()):08x}":
         raise ValueError("its checksum is another one")
 
 
@@ -45,5 +45,11 @@ def check_tensors(header: Mapping[str, str], tensors: Mapping[str, Tensor], text
     Raises:
         ValueError: if they differ.
     """
-    if header.get(CHECKSUM) != checksum_of(tensors, text):
+    if _stated(header) != checksum_of(tensors, text):
         raise ValueError("its checksum is another one")
+
+
+def _stated(header: Mapping[str, str]) -> str:
+    if CHECKSUM not in header:
+        raise ValueError("it has no checksum; the first versions of this program wrote none")
+    return header[CHECKSUM]
