@@ -57,7 +57,7 @@ def _fill(job: Job, out: Path, results: Results, count: int) -> None:
     whole, _ = reference(job, out)
     start = 0 if job.start is None else _size(job.start)
     # While a file becomes one, its parts are there too; a checkpoint is written beside the one before.
-    need = 3 * _size(whole) + 2**20
+    need = 3 * _size(whole)
     while results.want(count, "disk", job.name):
         trial = results.count("disk", job.name)
         size = start + need * (trial + 1) // (count + 1)
@@ -65,7 +65,7 @@ def _fill(job: Job, out: Path, results: Results, count: int) -> None:
         log = out / "disk.log"
         log.unlink(missing_ok=True)
         try_it = partial(_trial, job, out / "disk", whole, log)
-        done = call(partial(_in_tmpfs, out / "disk", size + 65536, try_it), out, timeout=900)
+        done = call(partial(_in_tmpfs, out / "disk", size + 8192, try_it), out, timeout=900)
         told = log.read_text().splitlines() if log.exists() else []
         outcome = told[0] if told else "nothing"
         if done.code:
