@@ -31,6 +31,11 @@ class Check:
     limit: float
     passed: bool
 
+    @classmethod
+    def of(cls, name: str, value: float, limit: float) -> Check:
+        """A comparison; what is no number has not passed."""
+        return cls(name, float(value), float(limit), bool(value <= limit))
+
 
 @dataclass(frozen=True)
 class ParityResult:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,13 +17,14 @@ from torch import Tensor, nn
 from caloforge.atomic import replace_file
 from caloforge.deployment.parity import Check, ParityResult
 from caloforge.deployment.vectors import reference_showers, test_conditions
+from caloforge.detectors import Detector
 from caloforge.errors import MissingDependencyError, UsageError
 from caloforge.generation import generation_streams
-from caloforge.models import Conditions, ShowerModel
+from caloforge.models import Conditions, Latents, ShowerModel
 from caloforge.nn.autoregressive import MaskedAutoregressiveFlow
 from caloforge.units import format_energy
 
-__all__ = ["check_carried", "write"]
+__all__ = ["check_carried", "deposit_checks", "export_graph", "need_packages", "one_shower", "write"]
 
 #: The oldest that the exporter writes; with this version of the file format ONNX Runtime 1.14 and later read it.
 OPSET, FILE_VERSION = 18, 8
@@ -106,7 +107,7 @@ def write(
     check_carried(model)
     record = model.record
     assert record is not None  # loaded from a directory
-    _need_packages()
+    need_packages()
     path = folder / "model.onnx"
     names = _export(path, model)
     inputs = [
@@ -122,7 +123,12 @@ def write(
     return _compared(path, where, model, showers, seed) if verify else None
 
 
-def _need_packages() -> None:
+def need_packages() -> None:
+    """See whether ONNX and its runtime are there.
+
+    Raises:
+        MissingDependencyError: if not.
+    """
     try:
         import onnx  # noqa: F401
         import onnxruntime  # noqa: F401
@@ -136,47 +142,73 @@ def _need_packages() -> None:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """The exporter speaks of packages that nobody asked for, and of its own changes."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnx_ir", "onnxscript")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 @torch.no_grad()
-def _export(path: Path, model: ShowerModel) -> dict[str, int]:
-    """Write the graph; returns sizes of the latents by name."""
+def export_graph(
+    path: Path, model: ShowerModel, graph: nn.Module, arguments: Mapping[str, Tensor], outputs: Sequence[str]
+) -> None:
+    """Write a graph, with the facts of its model in its metadata.
+
+    Args:
+        path: of the file.
+        model: the model.
+        graph: what becomes the graph.
+        arguments: one shower, by names of inputs.
+        outputs: names of outputs.
+
+    Raises:
+        OutputError: if it cannot be written.
+    """
     record = model.record
     assert record is not None  # loaded from a directory
-    valid = record.valid
-    conditions = Conditions.first(np.array([float(np.sqrt(np.prod(valid.incident_energy)))]), valid.particle)
-    latents = model.latents(conditions, generation_streams(0))
-    names = tuple(latents)
-    arguments = (conditions.tensors()["incident_energy"], *latents.values())
     with _quiet():
         program: Any = torch.onnx.export(
-            _Graph(model, names).eval(), arguments, dynamo=True, opset_version=OPSET, verbose=False,
-            input_names=["incident_energy", *names], output_names=["deposits", "valid"],
+            graph.eval(), tuple(arguments.values()), dynamo=True, opset_version=OPSET, verbose=False,
+            input_names=list(arguments), output_names=list(outputs),
         )  # fmt: skip
         program.model.ir_version = FILE_VERSION
-        readout = model.detector.readout
         program.model.metadata_props.update(
             {
                 "caloforge.kind": model.kind,
                 "caloforge.model_sha256": record.weights_sha256,
                 "caloforge.detector": model.detector.name,
-                "caloforge.particle": str(valid.particle),
-                "caloforge.incident_energy_MeV": " ".join(map(repr, valid.incident_energy)),
-                "caloforge.layer_sizes": " ".join(map(str, readout.layer_sizes)),
+                "caloforge.particle": str(record.valid.particle),
+                "caloforge.incident_energy_MeV": " ".join(map(repr, record.valid.incident_energy)),
+                "caloforge.layer_sizes": " ".join(map(str, model.detector.readout.layer_sizes)),
                 "caloforge.deposits": "MeV",
             }
         )
         program.save(str(path), external_data=False)
+
+
+def _export(path: Path, model: ShowerModel) -> dict[str, int]:
+    """Write the graph; returns sizes of the latents by name."""
+    conditions, latents = one_shower(model)
+    names = tuple(latents)
+    arguments = {"incident_energy": conditions.tensors()["incident_energy"], **latents}
+    export_graph(path, model, _Graph(model, names), arguments, ["deposits", "valid"])
     return {name: value.shape[1] for name, value in latents.items()}
+
+
+def one_shower(model: ShowerModel) -> tuple[Conditions, Latents]:
+    """A shower from the middle of the trained range."""
+    record = model.record
+    assert record is not None  # loaded from a directory
+    middle = float(np.sqrt(np.prod(record.valid.incident_energy)))
+    conditions = Conditions.first(np.array([middle]), record.valid.particle)
+    return conditions, model.latents(conditions, generation_streams(0))
 
 
 def _compared(path: Path, where: str | Path, model: ShowerModel, showers: int, seed: int) -> ParityResult:
@@ -192,19 +224,31 @@ def _compared(path: Path, where: str | Path, model: ShowerModel, showers: int, s
     settings.intra_op_num_threads = settings.inter_op_num_threads = 1
     session = onnxruntime.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
     made, valid = _run(session, conditions.incident_energy, latents)
-    expected = reference["deposits"].numpy()
-    cut = max(model.detector.analysis_threshold, 0.0)
+    checks = [
+        *deposit_checks(made, reference["deposits"].numpy(), conditions.incident_energy, model.detector),
+        Check.of("first attempts rejected otherwise", float((valid != good.numpy()).sum()), 0.0),
+    ]
+    return ParityResult(all(check.passed for check in checks), tuple(checks), "")
+
+
+def deposit_checks(
+    made: NDArray[np.float32], expected: NDArray[np.float32], energies: NDArray[np.float64], detector: Detector
+) -> list[Check]:
+    """Deposits (N, V) against those of the reference, as the parity program of the C++ runtime compares them."""
     flipped = (made > 0) != (expected > 0)
-    bright = np.maximum(made, expected) > 2 * cut
-    share = np.abs(made - expected) / conditions.incident_energy[:, None]
-    found = [
-        ("against the reference: difference / energy", float(np.where(flipped & ~bright, 0, share).max()), 1e-5),
-        ("against the reference: voxels lit in one only", float((flipped & bright).sum()), 0.0),
-        ("against the reference: likewise at the threshold", float((flipped & ~bright).sum()), max(2.0, 1e-3 * (made > 0).sum())),
-        ("first attempts rejected otherwise", float((valid != good.numpy()).sum()), 0.0),
-    ]  # fmt: skip
-    checks = tuple(Check(name, value, float(limit), value <= limit) for name, value, limit in found)
-    return ParityResult(all(check.passed for check in checks), checks, "")
+    bright = np.maximum(made, expected) > 2 * max(detector.analysis_threshold, 0.0)
+    share = np.abs(made - expected) / energies[:, None]
+    return [
+        Check.of(
+            "against the reference: difference / energy", float(np.where(flipped & ~bright, 0, share).max()), 1e-5
+        ),
+        Check.of("against the reference: voxels lit in one only", float((flipped & bright).sum()), 0.0),
+        Check.of(
+            "against the reference: likewise at the threshold",
+            float((flipped & ~bright).sum()),
+            max(2.0, 1e-3 * float((made > 0).sum())),
+        ),
+    ]
 
 
 def _run(
