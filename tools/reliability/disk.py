@@ -1,4 +1,4 @@
-"""A full disk at every write: a small tmpfs with a little more room in every trial.
+"""A full disk at every write: a small tmpfs, in every trial of another size.
 
 Whatever a command says then is one sentence, an old file is still there or a finished part can be read, and with more room the
 same command ends with the same bits.
@@ -7,6 +7,7 @@ same command ends with the same bits.
 from __future__ import annotations
 
 import os
+import random
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -30,7 +31,7 @@ def run(out: Path, results: Results, count: int, seed: int, *, only: str, small:
         print("disk: no tmpfs can be mounted here, this part is left out")
         return
     for job in cases(out, small=True, only=only):
-        _fill(job, out, results, count)
+        _fill(job, out, results, count, seed)
 
 
 def _in_tmpfs(place: Path, size: int, work: Callable[[], int]) -> int:
@@ -53,14 +54,14 @@ def _size(path: Path) -> int:
     return sum(p.stat().st_size for p in ([path] if path.is_file() else path.rglob("*")) if p.is_file())
 
 
-def _fill(job: Job, out: Path, results: Results, count: int) -> None:
+def _fill(job: Job, out: Path, results: Results, count: int, seed: int) -> None:
     whole, _ = reference(job, out)
     start = 0 if job.start is None else _size(job.start)
     # While a file becomes one, its parts are there too; a checkpoint is written beside the one before.
-    need = 3 * _size(whole)
+    need = 3 * (_size(whole) - start)
     while results.want(count, "disk", job.name):
         trial = results.count("disk", job.name)
-        size = start + need * (trial + 1) // (count + 1)
+        size = start + int(need * random.Random(f"{seed} {job.name} {trial}").uniform(0, 1))
         problem: list[str] = []
         log = out / "disk.log"
         log.unlink(missing_ok=True)
