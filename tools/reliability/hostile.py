@@ -85,7 +85,7 @@ def _watched(place: Path, generator: random.Random) -> int:
         ):
             path = os.path.realpath(os.fsdecode(arguments[0]))
             # rmtree names files relative to a folder that it has opened, which was seen before.
-            relative = event in ("os.remove", "os.rmdir") and arguments[1] not in (-1, None)
+            relative = os.sep not in os.fsdecode(arguments[0]) and not os.path.lexists(path)
             folder = event == "open" and path == str(place)  # to bring the name of out.h5 to the disk
             if not (relative or folder or any(f"{path}/".startswith(prefix) for prefix in allowed)):
                 found.append(f"{event} {path}")
