@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from caloforge.cli import evaluate as command
+from caloforge.cli import evaluate as evaluate_command
+from caloforge.cli import generate as generate_command
 from caloforge.cli.expand import with_options
 from caloforge.errors import UsageError
 from caloforge.evaluation import evaluate, plan_evaluation
 from caloforge.evaluation.files import prepare_evaluation
-from caloforge.options import EvaluateOptions, options_of
+from caloforge.generation import generate, likelihood
+from caloforge.options import EvaluateOptions, GenerateOptions, LikelihoodOptions, Options, options_of
 
 
 def test_options_are_frozen_and_checked_where_they_are_made() -> None:
@@ -34,16 +37,25 @@ def test_options_are_frozen_and_checked_where_they_are_made() -> None:
         EvaluateOptions.merged(None, {"nonsense": 1})
 
 
-def test_the_command_line_has_every_option_once_and_the_functions_take_the_object() -> None:
+VERBS = [
+    (EvaluateOptions, evaluate_command.evaluate, (evaluate, plan_evaluation, prepare_evaluation)),
+    (GenerateOptions, generate_command.generate, (generate,)),
+    (LikelihoodOptions, generate_command.likelihood, (likelihood,)),
+]
+
+
+@pytest.mark.parametrize(("cls", "command", "functions"), VERBS, ids=lambda value: getattr(value, "__name__", ""))
+def test_the_command_line_has_every_option_once_and_the_functions_take_the_object(
+    cls: type[Options], command: Callable[..., None], functions: tuple[Callable[..., Any], ...]
+) -> None:
     """Mutation: forget a field in ``with_options``."""
-    names = {name for name, _, _ in options_of(EvaluateOptions)}
-    typed = inspect.signature(command.evaluate).parameters
-    assert names <= set(typed)
-    assert "options" not in typed
-    for function in (evaluate, plan_evaluation, prepare_evaluation):
+    names = {name for name, _, _ in options_of(cls)}
+    assert names <= set(inspect.signature(command).parameters)
+    for function in functions:
         parameters = inspect.signature(function).parameters
-        assert "options" in parameters
+        assert {"options", "asked"} & set(parameters)
         assert not names & set(parameters)
+        assert "settings" in parameters
 
 
 def test_what_is_typed_becomes_the_object() -> None:

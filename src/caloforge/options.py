@@ -12,7 +12,7 @@ from typing import Annotated, Any, Self, get_args, get_origin, get_type_hints
 
 from caloforge.errors import UsageError
 
-__all__ = ["EvaluateOptions", "Option", "Options", "options_of"]
+__all__ = ["EvaluateOptions", "GenerateOptions", "LikelihoodOptions", "Option", "Options", "options_of"]
 
 
 @dataclass(frozen=True)
@@ -23,11 +23,13 @@ class Option:
         help: one sentence.
         least: smallest value of a number.
         commas: of a list: several words may stand in one value, with commas.
+        flag: on the command line, where it is not the name.
     """
 
     help: str
     least: int | None = None
     commas: bool = False
+    flag: str = ""
 
 
 @dataclass(frozen=True)
@@ -92,3 +94,40 @@ class EvaluateOptions(Options):
     )
     seed: Annotated[int, Option("Same seed, same result, for any number of processes.", least=0)] = 0
     device: Annotated[str, Option("cpu | cuda | cuda:N, for the classifiers.")] = "cpu"
+
+
+_SEED = Option("Same seed, same result, for any number of processes.", least=0)
+_JOBS = Option("Number of processes.", least=1)
+_THREADS = Option("CPU threads of each process (default: its share).", least=1)
+_DEVICE = Option("cpu | cuda | cuda:N (default: where the model is; cpu for one that is loaded).")
+_OVERWRITE = Option("Replace the output if it exists.")
+
+
+@dataclass(frozen=True)
+class GenerateOptions(Options):
+    """How showers are generated into a file."""
+
+    seed: Annotated[int, _SEED] = 0
+    batch_size: Annotated[int, Option("Showers at a time; changes speed and memory, not the showers.", least=1)] = 1000
+    jobs: Annotated[int, _JOBS] = 1
+    threads: Annotated[int | None, _THREADS] = None
+    device: Annotated[str | None, _DEVICE] = None
+    format: Annotated[str, Option("Format: native | calogan | calochallenge | showerdata | ild.", flag="--to")] = (
+        "native"
+    )
+    extrapolate: Annotated[bool, Option("Allow energies outside the trained range; the file says so.")] = False
+    resume: Annotated[bool, Option("Continue an interrupted run; what is finished is kept.")] = False
+    overwrite: Annotated[bool, _OVERWRITE] = False
+
+
+@dataclass(frozen=True)
+class LikelihoodOptions(Options):
+    """How likelihoods are computed."""
+
+    noise_draws: Annotated[int, Option("Draws of the training noise to average the density over.", least=1)] = 1
+    seed: Annotated[int, _SEED] = 0
+    batch_size: Annotated[int, Option("Showers at a time.", least=1)] = 500
+    jobs: Annotated[int, _JOBS] = 1
+    threads: Annotated[int | None, _THREADS] = None
+    device: Annotated[str | None, _DEVICE] = None
+    overwrite: Annotated[bool, _OVERWRITE] = False

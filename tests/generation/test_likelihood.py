@@ -74,7 +74,7 @@ def test_processes_and_executors_change_nothing(data, tmp_path):
     assert len(texts) == 1
     with open_showers(data) as reader, pytest.raises(UsageError, match="an open file cannot be sent"):
         likelihood(toy(), reader, tmp_path / "x.csv", jobs=2, show=False)
-    with pytest.raises(UsageError, match="0 processes were asked for"):
+    with pytest.raises(UsageError, match="jobs is 0, expected 1 or more"):
         likelihood(toy(), data, tmp_path / "x.csv", jobs=0, show=False)
 
 
@@ -102,7 +102,7 @@ def test_refusals(data, tmp_path, monkeypatch):
     likelihood(toy(), data, tmp_path / "p.csv", show=False)
     with pytest.raises(OutputError, match="exists already"):
         likelihood(toy(), data, tmp_path / "p.csv", show=False)
-    with pytest.raises(UsageError, match="0 noise draws"):
+    with pytest.raises(UsageError, match="noise draws is 0, expected 1 or more"):
         likelihood(toy(), data, tmp_path / "q.csv", noise_draws=0, show=False)
     with pytest.raises(OutputError, match="cannot be written"):
         likelihood(toy(), data, tmp_path / "nowhere" / "q.csv", show=False)

@@ -15,8 +15,15 @@ from caloforge.options import Option, Options, options_of
 __all__ = ["with_options"]
 
 
-def with_options(cls: type[Options]) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Decorator of a command: its parameter ``options`` becomes one option of the command line for each field of the class."""
+def with_options(
+    cls: type[Options], parameter_name: str = "options"
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Decorator of a command: a parameter of it becomes one option of the command line for each field of the class.
+
+    Args:
+        cls: the options of the verb.
+        parameter_name: of the parameter that takes them.
+    """
 
     def decorate(function: Callable[..., None]) -> Callable[..., None]:
         hints = get_type_hints(function, include_extras=True)
@@ -25,11 +32,12 @@ def with_options(cls: type[Options]) -> Callable[[Callable[..., None]], Callable
         @wraps(function)
         def command(**given: Any) -> None:
             settings = {name: given.pop(name) for name in names}
-            function(**given, options=cls(**{name: _words(cls, name, value) for name, value in settings.items()}))
+            given[parameter_name] = cls(**{name: _words(cls, name, value) for name, value in settings.items()})
+            function(**given)
 
         parameters = []
         for parameter in inspect.signature(function).parameters.values():
-            if parameter.name == "options":
+            if parameter.name == parameter_name:
                 parameters += [_parameter(cls, *option) for option in options_of(cls)]
             else:
                 parameters.append(
@@ -52,7 +60,7 @@ def _words(cls: type[Options], name: str, value: Any) -> Any:
 
 def _parameter(cls: type[Options], name: str, kind: Any, option: Option) -> inspect.Parameter:
     default = getattr(cls, name)
-    flag = f"--{name.replace('_', '-')}"
+    flag = option.flag or f"--{name.replace('_', '-')}"
     if kind is bool:
         made = typer.Option(flag, help=option.help)
     elif isinstance(default, tuple):

@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from caloforge.cli.common import OverwriteOption, ResumeOption, SeedOption, command_line, console, pairs, print_table
+from caloforge.cli.common import command_line, console, pairs, print_table
+from caloforge.cli.expand import with_options
 from caloforge.errors import UsageError
 
 if TYPE_CHECKING:
     from caloforge.models import ShowerModel
+from caloforge.options import GenerateOptions, LikelihoodOptions
 
 __all__ = ["register"]
 
@@ -20,6 +22,7 @@ ModelArgument = Annotated[
 ]
 
 
+@with_options(GenerateOptions, "asked")
 def generate(
     model: ModelArgument,
     out: Annotated[Path, typer.Option("--out", "-o", help="File to write.")],
@@ -33,19 +36,8 @@ def generate(
     random_directions: Annotated[
         bool, typer.Option("--random-directions", help="Within the range of the detector's gun.")
     ] = False,
-    seed: SeedOption = 0,
-    batch_size: Annotated[
-        int, typer.Option(min=1, help="Showers at a time; changes speed and memory, not the showers.")
-    ] = 1000,
-    jobs: Annotated[int, typer.Option(min=1, help="Number of processes.")] = 1,
-    threads: Annotated[
-        int | None, typer.Option(min=1, help="CPU threads of each process (default: its share).")
-    ] = None,
-    device: Annotated[str, typer.Option(help="cpu | cuda | cuda:N")] = "cpu",
-    to: Annotated[str, typer.Option(help="Format: native | calogan | calochallenge | showerdata | ild.")] = "native",
-    extrapolate: Annotated[
-        bool, typer.Option("--extrapolate", help="Allow energies outside the trained range; the file says so.")
-    ] = False,
+    *,
+    asked: GenerateOptions,
     option: Annotated[
         list[str] | None,
         typer.Option(help="Change how the model samples: key=value, for example sampler=edm; may be repeated."),
@@ -59,8 +51,6 @@ def generate(
         typer.Option(help="Likewise: e-, e+ or gamma (default: that of --conditions-from, or the detector's first)."),
     ] = None,
     points: Annotated[bool, typer.Option("--points", help="Likewise: points instead of voxels.")] = False,
-    resume: ResumeOption = False,
-    overwrite: OverwriteOption = False,
 ) -> None:
     r"""Generate showers with a trained model, or with one that needs no training.
 
@@ -87,26 +77,18 @@ def generate(
         conditions = SpectrumConditions(
             EnergySpectrum.parse(energy or ""),
             events or 1000,
-            seed,
+            asked.seed,
             loaded.record.valid.particle,
             loaded.detector.gun,
             "random" if random_directions else "straight",
         )
-    by_name = jobs > 1 and loaded.directory is not None
+    by_name = asked.jobs > 1 and loaded.directory is not None
     result = run(
         model if by_name else loaded,
         conditions,
         out,
-        seed=seed,
-        batch_size=batch_size,
-        jobs=jobs,
-        threads=threads,
-        device=device,
-        extrapolate=extrapolate,
+        asked=asked,
         options=loaded.options if by_name else None,
-        format=to,
-        resume=resume,
-        overwrite=overwrite,
         command=command_line(),
     )
     speed = f"{result.milliseconds_per_shower:.3g} ms per shower" if result.made else "nothing left to do"
@@ -158,6 +140,7 @@ def _options(given: list[str]) -> dict[str, Any]:
     return found
 
 
+@with_options(LikelihoodOptions)
 def likelihood(
     model: ModelArgument,
     data: Annotated[
@@ -165,17 +148,8 @@ def likelihood(
         typer.Argument(help="Shower file, or a sample of the package (NAME:SPLIT); several are taken as one."),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Table to write (CSV).")],
-    noise_draws: Annotated[
-        int, typer.Option(min=1, help="Draws of the training noise to average the density over.")
-    ] = 1,
-    seed: SeedOption = 0,
-    batch_size: Annotated[int, typer.Option(min=1, help="Showers at a time.")] = 500,
-    jobs: Annotated[int, typer.Option(min=1, help="Number of processes.")] = 1,
-    threads: Annotated[
-        int | None, typer.Option(min=1, help="CPU threads of each process (default: its share).")
-    ] = None,
-    device: Annotated[str, typer.Option(help="cpu | cuda | cuda:N")] = "cpu",
-    overwrite: OverwriteOption = False,
+    *,
+    options: LikelihoodOptions,
 ) -> None:
     r"""Write the log-likelihood of every shower under a model, in nats.
 
@@ -184,10 +158,7 @@ def likelihood(
     """
     from caloforge.generation import likelihood as run
 
-    result = run(
-        model, data, out, noise_draws=noise_draws, seed=seed, batch_size=batch_size, jobs=jobs, threads=threads, device=device,
-        overwrite=overwrite,
-    )  # fmt: skip
+    result = run(model, data, out, options=options)
     console.print(
         f"{out}: {result.showers} showers, mean log-likelihood {result.mean:.2f} +- {result.error:.2f} nats "
         f"({result.seconds:.1f} s)"

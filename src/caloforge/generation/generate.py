@@ -20,6 +20,7 @@ from caloforge.generation.conditions import ConditionSource
 from caloforge.generation.sampling import MAX_ATTEMPTS, Sample, Timing, borrowed, generation_streams, sample_showers
 from caloforge.generation.workers import Task, WorkerSettings, run_tasks
 from caloforge.models import ShowerModel, load_model
+from caloforge.options import GenerateOptions
 from caloforge.progress import progress
 from caloforge.showers import Writer, create_showers
 from caloforge.showers.files import open_any
@@ -74,20 +75,13 @@ def generate(
     conditions: ConditionSource,
     out: str | Path,
     *,
-    seed: int = 0,
-    batch_size: int = 1000,
-    jobs: int = 1,
+    asked: GenerateOptions | None = None,
     executor: Executor | None = None,
-    threads: int | None = None,
-    device: str | None = None,
-    extrapolate: bool = False,
     max_attempts: int = MAX_ATTEMPTS,
     options: Mapping[str, Any] | None = None,
-    format: str = "native",  # noqa: A002 - the word that everyone uses
-    resume: bool = False,
-    overwrite: bool = False,
     show: bool = True,
     command: str | None = None,
+    **settings: Any,
 ) -> GenerationResult:
     """Generate showers into a file.
 
@@ -99,20 +93,13 @@ def generate(
             device.
         conditions: what is asked for.
         out: shower file.
-        seed: of the showers' random numbers.
-        batch_size: showers in a batch.
-        jobs: processes.
-        executor: who makes the blocks, instead of so many processes of this machine.
-        threads: CPU threads of each worker; None gives each its share of the cores.
-        device: ``cpu``, ``cuda`` or ``cuda:N``; None means where the model is, the CPU for one that is loaded here.
-        extrapolate: allow conditions outside the range that the model was trained for; the file says so.
+        asked: how it is done.
+        executor: who makes the blocks, instead of ``jobs`` processes of this machine.
         max_attempts: how often a shower may be drawn.
         options: changes of how the model samples, see ``ShowerModel.adjust``; for a model that is loaded here.
-        format: of the file.
-        resume: go on with what is there.
-        overwrite: replace what is there.
         show: whether to show progress.
         command: what the user typed, for the record.
+        settings: single fields of ``GenerateOptions``, instead of or beside ``asked``: ``seed``, ``jobs``, ``format`` ...
 
     Raises:
         UsageError: if something was asked for that makes no sense, or conditions lie outside the model's range.
@@ -121,10 +108,10 @@ def generate(
         OutputError: if the file cannot be written; finished blocks are kept.
         Interrupted: if the user stopped it; the message says what was kept.
     """
-    if jobs < 1 or batch_size < 1:
-        raise UsageError(f"{jobs} processes and batches of {batch_size} were asked for, expected 1 or more of each")
-    if executor is None and jobs > 1:
-        executor = LocalProcesses(jobs)
+    chosen = GenerateOptions.merged(asked, settings)
+    seed, device, extrapolate = chosen.seed, chosen.device, chosen.extrapolate
+    if executor is None and chosen.jobs > 1:
+        executor = LocalProcesses(chosen.jobs)
     began = time.perf_counter()
     out = Path(out)
     if device is not None:
@@ -137,18 +124,18 @@ def generate(
     valid = None if loaded.record is None else loaded.record.valid
     if valid is not None and not extrapolate:
         conditions.check(valid)
-    settings = WorkerSettings(
+    needed = WorkerSettings(
         model=loaded if executor is None else model,
         conditions=conditions,
         streams=generation_streams(seed),
-        batch_size=batch_size,
+        batch_size=chosen.batch_size,
         max_attempts=max_attempts,
         device=str(loaded.device) if device is None else device,
-        threads=threads or max(1, available_cores() // (1 if executor is None else executor.jobs)),
+        threads=chosen.threads or max(1, available_cores() // (1 if executor is None else executor.jobs)),
         options=loaded.options,
     )
     identity = _identity(loaded)
-    chosen = {"options": loaded.options} if loaded.options else {}
+    adjusted = {"options": loaded.options} if loaded.options else {}
     rows = block_rows(loaded.detector, loaded.shower_kind)
     provenance = {
         "program": "caloforge generate",
@@ -160,7 +147,7 @@ def generate(
             "aids": [helper.describe() for helper in loaded.helpers()],
             "sha256": identity,
         }
-        | chosen
+        | adjusted
         # Made for a detector on the spot, so nobody need look for rows that it was trained on.
         | ({"untrained": True} if loaded.record is not None and loaded.directory is None else {}),
         "seed": seed,
@@ -170,23 +157,23 @@ def generate(
     } | conditions.request()
     writer = create_showers(
         out,
-        format,
+        chosen.format,
         detector=loaded.detector,
         particle=conditions.particle,
         kind=loaded.shower_kind,
         provenance=provenance | {"redrawn": 0},
         request={"model": identity, "seed": seed, "block": rows, "extrapolate": extrapolate}
-        | chosen
+        | adjusted
         | conditions.request(),
         expected=len(conditions),
-        resume=resume,
-        overwrite=overwrite,
+        resume=chosen.resume,
+        overwrite=chosen.overwrite,
     )
     job = _Job(writer, conditions, rows, provenance, _redrawn_before(out))
     before = len(writer)
     try:
         with writer:
-            job.run(loaded, settings, executor, show=show)
+            job.run(loaded, needed, executor, show=show)
     except KeyboardInterrupt:
         kept = f"{out} holds {len(writer)} of {len(conditions)} showers, --resume goes on from there"
         raise Interrupted(f"interrupted; {kept if len(writer) else 'no block was finished'}") from None

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from caloforge.errors import UsageError
 from caloforge.executor import Executor, InThisProcess, LocalProcesses
 from caloforge.generation.sampling import borrowed
 from caloforge.models import ShowerModel, load_model
+from caloforge.options import LikelihoodOptions
 from caloforge.progress import progress
 from caloforge.random import Streams
 from caloforge.showers import Reader
@@ -55,15 +57,10 @@ def likelihood(
     data: str | Path | Sequence[str | Path] | Reader,
     out: str | Path,
     *,
-    noise_draws: int = 1,
-    seed: int = 0,
-    batch_size: int = 500,
-    threads: int | None = None,
-    device: str | None = None,
-    jobs: int = 1,
+    options: LikelihoodOptions | None = None,
     executor: Executor | None = None,
-    overwrite: bool = False,
     show: bool = True,
+    **settings: Any,
 ) -> LikelihoodResult:
     """Write the log-likelihood of every shower of a file.
 
@@ -75,15 +72,10 @@ def likelihood(
             device.
         data: shower file, a sample of the package (``NAME:SPLIT``), several of these as one, or an open file.
         out: table to write.
-        noise_draws: draws of the training noise to average the density over.
-        seed: of the noise; a shower's noise depends on it and on the row alone.
-        batch_size: showers in a batch.
-        threads: CPU threads of each process; None leaves torch's choice, or gives each of several its share of the cores.
-        device: ``cpu``, ``cuda`` or ``cuda:N``; None means where the model is, the CPU for one that is loaded here.
-        jobs: processes.
-        executor: who computes the blocks, instead of so many processes of this machine.
-        overwrite: replace the table if it exists.
+        options: how it is done.
+        executor: who computes the blocks, instead of ``jobs`` processes of this machine.
         show: whether to show progress.
+        settings: single fields of ``LikelihoodOptions``, instead of or beside ``options``: ``seed``, ``jobs`` ...
 
     Raises:
         UsageError: if the model has no likelihood or the showers do not suit it.
@@ -91,40 +83,38 @@ def likelihood(
         ModelFileError: if the model is missing, damaged or not finished.
         OutputError: if the table exists or cannot be written.
     """
-    if noise_draws < 1 or batch_size < 1:
-        raise UsageError(
-            f"{noise_draws} noise draws in batches of {batch_size} were asked for, expected 1 or more of each"
-        )
-    if executor is None and jobs != 1:
-        executor = LocalProcesses(jobs)
+    chosen = LikelihoodOptions.merged(options, settings)
+    if executor is None and chosen.jobs > 1:
+        executor = LocalProcesses(chosen.jobs)
     if executor is not None and isinstance(data, Reader):
         raise UsageError("an open file cannot be sent to other processes, expected its name")
     out = Path(out)
-    if not overwrite:
+    if not chosen.overwrite:
         refuse_existing(out, "overwrite it, or choose another name")
     began, former = time.perf_counter(), torch.get_num_threads()
-    where = None if device is None else Processes.local_device(device)
+    where = None if chosen.device is None else Processes.local_device(chosen.device)
     loaded = model if isinstance(model, ShowerModel) else load_model(model)
     if not loaded.has_likelihood:
         raise UsageError(f"the model '{loaded.kind}' has no likelihood")
     opened = nullcontext(data) if isinstance(data, Reader) else datasets.open_named(data, loaded.detector)
     try:
-        if threads is not None:
-            torch.set_num_threads(threads)
+        if chosen.threads is not None:
+            torch.set_num_threads(chosen.threads)
         with opened as reader, borrowed(loaded, where) as ready:
-            blocks = [(k, min(k + batch_size, len(reader))) for k in range(0, len(reader), batch_size)]
+            size = chosen.batch_size
+            blocks = [(k, min(k + size, len(reader))) for k in range(0, len(reader), size)]
             if executor is None:
-                found = InThisProcess().run(_Here(ready, reader, seed, noise_draws), None, blocks)
+                found = InThisProcess().run(_Here(ready, reader, chosen.seed, chosen.noise_draws), None, blocks)
             else:
-                settings = _Settings(
+                needed = _Settings(
                     loaded if isinstance(model, ShowerModel) else model,
                     data if isinstance(data, str | Path) else list(data),  # type: ignore[arg-type] # no reader, see above
-                    seed,
-                    noise_draws,
-                    threads or max(1, available_cores() // executor.jobs),
+                    chosen.seed,
+                    chosen.noise_draws,
+                    chosen.threads or max(1, available_cores() // executor.jobs),
                     str(ready.device),
                 )
-                found = executor.run(_prepare, settings, blocks)
+                found = executor.run(_prepare, needed, blocks)
             with closing(found):
                 values = _write_table(_in_order(found, blocks), len(reader), out, show=show)
     finally:
