@@ -179,7 +179,7 @@ def test_cells_are_lit_as_often_and_as_brightly() -> None:
     shares = deposits / deposits.sum(axis=1, keepdims=True)
     part = shapes("cells", deposits, detector)
     z = torch.from_numpy(generator.standard_normal((4000, 16)))
-    got = part(torch.zeros(4000, dtype=torch.int64), z).numpy()
+    got = part(torch.zeros(4000, dtype=torch.int64), z, z[:, :1].exp()).numpy()
     assert np.allclose(got.sum(axis=1), 1)
     assert np.abs((got > 0).mean(axis=0) - (shares > 0).mean(axis=0)).max() < 0.04
     # Before a layer is brought to its energy, the logarithms are those of the table.
@@ -206,22 +206,31 @@ def test_hits_are_poisson_numbers_that_fluctuate_as_the_cells_do() -> None:
         mean = share * float(part.hits[0, 0])
         expected = poisson.ppf(norm.cdf(z[:, k].numpy()), mean)
         assert np.abs(counts[:, k] - expected).max() <= (0 if mean < 16 else 1)
-    got = part(group, z).numpy()
+    got = part(group, z, z[:, :1].exp()).numpy()
     assert np.allclose(got.std(axis=0), (deposits / 60).std(axis=0), rtol=0.06)
 
 
-def test_real_showers_are_those_of_their_group() -> None:
-    """Mutation: draw from all groups."""
+def test_real_showers_are_the_nearest_of_their_group() -> None:
+    """Mutation: draw from all groups, or any shower of the group."""
     detector = toy_detector((2, 2), (2, 3))
     deposits = sparse_showers(detector, 40).deposits + 0.1
     part = shapes("showers", deposits, detector, groups=2)
-    group = torch.arange(200) % 2
-    got = part(group, torch.from_numpy(np.random.default_rng(0).standard_normal((200, 2)))).numpy()
+    layers = np.stack([deposits[:, :4].sum(axis=1), deposits[:, 4:].sum(axis=1)], axis=1).astype(np.float64)
+    asked = np.arange(400) % 40
+    group = torch.from_numpy(asked // 20)
+    z = torch.from_numpy(np.random.default_rng(0).standard_normal((400, 2)))
+    got = part(group, z, torch.from_numpy(layers[asked])).numpy()
     real = np.concatenate([d / d.sum(axis=1, keepdims=True) for d in (deposits[:, :4], deposits[:, 4:])], axis=1)
-    nearest = np.abs(got[:, None] - real[None]).max(axis=2)
-    assert nearest.min(axis=1).max() < 1e-5
-    assert np.array_equal(nearest.argmin(axis=1) // 20, group.numpy())
-    assert len(set(nearest.argmin(axis=1).tolist())) > 35
+    away = np.abs(got[:, None] - real[None]).max(axis=2)
+    assert away.min(axis=1).max() < 1e-5
+    found = away.argmin(axis=1)
+    assert np.array_equal(found // 20, group.numpy())
+    logs = np.log1p(layers)
+    for k, row in zip(asked, found, strict=True):
+        own = np.arange(20) + 20 * (k // 20)
+        near = own[np.argsort(np.linalg.norm(logs[own] - logs[k], axis=1))[:5]]
+        assert row in near
+    assert len({(k, row) for k, row in zip(asked, found, strict=True)}) > 100
 
 
 @pytest.mark.parametrize("lateral", ["cells", "showers", "hits"])

@@ -3,7 +3,7 @@
 - ``hits``: the energy of a layer comes in hits of equal energy, whose places follow the mean shower. Their number is that of the
   publication's: a Poisson number whose mean makes the fluctuations of the cells as large as they are.
 - ``cells``: each cell is lit or not, and its share of the layer is log-normal.
-- ``showers``: the cells of a real shower of the same group.
+- ``showers``: the cells of a real shower of the same group, one of the five whose layers have the most similar energies.
 
 All give shares, which add up to one in every layer that has any.
 """
@@ -31,6 +31,8 @@ _MANY = 16.0
 _COUNTED = 44
 #: Fewest and most hits of a layer.
 _HITS = (1.0, 1e6)
+#: Of so many real showers of a group that are nearest in the energies of their layers one is taken.
+_NEAREST = 5
 #: Keeps empty layers from dividing by zero.
 _TINY = 1e-12
 
@@ -44,6 +46,7 @@ class LateralShapes(nn.Module):
         log_mean, log_spread: ``cells``: of the logarithm of the share, where lit, (G, V).
         hits: ``hits``: mean number of hits of each layer, (G, L).
         group_rows: ``showers``: where the showers of each group begin and end, (G + 1,).
+        log_layers: ``showers``: ln(1 + energy/MeV) of each layer of each of them, (R, L).
 
     Args:
         kind: which of the three ways.
@@ -57,6 +60,7 @@ class LateralShapes(nn.Module):
     log_spread: Tensor
     hits: Tensor
     group_rows: Tensor
+    log_layers: Tensor
     images: Tensor
 
     def __init__(self, kind: LateralKind, detector: Detector, symmetries: SymmetryChoice) -> None:
@@ -69,6 +73,7 @@ class LateralShapes(nn.Module):
         if kind == "showers":
             self.stored = StoredShowers(detector, symmetries)
             self.register_buffer("group_rows", torch.zeros(0, dtype=torch.int64))
+            self.register_buffer("log_layers", torch.zeros(0, readout.n_layers))
             return
         self.register_buffer("lit", torch.zeros(0, self.voxels))
         for name in ("log_mean", "log_spread") if kind == "cells" else ():
@@ -102,7 +107,9 @@ class LateralShapes(nn.Module):
             empty = torch.zeros(len(order), dtype=torch.float64)
             batch: TrainingBatch = VoxelBatch(incident_energy=empty, row=order, deposits=deposits[order])
             kept = self.stored.kept([batch])
-            return state | {"group_rows": group_rows} | {f"stored.{name}": value for name, value in kept.items()}
+            logs = self.sums(deposits[order], dtype=torch.float64).log1p().float()
+            state |= {"group_rows": group_rows, "log_layers": logs}
+            return state | {f"stored.{name}": value for name, value in kept.items()}
         tables = [self._table(shares[order[a:b]]) for a, b in pairwise(group_rows.tolist())]
         return state | {name: torch.stack([table[name] for table in tables]).float() for name in tables[0]}
 
@@ -126,14 +133,18 @@ class LateralShapes(nn.Module):
 
     # ---- drawing --------------------------------------------------------------------------------------------------
 
-    def forward(self, group: Tensor, normal: Tensor) -> Tensor:
+    def forward(self, group: Tensor, normal: Tensor, energies: Tensor) -> Tensor:
         """Shares of the cells, float64 (N, V).
 
         Args:
             group: of each shower, (N,).
             normal: standard normal numbers, float64 (N, latents).
+            energies: of the layers, float64 (N, L), MeV.
         """
-        shares = {"hits": self._hits, "cells": self._cells, "showers": self._showers}[self.kind](group, normal)
+        if self.kind == "showers":
+            shares = self._showers(group, normal, energies)
+        else:
+            shares = self._hits(group, normal) if self.kind == "hits" else self._cells(group, normal)
         totals = self.sums(shares)
         shares = shares / self.sums.spread(totals.clamp_min(1e-300))
         return torch.where(self.sums.spread(totals) > 0, shares, self.mean)
@@ -160,9 +171,17 @@ class LateralShapes(nn.Module):
         many = (mean + mean.sqrt() * normal + (normal.square() - 1) / 6).round()
         return torch.where(mean < _MANY, count, many)
 
-    def _showers(self, group: Tensor, normal: Tensor) -> Tensor:
-        chance = torch.special.ndtr(normal)
-        first, stop = self.group_rows[group], self.group_rows[group + 1]
-        row = torch.minimum(first + (chance[:, 0] * (stop - first)).long(), stop - 1)
+    def _showers(self, group: Tensor, normal: Tensor, energies: Tensor) -> Tensor:
+        chance, wanted = torch.special.ndtr(normal), energies.log1p()
+        row = torch.empty_like(group)
+        for number in group.unique().tolist():  # type: ignore[no-untyped-call]
+            members = torch.nonzero(group == number)[:, 0]
+            first, stop = int(self.group_rows[number]), int(self.group_rows[number + 1])
+            known = self.log_layers[first:stop].double()
+            distance = torch.cdist(wanted[members], known, compute_mode="donot_use_mm_for_euclid_dist")
+            count = min(_NEAREST, stop - first)
+            nearest = distance.topk(count, dim=1, largest=False).indices
+            place = (chance[members, 0] * count).long().clamp_max(count - 1)
+            row[members] = first + nearest.gather(1, place[:, None])[:, 0]
         image = (chance[:, 1] * len(self.images)).long().clamp_max(len(self.images) - 1)
         return self.stored.deposits(row, image, torch.ones_like(normal[:, :1])).double()

@@ -191,7 +191,7 @@ class PcaParametrisation(ShowerModel):
 
     def _cells(self, group: Tensor, energies: Tensor, normal: Tensor) -> Tensor:
         """Deposits of some showers, float32 (N, V), from their groups (N,), layer energies (N, L) and random numbers."""
-        deposits: Tensor = self.lateral(group, normal.double()) * self.sums.spread(energies)
+        deposits: Tensor = self.lateral(group, normal.double(), energies) * self.sums.spread(energies)
         if self.cut > 0:
             deposits = cut_layers(deposits, energies, self.cut, self.sums)
         return deposits.float()
