@@ -34,10 +34,13 @@ def join(
     Files must be of one detector and particle and in one unit, and no shower may be in two of them.
     """
     from caloforge.datasets import file_of
+    from caloforge.errors import UsageError
     from caloforge.progress import progress
     from caloforge.showers.files import open_showers
     from caloforge.showers.joining import join_showers
 
+    if len(sources) < 2:
+        raise UsageError("one file alone cannot be joined, expected two or more")
     files = [file_of(source) for source in sources]
     named = chosen_detector(detector, bin_)
     total = 0
