@@ -76,6 +76,23 @@ def test_the_graph_makes_the_showers_of_its_model(
         np.testing.assert_allclose(deposits[0], expected.deposits[row], rtol=1e-4, atol=1e-5 * 2e4)
 
 
+def test_torchscript_makes_the_showers_of_its_model(
+    inn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Mutation: trace with the random numbers as constants, or write what was not compared."""
+    assert main(["export", str(inn), "--target", "torchscript", "--out", str(tmp_path / "out"), "--showers", "20"]) == 0
+    assert "difference / energy" in capsys.readouterr().out
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["README.md", "model.pt", "parity.json"]
+
+    def constant(self: onnx.Graph, incident_energy: torch.Tensor, *latents: torch.Tensor) -> Any:
+        return forward(self, incident_energy, *(value.detach().clone() * 0 for value in latents))
+
+    forward = onnx.Graph.forward
+    monkeypatch.setattr(onnx.Graph, "forward", constant)
+    with pytest.raises(GenerationError, match="difference / energy"):
+        export_model(inn, "torchscript", tmp_path / "other", showers=5)
+
+
 def test_a_graph_of_another_model_is_not_written(inn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Mutation: believe the exporter."""
     export = onnx._export

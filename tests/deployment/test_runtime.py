@@ -30,6 +30,7 @@ from runtime_library import (
 
 from caloforge.deployment.build import build_runtime
 from caloforge.deployment.parity import run_parity
+from caloforge.errors import MissingDependencyError
 from caloforge.generation import generation_streams, sample_showers
 from caloforge.models import Conditions, load_model
 from caloforge.random import Streams
@@ -253,6 +254,21 @@ def test_the_example_prints_spots(built: Built) -> None:
     assert (np.abs(energy - 20e3) < 2e3).all()
     assert (rows[:, 1] >= 1500).all()  # behind the face, along the world's x
     assert "Geant4 has to track it" in example("900", "1").stderr
+
+
+def test_the_interface_is_plain_c(built: Built) -> None:
+    header = built.export / "include" / "caloforge" / "runtime.h"
+    command = ["cc", "-std=c99", "-pedantic", "-Wall", "-Wextra", "-Werror", "-fsyntax-only", "-x", "c", header]
+    subprocess.run(command, check=True)
+
+
+def test_a_compiler_that_is_not_there_is_named(built: Built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "/no/such/compiler")
+    with pytest.raises(MissingDependencyError, match=r"could not be built.*/no/such/compiler"):
+        build_runtime(built.export, tmp_path / "b")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(MissingDependencyError, match="CMake was not found"):
+        build_runtime(built.export, tmp_path / "b")
 
 
 USER = """

@@ -14,7 +14,7 @@ __all__ = ["register"]
 
 def export(
     model: Annotated[str, typer.Argument(help="Model directory, or the name of a model that ships with the package.")],
-    target: Annotated[str, typer.Option(help="For what: cpp | onnx | fastcalosim.")],
+    target: Annotated[str, typer.Option(help="For what: cpp | onnx | torchscript | fastcalosim.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder to make.")],
     verify: Annotated[
         bool, typer.Option("--verify/--no-verify", help="Compare showers of the export with those of the model.")

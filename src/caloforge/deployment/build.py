@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -79,10 +80,15 @@ def build_runtime(sources: Path, folder: Path, *, options: Sequence[str] = (), t
         except (OSError, subprocess.TimeoutExpired) as error:
             raise MissingDependencyError(f"CMake could not be run: {error}") from None
         if done.returncode:
-            lines = [line for line in (done.stdout + done.stderr).splitlines() if "error" in line.lower()]
-            raise MissingDependencyError(
-                f"the C++ runtime could not be built: {lines[0] if lines else 'no reason given'}"
-            )
+            why = _reason(done.stderr + done.stdout)
+            raise MissingDependencyError(f"the C++ runtime could not be built: {why}")
+
+
+def _reason(output: str) -> str:
+    """The first error that CMake or the compiler speaks of, as one line."""
+    if found := re.search(r"CMake Error at [^\n]*\n(.*?)(?:\nCall Stack|\n\n\n|\Z)", output, re.DOTALL):
+        return " ".join(found[1].split())
+    return next((line for line in output.splitlines() if "error:" in line.lower()), "no reason given")
 
 
 def built_runtime() -> Path:

@@ -24,7 +24,7 @@ from caloforge.models import Conditions, Latents, ShowerModel
 from caloforge.nn.autoregressive import MaskedAutoregressiveFlow
 from caloforge.units import format_energy
 
-__all__ = ["check_carried", "deposit_checks", "export_graph", "need_packages", "one_shower", "write"]
+__all__ = ["Graph", "check_carried", "deposit_checks", "export_graph", "need_packages", "one_shower", "write"]
 
 #: The oldest that the exporter writes; with this version of the file format ONNX Runtime 1.14 and later read it.
 OPSET, FILE_VERSION = 18, 8
@@ -49,14 +49,20 @@ energies above. The metadata of the graph repeat what stands here. `parity.json`
 """
 
 
-class _Graph(nn.Module):
-    """What becomes the graph: a model of voxels whose showers fly along z."""
+class Graph(nn.Module):
+    """What becomes a graph: a model of voxels whose showers fly along z.
+
+    Args:
+        model: the model.
+        names: of its latents.
+    """
 
     def __init__(self, model: ShowerModel, names: tuple[str, ...]) -> None:
         super().__init__()
         self.model, self.names = model, names
 
     def forward(self, incident_energy: Tensor, *latents: Tensor) -> tuple[Tensor, Tensor]:
+        """Deposits (N, V), MeV, and whether they are valid (N,), of incident energies (N,), MeV, and latents."""
         direction = incident_energy.new_tensor([[0.0, 0.0, 1.0]]).float()
         conditions = {"incident_energy": incident_energy, "direction": direction}
         output, valid = self.model.decode_tensors(conditions, dict(zip(self.names, latents, strict=True)))
@@ -198,7 +204,7 @@ def _export(path: Path, model: ShowerModel) -> dict[str, int]:
     conditions, latents = one_shower(model)
     names = tuple(latents)
     arguments = {"incident_energy": conditions.tensors()["incident_energy"], **latents}
-    export_graph(path, model, _Graph(model, names), arguments, ["deposits", "valid"])
+    export_graph(path, model, Graph(model, names), arguments, ["deposits", "valid"])
     return {name: value.shape[1] for name, value in latents.items()}
 
 

@@ -61,7 +61,7 @@ def cubic_spline(
 
     Source: arXiv:1906.02145, section 3.1; the derivatives at interior knots are Steffen's, equation 11 there.
     """
-    bins, rest = divmod(raw_parameters.shape[-1] - 2, 2)
+    bins, rest = divmod(int(raw_parameters.shape[-1]) - 2, 2)
     if rest or bins < 2:
         raise ConfigError(
             f"cubic spline parameters must number 2K + 2 per input with K > 1, not {raw_parameters.shape[-1]}"

@@ -107,7 +107,7 @@ def rqs(
 
     Source: arXiv:1906.04032, section 3.1 (equations 4 to 8).
     """
-    bins, rest = divmod(raw_parameters.shape[-1] + 1, 3)
+    bins, rest = divmod(int(raw_parameters.shape[-1]) + 1, 3)
     if rest:
         raise ConfigError(f"spline parameters must number 3K - 1 per input, not {raw_parameters.shape[-1]}")
     check_spline_minima(bins, bound, min_bin_width, min_bin_height, min_derivative)
