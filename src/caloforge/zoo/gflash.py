@@ -7,7 +7,6 @@ of showers, the ten numbers of the longitudinal fluctuations, a scale of the rad
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -24,8 +23,8 @@ from caloforge.parts.cell_shares import CellShares
 from caloforge.parts.electron_fit import ProfileFit
 from caloforge.parts.electron_profile import LongitudinalFormula, RadialFormula, spot_number
 from caloforge.parts.electron_showers import ElectronNumbers, ElectronShowers, electron_showers, seen_layers
+from caloforge.parts.electron_spots import electron_spots
 from caloforge.parts.gamma_numbers import log_gamma_numbers
-from caloforge.parts.shower_spots import Spots, choose_steps, divided_energies, place_spots, radius_of
 from caloforge.parts.shower_steps import ShowerSteps
 from caloforge.random import Streams
 from caloforge.representation import LayerSums
@@ -205,9 +204,8 @@ class GFlash(ShowerModel):
                 )
             return {"deposits": torch.cat(pieces)}, valid
         found = self.electrons(conditions, latents)
-        spots = self._spots(
-            found, self.layer_energies(found, incident, latents), conditions["direction"].double(), latents
-        )
+        layers = self.layer_energies(found, incident, latents)
+        spots = electron_spots(found, self.steps, self.numbers, layers, conditions["direction"].double(), latents)
         if self.shower_kind == "points":
             offsets, points = spots.points(self.least)
             return {"offsets": offsets, "points": points}, valid
@@ -239,24 +237,6 @@ class GFlash(ShowerModel):
         inside = self.sums(mean) / expected.clamp_min(1e-300)
         deposits = deposits * self.sums.spread(layers * inside / self.sums(deposits))
         return torch.where(deposits < self.least, 0.0, deposits).float()
-
-    def _spots(self, found: ElectronShowers, layers: Tensor, direction: Tensor, latents: Mapping[str, Tensor]) -> Spots:
-        """Spots of equal energy within a step."""
-        starts, chance = latents["starts"], latents["spots"]
-        shower = torch.repeat_interleave(torch.arange(len(starts) - 1, device=starts.device), starts.diff())
-        steps = len(self.steps.layer)
-        weights = found.spots.flatten(1)
-        step = choose_steps(weights, chance[:, 0], shower)
-        flat = shower * 2 * steps + step
-        portion = (found.deposited * self.steps.weight).flatten()[flat] / weights.flatten()[flat].clamp_min(1e-300)
-        of_step = step % steps
-        layer = self.steps.layer[of_step]
-        energy = divided_energies(portion, layers, layer, shower)
-        share, core, tail = (values.flatten()[flat] for values in (found.share, found.core, found.tail))
-        unit = self.steps.matter.moliere_radius * self.numbers.radius
-        radius = unit * radius_of(share, core, tail, chance[:, 1])
-        x, y = place_spots(radius, 2 * math.pi * chance[:, 2], self.steps.z[of_step], direction[shower])
-        return Spots(x, y, layer, energy, starts)
 
     def describe_representation(self) -> dict[str, Any]:
         """The effective material, and the numbers of the formulas."""

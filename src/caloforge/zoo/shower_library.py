@@ -13,24 +13,18 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
 from caloforge.conditions import Conditions
 from caloforge.detectors import Detector
 from caloforge.models import Difference, Latents, ModelConfig, ShowerModel
+from caloforge.parts.shower_shelves import SAME_LOG_ENERGY, ShowerShelves, powers
 from caloforge.parts.stored_showers import StoredShowers, SymmetryChoice
 from caloforge.random import Streams
 from caloforge.stage import FitStage, Stage, TrainingBatch, TrainingConfig, TrainingData
 from caloforge.validation import Size
 
 __all__ = ["ShowerLibrary", "ShowerLibraryConfig"]
-
-#: Energies whose logarithms differ by less are equal; they come from files in single precision.
-_SAME = 1e-6
-#: Of this many showers asked for at once, in a library of showers with directions, all distances are in memory together.
-_BLOCK = 256
-#: Degree of the polynomial in the logarithm of the energy that a layer's mean share follows.
-_DEGREE = 3
 
 
 class ShowerLibraryConfig(ModelConfig):
@@ -50,30 +44,6 @@ class ShowerLibraryConfig(ModelConfig):
     scaling: Literal["linear", "layers"] = "linear"
     showers: Annotated[int, Field(ge=1)] | None = None
     points: bool = False
-
-
-class _Shelves(nn.Module):
-    """The showers in the order of their energies, and where they lie among conditions."""
-
-    log_energy: Tensor
-    direction: Tensor
-    trend: Tensor
-
-    def __init__(self, config: ShowerLibraryConfig, detector: Detector) -> None:
-        super().__init__()
-        self.stored = StoredShowers(detector, config.symmetries, points=config.points)
-        self.register_buffer("log_energy", torch.zeros(0, dtype=torch.float64))
-        self.register_buffer("direction", torch.zeros(0, 3, dtype=torch.float64))
-        self.register_buffer("trend", torch.zeros(detector.readout.n_layers, _DEGREE + 1, dtype=torch.float64))
-
-    @property
-    def straight(self) -> bool:
-        """Whether all showers fly along +z."""
-        return bool((self.direction[:, 2] > 1 - 1e-6).all())
-
-    def mean_shares(self, log_energy: Tensor) -> Tensor:
-        """Mean share of the incident energy in each layer, (N, L); never far below what was seen."""
-        return (_powers(log_energy - self.log_energy.mean()) @ self.trend.T).clamp_min(1e-5)
 
 
 class ShowerLibrary(ShowerModel):
@@ -118,7 +88,7 @@ class ShowerLibrary(ShowerModel):
             self.shower_kind = "points"
         # Files hold deposits behind the division by the sampling fraction, the readout's threshold is one before it.
         self.least = detector.readout_threshold / (detector.sampling_fraction or 1.0)
-        self.library = _Shelves(config, detector)
+        self.library = ShowerShelves(detector, config.symmetries, points=config.points)
 
     def stages(self, training: TrainingConfig) -> list[Stage]:
         """One fit: the showers themselves."""
@@ -132,7 +102,7 @@ class ShowerLibrary(ShowerModel):
         """Which showers of the library are chosen, int64 (N,), by uniform numbers (N,)."""
         shelves, wanted = self.library, conditions["incident_energy"].log()
         if not shelves.straight:
-            return self._nearest(wanted, conditions["direction"].double(), chance)
+            return shelves.nearest(wanted, conditions["direction"].double(), chance, self.config.neighbours)
         energies = shelves.log_energy
         count = min(self.config.neighbours, len(energies))
         first = torch.searchsorted(energies, wanted) - count
@@ -140,30 +110,12 @@ class ShowerLibrary(ShowerModel):
         distance = (energies[window] - wanted[:, None]).abs()
         # The clamped ends of the window repeat the first or last shower, which is counted once.
         distance[:, 1:] = torch.where(window.diff(dim=1) == 0, torch.inf, distance[:, 1:])
-        reach = distance.kthvalue(count, dim=1).values + _SAME
+        reach = distance.kthvalue(count, dim=1).values + SAME_LOG_ENERGY
         low, high = (
             torch.searchsorted(energies, wanted - reach),
             torch.searchsorted(energies, wanted + reach, right=True),
         )
         return torch.minimum(low + (chance * (high - low)).long(), high - 1)
-
-    def _nearest(self, wanted: Tensor, direction: Tensor, chance: Tensor) -> Tensor:
-        """As :meth:`rows`, with directions: energies and directions in units of their ranges."""
-        shelves = self.library
-        span = (shelves.log_energy[-1] - shelves.log_energy[0]).clamp_min(1e-3)
-        spread = shelves.direction.amax(dim=0) - shelves.direction.amin(dim=0)
-        width = spread.max().clamp_min(1e-3)
-        known = torch.cat([shelves.log_energy[:, None] / span, shelves.direction / width], dim=1)
-        asked = torch.cat([wanted[:, None] / span, direction / width], dim=1)
-        count, found = min(self.config.neighbours, len(known)), []
-        for start in range(0, len(asked), _BLOCK):
-            distance = torch.cdist(asked[start : start + _BLOCK], known, compute_mode="donot_use_mm_for_euclid_dist")
-            reach = distance.kthvalue(count, dim=1, keepdim=True).values + _SAME
-            order = distance.argsort(dim=1, stable=True)
-            near = (distance <= reach).sum(dim=1)
-            place = torch.minimum((chance[start : start + _BLOCK] * near).long(), near - 1)
-            found.append(order.gather(1, place[:, None])[:, 0])
-        return torch.cat(found)
 
     def decode_tensors(
         self, conditions: Mapping[str, Tensor], latents: Mapping[str, Tensor]
@@ -173,10 +125,10 @@ class ShowerLibrary(ShowerModel):
         rows = self.rows(conditions, chance[:, 0])
         energy, own = conditions["incident_energy"], shelves.log_energy[rows]
         # An energy that the library holds gives a factor of exactly 1.
-        same = (energy.log() - own).abs() < _SAME
+        same = (energy.log() - own).abs() < SAME_LOG_ENERGY
         factors = torch.where(same, torch.ones_like(energy), energy / own.exp())[:, None]
         if self.config.scaling == "layers":
-            factors = factors * self._shares_moved(rows, energy.log(), own)
+            factors = factors * shelves.shares_moved(rows, energy.log(), own)
         valid = torch.ones_like(same)
         if self.shower_kind == "points":
             offsets, points = shelves.stored.as_points(rows, factors)
@@ -184,14 +136,6 @@ class ShowerLibrary(ShowerModel):
         images = shelves.stored.images
         image = (chance[:, 1] * len(images)).long() if shelves.straight else torch.zeros_like(rows)
         return {"deposits": shelves.stored.deposits(rows, image, factors, self.least)}, valid
-
-    def _shares_moved(self, rows: Tensor, wanted: Tensor, own: Tensor) -> Tensor:
-        """Factors of the layers, (N, L), under which a shower keeps its total."""
-        shelves = self.library
-        ratio = (shelves.mean_shares(wanted) / shelves.mean_shares(own)).clamp(0.5, 2.0)
-        energies = shelves.stored.layer_energies(rows)
-        total = (energies * ratio).sum(dim=1).clamp_min(1e-300)
-        return ratio * (energies.sum(dim=1) / total)[:, None]
 
     def reuse(self, count: int, seed: int = 0) -> float:
         """Share of different showers, images apart, among as many showers as asked for, at the library's own energies."""
@@ -241,9 +185,9 @@ class _Keep(FitStage):
         counts = whole.starts.diff()[order]
         log_energy = energy[order].log()
         shares = whole.layer_energies(order) / energy[order, None]
-        powers = _powers(log_energy - log_energy.mean())
+        basis = powers(log_energy - log_energy.mean())
         # So few numbers for each layer that pseudo-inverse and all are cheap; discrete energies allow a lower degree only.
-        trend = (torch.linalg.pinv(powers, rtol=1e-9) @ shares).T
+        trend = (torch.linalg.pinv(basis, rtol=1e-9) @ shares).T
         state = {
             "log_energy": log_energy,
             "direction": _directions(batches)[order],
@@ -254,10 +198,6 @@ class _Keep(FitStage):
         }
         assert set(state) == set(shelves.state_dict())
         return {f"library.{name}": value for name, value in state.items()}
-
-
-def _powers(x: Tensor) -> Tensor:
-    return x[:, None] ** torch.arange(_DEGREE + 1, device=x.device)
 
 
 def _directions(batches: list[TrainingBatch]) -> Tensor:
