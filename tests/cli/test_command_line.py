@@ -104,6 +104,7 @@ def test_existing_output_is_not_replaced_unless_asked(capsys, shower_file, tmp_p
     ("arguments", "code", "message"),
     [
         (("info", "nonsense"), 2, "nothing built in has this name"),
+        (("info", "missing.h5"), 1, "missing.h5: there is no such file"),
         (("info", "missing.toml"), 1, "there is no such file"),
         (("convert", "missing.h5", "b.h5"), 1, "missing.h5"),
         (("convert",), 2, "Missing argument"),

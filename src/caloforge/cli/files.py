@@ -52,7 +52,7 @@ def info(
     """
     from caloforge import datasets as samples
     from caloforge.detectors import catalogue
-    from caloforge.errors import UsageError
+    from caloforge.errors import ShowerFileError, UsageError
     from caloforge.models import pretrained_names
     from caloforge.names import is_builtin
 
@@ -71,6 +71,8 @@ def info(
         _describe_file(path, chosen_detector(detector, bin_), drawing, json_)
     elif "/" in what.split(":")[0] and name.split("/")[0] in catalogue():
         _describe_detector(what, bin_, drawing, no_drawing, json_)
+    elif path.suffix:
+        raise ShowerFileError(f"{what}: there is no such file")
     else:
         known = ", ".join((*catalogue(), *pretrained_names(), *samples.names()))
         raise UsageError(f"'{what}' is no file and no folder, and nothing built in has this name (there are {known})")
