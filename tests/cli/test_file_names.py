@@ -77,7 +77,7 @@ def test_commands(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch, ca
         assert main(["compare", name, "-o", f"{name}.md"]) == 0
     assert printable(f"{name}3.h5") in Path(name, "report.json").read_text().replace("\\\\", "\\")
     capsys.readouterr()
-    assert main(["info", f"{name}4.h5"]) == 2
+    assert main(["info", f"{name}4.h5"]) == 1
     err = capsys.readouterr().err
     assert len(err.splitlines()) == 1
     assert printable(name) in err

@@ -142,6 +142,7 @@ def test_elements_outside_the_tables_are_refused(tmp_path):
 @pytest.fixture
 def elsewhere(tmp_path, monkeypatch):
     """A home without official tables, and a cache of our own."""
+    (tmp_path / "home").mkdir()
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv("CALOFORGE_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("GEANT4_DATA_DIR", raising=False)
