@@ -28,11 +28,26 @@ def as_interrupts() -> None:
     """From now on every wish to stop is a KeyboardInterrupt in the main thread."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
+        if _in_finaliser(frame):
+            # Python ignores what is raised there: the same signal once more, a moment later.
+            again = threading.Timer(0.05, signal.pthread_kill, (threading.main_thread().ident, number))
+            again.daemon = True
+            again.start()
+            return
         raise KeyboardInterrupt
 
     for number in wanted():
         if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
             signal.signal(number, interrupt)
+
+
+def _in_finaliser(frame: FrameType | None) -> bool:
+    """Whether a ``__del__`` or a callback of a weak reference is being run."""
+    while frame is not None:
+        if frame.f_code.co_name == "__del__" or frame.f_globals.get("__name__") in ("weakref", "_weakrefset"):
+            return True
+        frame = frame.f_back
+    return False
 
 
 def deaf() -> None:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -206,3 +207,45 @@ def test_signals_are_held_back_while_a_worker_starts() -> None:
     with pytest.raises(KeyboardInterrupt):
         start()
     assert reached
+
+
+@pytest.mark.usefixtures("handlers")
+def test_a_signal_within_a_finaliser_is_not_lost() -> None:
+    """Fails if the handler raises whatever is being run: Python ignores exceptions of finalisers."""
+
+    class Late:
+        def __del__(self) -> None:
+            signal.raise_signal(signal.SIGTERM)
+
+    as_interrupts()
+    held = [Late()]
+
+    def work() -> None:
+        held.clear()
+        time.sleep(10)
+
+    with pytest.raises(KeyboardInterrupt):
+        work()
+
+
+@pytest.mark.usefixtures("handlers")
+def test_a_signal_within_the_callback_of_a_weak_reference_is_not_lost() -> None:
+    class Key:
+        pass
+
+    class Loud(dict):  # type: ignore[type-arg]
+        def __delitem__(self, key: object) -> None:
+            signal.raise_signal(signal.SIGTERM)
+
+    as_interrupts()
+    key, names = Key(), weakref.WeakKeyDictionary[Key, int]()
+    names[key] = 1
+    names.data = Loud(names.data)
+
+    def work() -> None:
+        nonlocal key
+        key = Key()
+        time.sleep(10)
+
+    with pytest.raises(KeyboardInterrupt):
+        work()
