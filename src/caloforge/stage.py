@@ -247,7 +247,7 @@ class GradientStage(Stage, ABC):
         needs: see :class:`Stage`.
 
     Attributes:
-        before: what aids do to the initial weights, behind ``prepare`` and with its arguments.
+        before: what aids do to the initial weights, behind ``prepare``: with the stage, and then the arguments of that.
         metric: key of ``validate``'s answer by which the best weights are selected.
         lower_is_better: direction of that metric.
         fresh_batches: whether every turn of every player takes a batch of its own.
@@ -267,7 +267,7 @@ class GradientStage(Stage, ABC):
     ) -> None:
         super().__init__(name, parts, needs=needs)
         self.training = training
-        self.before: tuple[Callable[[TrainingData, Streams], None], ...] = ()
+        self.before: tuple[Callable[[GradientStage, TrainingData, Streams], None], ...] = ()
 
     @property
     def epochs(self) -> int:
@@ -288,8 +288,9 @@ class GradientStage(Stage, ABC):
     @final
     def begin(self, data: TrainingData, streams: Streams) -> None:
         """Set initial weights: :meth:`prepare`, and then what aids do; arguments as for :meth:`prepare`."""
-        for step in (self.prepare, *self.before):
-            step(data, streams)
+        self.prepare(data, streams)
+        for step in self.before:
+            step(self, data, streams)
 
     def prepare(self, data: TrainingData, streams: Streams) -> None:
         """Set initial weights that depend on the data; nothing by default.

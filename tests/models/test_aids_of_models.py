@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +114,20 @@ def test_a_model_without_aids_calls_nothing_of_them(build: Any) -> None:
     assert [stage.name for stage in model.training_stages(TrainingConfig())] == names
     assert not [name for name in model.state_dict() if name.startswith("aids.")]
     assert list(model.helpers()) == []
+
+
+def test_a_model_with_aids_is_let_go_with_its_stages() -> None:
+    """Mutation: give what aids do before a training the stage at which it stands; several models stay in memory then."""
+    gc.disable()
+    try:
+        model = load_preset("caloflow-tiny").build(load_detector("calogan"))
+        stages = model.training_stages(TrainingConfig())
+        gone = [weakref.ref(held) for held in (model, *stages)]
+        assert any(stage.before for stage in stages if isinstance(stage, GradientStage))
+        del model, stages
+        assert [ref() for ref in gone] == [None] * len(gone)
+    finally:
+        gc.enable()
 
 
 def test_importing_a_model_of_the_zoo_imports_no_aid() -> None:

@@ -6,7 +6,6 @@ With and without kernels take turns within one training, so that what else happe
 
 from __future__ import annotations
 
-import gc
 import statistics
 import tempfile
 import time
@@ -201,7 +200,6 @@ def bench_stages(
     preset = load_preset(name, in_float32(overrides))
     detector, where = _detector_of(preset, name), Processes.local_device(device)
     former = torch.get_num_threads()
-    gc.collect()  # as a training does: the models of the one before hold themselves
     with ExitStack() as on_exit:
         on_exit.callback(torch.set_num_threads, former)
         torch.set_num_threads(threads)

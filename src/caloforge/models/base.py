@@ -148,7 +148,7 @@ class ShowerModel(nn.Module, ABC):
                         stage.needs = (*stage.needs, added.name)
         for stage in stages:
             if isinstance(stage, GradientStage):
-                stage.before = tuple(partial(helper.before_training, self, stage) for helper in self.helpers())
+                stage.before = tuple(partial(helper.before_training, self) for helper in self.helpers())
         return stages
 
     @final

@@ -7,7 +7,6 @@ all stages, and in the end ``model.safetensors`` and ``model.json``.
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
@@ -142,8 +141,6 @@ def train(
         raise UsageError("overrides need a preset by name or file")
     chosen_preset = preset if isinstance(preset, Preset) else load_preset(preset, overrides)
     where = Processes.local_device(device)
-    # A stage and its hooks hold each other, and the model with them: those of the training before can take gigabytes.
-    gc.collect()
     with ExitStack() as on_exit:
         on_exit.enter_context(_torch_settings(where, threads, tf32))
         on_exit.enter_context(memory_kept())
