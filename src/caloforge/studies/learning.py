@@ -13,12 +13,11 @@ from caloforge.evaluation import EvaluationResult, Scores
 from caloforge.evaluation.files import prepare_evaluation
 from caloforge.generation import conditions_of_file, generate
 from caloforge.models import load_preset, model_class
-from caloforge.progress import progress
-from caloforge.report import claim_folder, load_report, write_report
 from caloforge.showers import open_showers
 from caloforge.studies.extrapolation import Extrapolated, extrapolated, together
 from caloforge.studies.learning_curves import Curve, Point
 from caloforge.studies.learning_figure import draw_learning
+from caloforge.studies.reports import kept_report
 from caloforge.training import train
 from caloforge.training.data import FirstShowers
 
@@ -141,20 +140,15 @@ def study_learning(
         count = len(source)
         classifier = _sizes(classifier, count - 1, [count >> k for k in (3, 2, 1)], "showers for classifiers")
     asked = conditions_of_file(reference, particle=particle or None)
-    reports: dict[Path, EvaluationResult] = {}
 
     def evaluated(sample: Path, model: Path, folder: Path, most: int | None) -> EvaluationResult:
-        if not (folder / "report.json").is_file():
-            job = prepare_evaluation(
+        return kept_report(
+            folder,
+            lambda: prepare_evaluation(
                 sample, reference, floor=floor, model=str(model), suite="calogan", only=only or MEASURES, seed=seed,
                 retrainings=retrainings, max_showers=most, device=device, timing=False,
-            )  # fmt: skip
-            keep = claim_folder(folder, resume=True)
-            with progress("evaluating", job.units, "steps") as bar:
-                result = job.run(keep=keep, advance=bar.advance)
-            write_report(result, folder)
-        reports[folder] = load_report(folder)
-        return reports[folder]
+            ),
+        )  # fmt: skip
 
     curves = []
     for name, preset in zip(names, presets, strict=True):

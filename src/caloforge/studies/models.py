@@ -13,11 +13,11 @@ from caloforge.evaluation.files import prepare_evaluation
 from caloforge.generation import conditions_of_file, generate
 from caloforge.models import load_model, load_preset, model_class, read_record
 from caloforge.models.preset import Preset
-from caloforge.progress import progress
-from caloforge.report import Comparison, claim_folder, compare_reports, load_report, write_report
+from caloforge.report import Comparison, compare_reports
 from caloforge.showers import open_showers
 from caloforge.stage import GradientStage, Stage, TrainingConfig
 from caloforge.studies.controls import contest, layer_verdict, shuffle_voxels, untrained_copy
+from caloforge.studies.reports import kept_report
 from caloforge.training import train
 
 __all__ = ["Files", "study_models"]
@@ -87,18 +87,16 @@ def study_models(
     def judge(
         made: Path, folder: Path, model: Path | None, times: int | None, *, timed: bool, place: int
     ) -> EvaluationResult:
-        if not (folder / "report.json").is_file():
-            job = prepare_evaluation(
+        found = kept_report(
+            folder,
+            lambda: prepare_evaluation(
                 made, references[place], floor=floors[place], model=None if model is None else str(model),
                 suite=suite, only=only, seed=seed, retrainings=times, device=device, timing=timed,
-            )  # fmt: skip
-            keep = claim_folder(folder, resume=True)
-            _share_floor(judged, keep)
-            with progress("evaluating", job.units, "steps") as bar:
-                result = job.run(keep=keep, advance=bar.advance)
-            write_report(result, folder)
+            ),
+            before=lambda keep: _share_floor(judged, keep),
+        )  # fmt: skip
         judged.append(folder)
-        return load_report(folder)
+        return found
 
     def sample(model: Path, made: Path, place: int) -> None:
         asked = conditions_of_file(references[place], particle=read_record(model).valid.particle)
