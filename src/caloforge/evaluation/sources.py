@@ -7,6 +7,7 @@ import shlex
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from caloforge.models import pretrained_names, read_record, training_row_hashes
 from caloforge.random import Streams
 from caloforge.showers import ShowerPoints, Showers
 from caloforge.showers.files import Reader, open_showers
-from caloforge.showers.joining import JoinedReader
+from caloforge.showers.joining import joined_reader
 
 __all__ = ["UNKNOWN_MODEL", "Named", "Source", "differences", "find_model", "open_source", "rows_trained_on"]
 
@@ -120,7 +121,7 @@ def open_source(
         raise UsageError("no shower file was named")
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
-        reader = _open_all([path for path, _ in named], detector, particle)
+        reader = joined_reader([partial(_open, path, detector, particle) for path, _ in named])
     with reader:
         assert reader.detector is not None  # _open sees to it
         return Source(
@@ -148,23 +149,6 @@ def _in_memory(
         points = isinstance(showers, ShowerPoints)
         showers = showers[:limit] if points else showers[class_rows(total, limit, streams.generator(0))]
     return Source(f"{total} showers in memory", showers, known, None, total, True, showers.provenance)
-
-
-def _open_all(paths: Sequence[Path], detector: Detector | str | Path | None, particle: int | str | None) -> Reader:
-    """One file, or several as one."""
-    readers: list[Reader] = []
-    try:
-        for path in paths:
-            readers.append(_open(path, detector, particle))  # noqa: PERF401 - closed if a later one fails
-        if len(readers) == 1:
-            return readers[0]
-        joined = JoinedReader(readers)
-        joined.refuse_repeated()
-    except BaseException:
-        for reader in readers:
-            reader.close()
-        raise
-    return joined
 
 
 def _read(reader: Reader, limit: int | None, streams: Streams) -> AnyShowers:

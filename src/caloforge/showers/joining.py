@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from caloforge.showers.hashes import row_hashes
 from caloforge.showers.showers import ShowerPoints, Showers
 from caloforge.version import __version__
 
-__all__ = ["JoinedReader", "Joining", "join_showers", "open_several"]
+__all__ = ["JoinedReader", "Joining", "join_showers", "joined_reader", "open_several"]
 
 #: Showers read at a time.
 _BLOCK = 1000
@@ -202,16 +203,31 @@ def open_several(
     """
     if not paths:
         raise UsageError("no shower file was named")
-    if len(paths) == 1:
-        return open_showers(paths[0], detector, particle=particle)
     resolved = [Path(path).resolve() for path in paths]
     for number, whole in enumerate(resolved):
         if whole in resolved[:number]:
             raise UsageError(f"{paths[number]}: is named twice")
+    openers = [partial(open_showers, path, detector, particle=particle) for path in paths]
+    return joined_reader(openers, check_rows=check_rows)
+
+
+def joined_reader(openers: Sequence[Callable[[], Reader]], *, check_rows: bool = True) -> Reader:
+    """What is opened, as one; all of it is closed again if something is wrong.
+
+    Args:
+        openers: each opens a file; a single one is returned as it is.
+        check_rows: whether to look for showers that are in two of them, for which all are read.
+
+    Raises:
+        UsageError: if one lacks what a join needs.
+        ShowerFileError: if they do not belong together.
+    """
     readers: list[Reader] = []
     try:
-        for path in paths:
-            readers.append(open_showers(path, detector, particle=particle))  # noqa: PERF401 - closed if a later one fails
+        for opener in openers:
+            readers.append(opener())  # noqa: PERF401 - closed if a later one fails
+        if len(readers) == 1:
+            return readers[0]
         joined = JoinedReader(readers)
         if check_rows:
             joined.refuse_repeated()
