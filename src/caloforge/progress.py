@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
-__all__ = ["Progress", "progress"]
+__all__ = ["Progress", "counted", "progress"]
 
 #: Seconds between two plain lines.
 _INTERVAL = 10.0
@@ -27,6 +27,18 @@ class Progress(Protocol):
             amount: units finished since the last call.
             note: something to show beside the bar, for example a loss.
         """
+
+
+def counted(bar: Progress) -> Callable[[int, int], None]:
+    """What tells a display how far work has come, for work that counts from its beginning: units done, and units in all."""
+    before = 0
+
+    def advance(now: int, _: int) -> None:
+        nonlocal before
+        bar.advance(now - before)
+        before = now
+
+    return advance
 
 
 @contextmanager

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 import toy_model
+from executors import Backwards
 from toy_model import Toy, ToyConfig, toy_detector, toy_file, toy_showers
 
 from caloforge.cli.main import main
@@ -134,22 +135,11 @@ def test_a_dead_worker_is_noticed(monkeypatch):
         list(run)
 
 
-class _Backwards:
-    """An executor of somebody else's: two tasks at a time, the last ones first."""
-
-    jobs = 2
-
-    def run(self, prepare, settings, tasks):
-        work = prepare(settings)
-        for task in reversed(tasks):
-            yield task, work(task)
-
-
 def test_an_executor_of_ones_own_makes_the_same_showers(reference, tmp_path):
     """Mutation: write results in the order in which they come."""
     threads = torch.get_num_threads()
     try:
-        generate(toy(reject=0.3), spectrum(), tmp_path / "g.h5", seed=7, executor=_Backwards(), show=False)
+        generate(toy(reject=0.3), spectrum(), tmp_path / "g.h5", seed=7, executor=Backwards(), show=False)
     finally:
         torch.set_num_threads(threads)
     with open_showers(tmp_path / "g.h5") as reader:

@@ -6,6 +6,7 @@ import csv
 
 import numpy as np
 import pytest
+from executors import Backwards
 from toy_model import Toy, ToyConfig, toy_detector, toy_file, toy_showers
 
 from caloforge.errors import OutputError, UsageError
@@ -48,17 +49,6 @@ def test_batches_change_nothing(data, tmp_path):
     assert table(tmp_path / "7.csv") == table(tmp_path / "500.csv")
 
 
-class _Backwards:
-    """An executor of somebody else's, which does the last blocks first."""
-
-    jobs = 2
-
-    def run(self, prepare, settings, tasks):
-        work = prepare(settings)
-        for task in reversed(tasks):
-            yield task, work(task)
-
-
 def test_processes_and_executors_change_nothing(data, tmp_path):
     """Mutation: write blocks in the order in which they come."""
     import torch
@@ -66,7 +56,7 @@ def test_processes_and_executors_change_nothing(data, tmp_path):
     threads = torch.get_num_threads()
     likelihood(toy(), data, tmp_path / "one.csv", batch_size=20, show=False)
     try:
-        likelihood(toy(), data, tmp_path / "two.csv", batch_size=20, executor=_Backwards(), show=False)
+        likelihood(toy(), data, tmp_path / "two.csv", batch_size=20, executor=Backwards(), show=False)
     finally:
         torch.set_num_threads(threads)
     likelihood(toy(), data, tmp_path / "jobs.csv", batch_size=20, jobs=2, show=False)

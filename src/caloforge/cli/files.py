@@ -228,7 +228,7 @@ def convert(
     from caloforge.datasets import file_of
     from caloforge.errors import UsageError
     from caloforge.names import printable
-    from caloforge.progress import progress
+    from caloforge.progress import counted, progress
     from caloforge.showers.convert import MergePoints, MovePoints, PlacePoints, PointChange, SeveralChanges
     from caloforge.showers.convert import convert as run
     from caloforge.showers.files import open_showers
@@ -264,17 +264,10 @@ def convert(
         )
     elif cells is not None:
         changes.append(PlacePoints(load_cell_map(cells), printable(Path(cells).name), cut))
-    done = 0
     with progress("converting", total, "showers") as bar:
-
-        def advance(now: int, _: int) -> None:
-            nonlocal done
-            bar.advance(now - done)
-            done = now
-
         result = run(
             source, target, to, detector=named, particle=particle, kind=kind,  # type: ignore[arg-type] # checked above
-            change=SeveralChanges(tuple(changes)) if changes else None, resume=resume, overwrite=overwrite, progress=advance,
+            change=SeveralChanges(tuple(changes)) if changes else None, resume=resume, overwrite=overwrite, progress=counted(bar),
         )  # fmt: skip
     console.print(f"{target}: {result.showers} showers, {result.target} ({result.kind}), from {result.source}")
     if not result.source_complete:

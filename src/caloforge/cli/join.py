@@ -35,7 +35,7 @@ def join(
     """
     from caloforge.datasets import file_of
     from caloforge.errors import UsageError
-    from caloforge.progress import progress
+    from caloforge.progress import counted, progress
     from caloforge.showers.files import open_showers
     from caloforge.showers.joining import join_showers
 
@@ -47,16 +47,9 @@ def join(
     for file in files:
         with open_showers(file, named, particle=particle) as reader:
             total += len(reader)
-    done = 0
     with progress("joining", total, "showers") as bar:
-
-        def advance(now: int, _: int) -> None:
-            nonlocal done
-            bar.advance(now - done)
-            done = now
-
         result = join_showers(
-            files, out, to, detector=named, particle=particle, resume=resume, overwrite=overwrite, advance=advance
+            files, out, to, detector=named, particle=particle, resume=resume, overwrite=overwrite, advance=counted(bar)
         )
     console.print(f"{out}: {result.showers} showers of {result.files} files")
     if not result.complete:
