@@ -9,6 +9,7 @@ import os
 import resource
 import signal
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -96,7 +97,7 @@ def call(
         cpu_seconds: how much CPU time it may need.
         timeout: after so many seconds it counts as hanging (code -SIGALRM).
     """
-    logs = [Path(f"/tmp/reliability-{os.getpid()}-{name}") for name in ("out", "err")]
+    logs = [Path(tempfile.gettempdir(), f"reliability-{os.getpid()}-{name}") for name in ("out", "err")]
     began = time.monotonic()
     sys.stdout.flush()
     child = os.fork()
