@@ -8,15 +8,17 @@ number of ``jobs`` and a method ``run``.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
 from multiprocessing.connection import wait
 from typing import Any, Protocol, TypeVar
 
 from caloforge.errors import UsageError
 from caloforge.workers import Line, Worker
 
-__all__ = ["Executor", "InThisProcess", "LocalProcesses"]
+__all__ = ["Executor", "InThisProcess", "LocalProcesses", "in_own_process"]
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -24,6 +26,25 @@ R = TypeVar("R")
 
 #: Blocks that a worker has in hand: the one it works on and the next, so that it never waits for us.
 _IN_HAND = 2
+
+_own_process: ContextVar[bool] = ContextVar("own_process", default=False)
+
+
+def in_own_process() -> bool:
+    """Asked by a ``prepare``: whether this process was started for these tasks alone, so that it may be changed and die of them.
+
+    Where it was not (a worker of a cluster, the process of the user), work that changes a process starts one for itself.
+    """
+    return _own_process.get()
+
+
+@contextmanager
+def _owning() -> Iterator[None]:
+    token = _own_process.set(True)
+    try:
+        yield
+    finally:
+        _own_process.reset(token)
 
 
 class Executor(Protocol):
@@ -76,12 +97,14 @@ class LocalProcesses:
 
     Attributes:
         jobs: how many.
+        environment: variables of their environment, beside ours.
 
     Raises:
         UsageError: if there are fewer than one.
     """
 
     jobs: int
+    environment: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.jobs < 1:
@@ -92,20 +115,29 @@ class LocalProcesses:
     ) -> Generator[tuple[T, R], None, None]:
         """See :class:`Executor`."""
         hands: list[_Hand] = []
+        todo = deque(tasks)
+
+        def hand_out() -> None:
+            """Give every worker a task, and a second one as long as there are enough for all."""
+            for share in range(1, _IN_HAND + 1):
+                for hand in hands:
+                    if len(hand.tasks) < share and len(todo) > (len(hands) if share > 1 else 0):
+                        # A few bytes, so this never waits for a worker that waits for us.
+                        hand.worker.send(todo[0])
+                        hand.tasks.append(todo.popleft())
+
         try:
-            for _ in range(min(self.jobs, len(tasks))):
-                hands.append(_Hand(Worker(_serve), deque()))  # noqa: PERF401 - ended if a later one fails to start
+            for _ in range(min(self.jobs, len(todo))):
+                hands.append(_Hand(Worker(_serve, self.environment), deque()))  # noqa: PERF401 - ended if a later one fails
             for hand in hands:
                 hand.worker.send((prepare, settings))
-            todo = iter(tasks)
-            for hand in hands * _IN_HAND:
-                hand.give(todo)
+            hand_out()
             while busy := {id(hand.worker.line.connection): hand for hand in hands if hand.tasks}:
                 for connection in wait([hand.worker.line.connection for hand in busy.values()]):
                     hand = busy[id(connection)]
                     result = hand.worker.receive()
                     task = hand.tasks.popleft()
-                    hand.give(todo)
+                    hand_out()
                     yield task, result
         finally:
             for hand in hands:
@@ -119,17 +151,11 @@ class _Hand:
     worker: Worker
     tasks: deque[Any]
 
-    def give(self, todo: Iterator[Any]) -> None:
-        """Send the next task, if there is one; it is a few bytes, so this never waits for a worker that waits for us."""
-        for task in todo:
-            self.tasks.append(task)
-            self.worker.send(task)
-            return
-
 
 def _serve(line: Line) -> None:
     """A worker's life."""
     prepare, settings = line.receive()
-    work = prepare(settings)
+    with _owning():
+        work = prepare(settings)
     while True:
         line.send(work(line.receive()))

@@ -9,12 +9,13 @@ the process that it works for: when that closes its end of the socket, whatever 
 from __future__ import annotations
 
 import io
+import os
 import pickle
 import subprocess
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from typing import Any
@@ -26,7 +27,16 @@ __all__ = ["Line", "Worker", "WorkerDiedError", "call_elsewhere"]
 
 
 class WorkerDiedError(CaloForgeError):
-    """A worker is gone; the text says how it ended, with the last thing that it printed."""
+    """A worker is gone; the text says how it ended, with the last thing that it printed.
+
+    Attributes:
+        code: its exit code, below zero the signal that ended it; None if it stopped answering.
+        printed: the lines that it printed, without empty ones.
+    """
+
+    def __init__(self, text: str, code: int | None = None, printed: Sequence[str] = ()) -> None:
+        super().__init__(text)
+        self.code, self.printed = code, tuple(printed)
 
 
 class Line:
@@ -92,12 +102,13 @@ class Worker:
 
     Args:
         serve: what it does; a function of a module, called with the worker's end of the line.
+        environment: variables of its environment, beside ours.
 
     Raises:
         UsageError: if the function cannot be sent.
     """
 
-    def __init__(self, serve: Callable[[Line], None]) -> None:
+    def __init__(self, serve: Callable[[Line], None], environment: Mapping[str, str] | None = None) -> None:
         ours, theirs = Pipe()
         self.line = Line(ours)
         self._output = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as the process lives
@@ -109,6 +120,7 @@ class Worker:
                 stdout=self._output,
                 stderr=self._output,
                 pass_fds=(theirs.fileno(),),
+                env=os.environ | dict(environment or {}),
                 start_new_session=True,
             )
         try:
@@ -128,7 +140,7 @@ class Worker:
         try:
             self.line.send(what)
         except OSError:
-            raise WorkerDiedError(self._obituary()) from None
+            raise self._obituary() from None
 
     def receive(self) -> Any:
         """What the worker has to say.
@@ -140,19 +152,20 @@ class Worker:
         try:
             return self.line.receive()
         except (EOFError, OSError):
-            raise WorkerDiedError(self._obituary()) from None
+            raise self._obituary() from None
 
-    def _obituary(self) -> str:
+    def _obituary(self) -> WorkerDiedError:
         try:
             code = self._process.wait(timeout=10)
         except subprocess.TimeoutExpired:
-            return "a worker process stopped answering"
+            return WorkerDiedError("a worker process stopped answering")
         how = f"exit code {code}"
         if code == -9:
             how = "killed by hand, or by the system for want of memory"
         self._output.seek(0)
         lines = [line.strip() for line in self._output.read().decode(errors="replace").splitlines() if line.strip()]
-        return f"a worker process died ({how})" + (f": {lines[-1].rstrip('.')}" if lines else "")
+        said = f": {lines[-1].rstrip('.')}" if lines else ""
+        return WorkerDiedError(f"a worker process died ({how}){said}", code, lines)
 
     def stop(self) -> None:
         """End the worker, whatever it is doing. It owns no files, so nothing is lost."""

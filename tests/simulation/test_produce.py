@@ -7,14 +7,19 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
+from executors import Backwards
 
 from caloforge.detectors import EnergySpectrum, detector_from_toml, load_detector
 from caloforge.errors import MissingDependencyError, SimulationError, UsageError
+from caloforge.executor import InThisProcess, LocalProcesses
 from caloforge.showers import ShowerPoints, Showers
-from caloforge.simulation import BLOCK_SIZE, Production, SimulationPlan, packages, simulate, tables
+from caloforge.showers.files import open_showers
+from caloforge.simulation import BLOCK_SIZE, Production, SimulationPlan, packages, simulate, simulate_to_file, tables
 
 pytestmark = pytest.mark.geant4
 
@@ -162,7 +167,7 @@ def test_without_calzone_the_extra_is_named(monkeypatch):
 def test_an_unknown_material_is_named():
     text = load_detector("calogan").to_toml().replace("G4_lAr", "G4_lXr")
     with pytest.raises(SimulationError, match="Geant4 does not know the material 'G4_lXr'"):
-        simulate(detector_from_toml(text, where="test"), "e+", "1", 1, 1, tables="builtin")
+        list(simulate(detector_from_toml(text, where="test"), "e+", "1", 1, 1, tables="builtin"))
 
 
 def test_incomplete_tables_name_the_file_that_geant4_misses(tmp_path):
@@ -172,17 +177,85 @@ def test_incomplete_tables_name_the_file_that_geant4_misses(tmp_path):
         make(plan(tables=str(directory)))
 
 
-def test_a_dying_worker_ends_the_production_with_one_sentence():
-    with Production(plan(energy="5", events=200), jobs=2) as production:
+def children(process: int | str = "self") -> list[int]:
+    """Processes that a process has started and that still run."""
+    tasks = Path(f"/proc/{process}/task").iterdir()
+    return [int(pid) for task in tasks for pid in (task / "children").read_text().split() if _running(int(pid))]
+
+
+@pytest.mark.parametrize("executor", [LocalProcesses(2), InThisProcess()])
+def test_a_dying_worker_ends_the_production_with_one_sentence(executor):
+    """In this process, Geant4 is in a child of it: fails (the test itself dies) if a task runs Geant4 where it is."""
+    before = set(children())
+    with Production(plan(energy="5", events=200), executor=executor) as production:
         blocks = iter(production)
         next(blocks)
-        workers = list(production._workers)
-        workers[0]._process.send_signal(signal.SIGKILL)
+        workers = set(children()) - before
+        assert len(workers) == executor.jobs
+        os.kill(min(workers), signal.SIGKILL)
         with pytest.raises(
             SimulationError, match=r"ended by SIGKILL \(by hand, or .*memory\); finished blocks are kept"
         ):
             list(blocks)
-    assert all(worker._process.poll() is not None for worker in workers)
+    assert not set(children()) & workers
+
+
+@pytest.mark.parametrize("executor", [InThisProcess(), Backwards()])
+def test_who_makes_the_blocks_changes_nothing(reference, executor, tmp_path):
+    with Production(plan(), executor=executor) as production:
+        blocks = {block.number: block.showers for block in production}
+    assert_same(Showers.concatenate([blocks[number] for number in range(3)]), reference)
+    out = tmp_path / "e.h5"
+    simulate_to_file(
+        load_detector("calogan"), out, particle="e+", spectrum="0.1:0.5", events=25, seed=5, tables="builtin",
+        executor=executor,
+    )  # fmt: skip
+    with open_showers(out) as reader:
+        assert_same(reader.read(), reference)
+
+
+def test_what_geant4_says_of_missing_tables_reaches_those_who_run_it_in_a_child(tmp_path):
+    directory = tables.write_tables(tmp_path, [82, 18], hadronic=False)
+    (directory / "G4EMLOW8.8/brem_SB/br82").unlink()
+    with (
+        Production(plan(tables=str(directory)), executor=InThisProcess()) as production,
+        pytest.raises(SimulationError, match=r"ended by SIGABRT.*br82.*finished blocks are kept"),
+    ):
+        list(production)
+
+
+class Elsewhere:
+    """An executor on two machines with different versions of Geant4."""
+
+    jobs = 2
+
+    def run(self, prepare, settings, tasks):
+        for number, (task, made) in enumerate(InThisProcess().run(prepare, settings, tasks)):
+            facts = replace(made.facts, versions=made.facts.versions | {"geant4": f"11.4.{number}"})
+            yield task, replace(made, facts=facts)
+
+
+def test_workers_with_different_versions_are_refused(tmp_path):
+    """Fails (a file of two kinds of showers) if only the facts of the first block are looked at."""
+    out = tmp_path / "s.h5"
+    with pytest.raises(SimulationError, match=r"not all workers simulate with the same: geant4 11\.4\.0 and 11\.4\.1"):
+        simulate_to_file(
+            load_detector("calogan"), out, particle="e+", spectrum="0.1:0.5", events=25, seed=5, tables="builtin",
+            executor=Elsewhere(),
+        )  # fmt: skip
+    with open_showers(out) as reader:
+        assert len(reader) == BLOCK_SIZE
+
+
+def test_there_is_no_file_if_geant4_cannot_be_started(tmp_path):
+    """Fails if the file is begun before Geant4 has made anything: an old one would be gone."""
+    wrong = detector_from_toml(load_detector("calogan").to_toml().replace("G4_lAr", "G4_lXr"), where="test")
+    out = tmp_path / "s.h5"
+    out.write_bytes(b"precious")
+    with pytest.raises(SimulationError, match="G4_lXr"):
+        simulate_to_file(wrong, out, particle="e+", spectrum="1", events=5, seed=1, tables="builtin", overwrite=True)
+    assert out.read_bytes() == b"precious"
+    assert list(tmp_path.iterdir()) == [out]
 
 
 SCRIPT = """
@@ -191,8 +264,9 @@ signal.signal(signal.SIGINT, signal.default_int_handler)  # test runners in the 
 from caloforge.detectors import load_detector
 from caloforge.simulation import simulate
 production = simulate(load_detector("calogan"), "e+", "2", 10_000, 1, jobs=2, tables="builtin")
+from pathlib import Path
 for block in production:
-    print(*(worker._process.pid for worker in production._workers), flush=True)
+    print(*(pid for task in Path("/proc/self/task").iterdir() for pid in (task / "children").read_text().split()), flush=True)
 """
 
 

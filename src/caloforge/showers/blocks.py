@@ -27,7 +27,7 @@ from caloforge.errors import CaloForgeWarning, OutputError
 from caloforge.showers.hdf5 import Array, Chunking, Column, Fill, open_hdf5, write_atomically
 from caloforge.showers.parts import Part, Run, fill_block, fill_master, fill_merged, joined_runs
 
-__all__ = ["BlockWriter", "first_difference", "parts_directory"]
+__all__ = ["BlockWriter", "first_difference", "parts_directory", "refuse_taken"]
 
 #: Parts of one level that are merged into one of the next; and the size from which merging no longer pays.
 _MERGE = 16
@@ -52,6 +52,39 @@ Finish = Callable[[Path, Path], None]
 def parts_directory(path: Path) -> Path:
     """Where the finished parts of an incomplete file lie."""
     return path.with_name(path.name + ".parts")
+
+
+def refuse_taken(path: Path, *, resume: bool = False, overwrite: bool = False) -> Path:
+    """Look whether a file may be begun, before hours of work go into it; nothing is changed.
+
+    Args:
+        path: the promised name.
+        resume: as for :class:`BlockWriter`, as is ``overwrite``.
+        overwrite: replace an existing file.
+
+    Returns:
+        The file itself, where the name is a link; the link is to stay one.
+
+    Raises:
+        OutputError: if it may not.
+    """
+    try:
+        kind = special_kind(path)
+        if kind:
+            raise OutputError(f"{path}: is a {kind}, expected a file, since showers are written in any order")
+        path = link_target(path)
+        folder, exists = parts_directory(path), path.exists()
+        if path.is_dir():
+            raise OutputError(f"{path}: is a directory, expected a file name")
+        if exists and not (resume or overwrite):
+            raise OutputError(f"{path}: exists already; overwrite it, resume it, or choose another name")
+        if not path.parent.is_dir():
+            raise OutputError(f"{path}: there is no directory '{path.parent}'")
+        if not (exists or overwrite) and folder.exists() and any(map(_is_ours, folder.iterdir())):
+            raise OutputError(f"{folder}: is left from a file that is gone; remove it, or overwrite")
+    except OSError as error:
+        raise output_error(path, error) from None
+    return path
 
 
 class BlockWriter:
@@ -98,29 +131,17 @@ class BlockWriter:
         self._closed = False
         self._fresh = True
         self._lock: int | None = None
+        self.path = refuse_taken(path, resume=resume, overwrite=overwrite)
         with self._reporting():
-            kind = special_kind(path)
-            if kind:
-                raise OutputError(f"{path}: is a {kind}, expected a file, since showers are written in any order")
-            self.path = link_target(path)  # a link is to stay one
             self._folder = parts_directory(self.path)
-            self._open(resume=resume, overwrite=overwrite)
+            self._open(resume=resume)
 
     # ---- opening
 
-    def _open(self, *, resume: bool, overwrite: bool) -> None:
-        exists = self.path.exists()
-        if self.path.is_dir():
-            raise OutputError(f"{self.path}: is a directory, expected a file name")
-        if exists and not (resume or overwrite):
-            raise OutputError(f"{self.path}: exists already; overwrite it, resume it, or choose another name")
-        if not self.path.parent.is_dir():
-            raise OutputError(f"{self.path}: there is no directory '{self.path.parent}'")
-        if not (exists or overwrite) and self._folder.exists() and any(map(_is_ours, self._folder.iterdir())):
-            raise OutputError(f"{self._folder}: is left from a file that is gone; remove it, or overwrite")
+    def _open(self, *, resume: bool) -> None:
         self._acquire()
         try:
-            self._fresh = not (resume and exists)
+            self._fresh = not (resume and self.path.exists())
             if self._fresh:
                 self._write_master()
             else:

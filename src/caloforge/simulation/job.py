@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 from caloforge.detectors import Detector, Directions, EnergySpectrum, particle_id
 from caloforge.errors import Interrupted, UsageError
+from caloforge.executor import Executor
 from caloforge.progress import progress
-from caloforge.showers.files import create_showers
+from caloforge.showers.blocks import refuse_taken
+from caloforge.showers.files import Writer, create_showers
 from caloforge.simulation.plan import SimulationPlan
 from caloforge.simulation.produce import Production
 
@@ -55,6 +58,7 @@ def simulate_to_file(
     resume: bool = False,
     overwrite: bool = False,
     command: str | None = None,
+    executor: Executor | None = None,
 ) -> SimulationSummary:
     """Simulate showers and write them, block by block, into a native file.
 
@@ -74,6 +78,7 @@ def simulate_to_file(
         resume: go on with an interrupted production of the same request.
         overwrite: replace an existing file.
         command: the command line, for provenance.
+        executor: who makes the blocks, instead of ``jobs`` processes of this machine.
 
     Raises:
         UsageError: if the request makes no sense.
@@ -83,9 +88,9 @@ def simulate_to_file(
     pdg, spectrum = _defaults(detector, particle, spectrum)
     plan = SimulationPlan(detector, pdg, spectrum, events, seed, directions, points, tables, engine)
     started = time.monotonic()
-    # The workers start before the file does, since its provenance tells of them.
-    with Production(plan, jobs=jobs) as production:
-        writer = create_showers(
+
+    def begin(production: Production) -> Writer:
+        return create_showers(
             out,
             detector=detector,
             particle=pdg,
@@ -96,14 +101,26 @@ def simulate_to_file(
             resume=resume,
             overwrite=overwrite,
         )
-        before = len(writer)
+
+    refuse_taken(out, resume=resume, overwrite=overwrite)
+    with Production(plan, jobs=jobs, executor=executor) as production:
+        # Provenance tells of the workers. Those of a new file are heard of with its first block, so there is no file if Geant4
+        # cannot be started; one that is gone on with says which blocks are to be made.
+        writer = begin(production) if resume and out.exists() else None
+        before = 0 if writer is None else len(writer)
         try:
-            with writer, progress("simulating", events, "showers", done=before) as bar:
-                production.skip(set(range(plan.n_blocks)) - set(writer.missing(plan.n_blocks)))
+            with ExitStack() as stack, progress("simulating", events, "showers", done=before) as bar:
+                if writer is not None:
+                    stack.enter_context(writer)
+                    production.skip(set(range(plan.n_blocks)) - set(writer.missing(plan.n_blocks)))
                 for block in production:
+                    if writer is None:
+                        writer = stack.enter_context(begin(production))
                     writer.write(block.showers, position=block.number)
                     bar.advance(len(block.showers))
         except KeyboardInterrupt:
+            if writer is None:
+                raise Interrupted("interrupted before the first showers were finished") from None
             raise Interrupted(
                 f"interrupted; {out} holds {len(writer)} of {events} showers, --resume goes on from there"
             ) from None

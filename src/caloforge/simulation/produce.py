@@ -2,29 +2,21 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
-import tempfile
-from collections import deque
-from collections.abc import Collection, Iterator
-from multiprocessing import Pipe
-from multiprocessing.connection import Connection, wait
+from collections.abc import Collection, Generator, Iterator
+from contextlib import closing
 from types import TracebackType
 from typing import Any, Self
 
 from caloforge.detectors import Detector, Directions, EnergySpectrum, particle_id
 from caloforge.errors import SimulationError, UsageError
+from caloforge.executor import Executor, LocalProcesses
 from caloforge.simulation.packages import need_engine
 from caloforge.simulation.plan import Block, SimulationPlan
 from caloforge.simulation.tables import TableSource
-from caloforge.stopping import held_back
+from caloforge.simulation.worker import ENVIRONMENT, Facts, Made, died, prepare
+from caloforge.workers import WorkerDiedError
 
 __all__ = ["Production", "simulate"]
-
-#: Blocks that a worker has in hand: the one it makes and the next, so that it never waits for us.
-_IN_HAND = 2
 
 
 def simulate(
@@ -40,8 +32,9 @@ def simulate(
     tables: str = "auto",
     engine: str | None = None,
     skip: Collection[int] = (),
+    executor: Executor | None = None,
 ) -> Production:
-    """Start a production of Geant4 showers.
+    """Describe a production of Geant4 showers, which starts with the first block that is asked for.
 
     The result is an iterator of blocks, in the order in which they are finished (``Block.start`` says where a block
     belongs), and a context manager that ends the worker processes:
@@ -63,47 +56,40 @@ def simulate(
         tables: ``auto``, ``builtin``, ``official`` or a directory with Geant4's data.
         engine: ``calzone`` or ``geant4-pybind``; by default the one that suits the detector.
         skip: numbers of blocks that are there already.
+        executor: who makes the blocks, instead of ``jobs`` processes of this machine.
 
     Raises:
         UsageError: if the request makes no sense.
         MissingDependencyError: if the engine is not installed.
-        SimulationError: if Geant4 cannot be started for it.
+        SimulationError: if the detector has no stack; if Geant4 cannot be started or fails, with the next block.
     """
     if isinstance(spectrum, str):
         spectrum = EnergySpectrum.parse(spectrum)
     plan = SimulationPlan(detector, particle_id(particle), spectrum, events, seed, directions, points, tables, engine)
-    return Production(plan, jobs=jobs, skip=skip)
+    return Production(plan, jobs=jobs, skip=skip, executor=executor)
 
 
 class Production:
-    """Running workers and the blocks that they finish; see ``simulate``.
+    """Blocks of a plan as they are finished; see ``simulate``.
 
     Args:
         plan: what to simulate.
         jobs: worker processes.
         skip: numbers of blocks that are there already.
+        executor: who makes the blocks, instead of ``jobs`` processes of this machine.
     """
 
-    def __init__(self, plan: SimulationPlan, *, jobs: int = 1, skip: Collection[int] = ()) -> None:
+    def __init__(
+        self, plan: SimulationPlan, *, jobs: int = 1, skip: Collection[int] = (), executor: Executor | None = None
+    ) -> None:
         if jobs < 1:
             raise UsageError(f"the number of jobs is {jobs}, expected 1 or more")
         need_engine(plan.engine_name)
         self.plan = plan
-        self._todo = deque(plan.blocks(set(skip)))
-        self._facts: tuple[dict[str, str], TableSource] | None = None
-        self._finished: deque[Block] = deque()
-        self._handing_out = False
-        # A worker at least, even with nothing left to do: provenance comes from it.
-        self._workers: list[_Worker] = []
-        try:
-            for _ in range(max(1, min(jobs, len(self._todo)))):
-                self._workers.append(_Worker(plan))
-            # Blocks are handed out from the first iteration on; until then some can still be skipped.
-            while self._facts is None:
-                self._hear()
-        except BaseException:
-            self.close()
-            raise
+        self._executor: Executor = LocalProcesses(jobs, ENVIRONMENT) if executor is None else executor
+        self._todo = list(plan.blocks(set(skip)))
+        self._facts: Facts | None = None
+        self._running: Generator[Block] | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -115,31 +101,58 @@ class Production:
 
     def skip(self, blocks: Collection[int]) -> None:
         """Leave out blocks that are there already; to be said before the first block is taken."""
-        self._todo = deque(number for number in self._todo if number not in set(blocks))
+        self._todo = [number for number in self._todo if number not in set(blocks)]
 
     def __iter__(self) -> Iterator[Block]:
-        self._handing_out = True
+        if self._running is None:
+            self._running = self._run()
+        return self._running
+
+    def _run(self) -> Generator[Block]:
         try:
-            self._hand_out()
-            while self._finished or self._todo or any(worker.in_hand for worker in self._workers):
-                if self._finished:
-                    yield self._finished.popleft()
-                else:
-                    self._hear()
-        finally:
-            self.close()
+            with closing(self._executor.run(prepare, self.plan, self._todo)) as answers:
+                for _, made in answers:
+                    self._heard(made)
+                    assert made.block is not None  # its number was given
+                    yield made.block
+        except WorkerDiedError as error:
+            raise died(error) from None
+
+    def _heard(self, made: Made) -> None:
+        """Take in with what showers are made, and refuse those that are made with something else."""
+        if self._facts is None:
+            self._facts = made.facts
+        ours, theirs = (
+            facts.versions | {"tables": facts.tables.fingerprint} for facts in (self._facts, made.facts)
+        )  # fmt: skip
+        if ours != theirs:
+            name = next(name for name in ours | theirs if ours.get(name) != theirs.get(name))
+            raise SimulationError(
+                f"not all workers simulate with the same: {name} {ours.get(name)} and {theirs.get(name)}; finished blocks are "
+                "kept and can be resumed"
+            )
+
+    def _known(self) -> Facts:
+        """With what showers are made; one worker is asked if none has made any yet."""
+        if self._facts is None:
+            try:
+                with closing(self._executor.run(prepare, self.plan, [None])) as answers:
+                    for _, made in answers:
+                        self._heard(made)
+            except WorkerDiedError as error:
+                raise died(error) from None
+        assert self._facts is not None  # every task has them in its result
+        return self._facts
 
     @property
     def versions(self) -> dict[str, str]:
-        """Versions of Geant4 and of the package that brings it."""
-        assert self._facts is not None  # known since the first worker was ready
-        return self._facts[0]
+        """Versions of Geant4 and of the package that brings it; known for nothing once there is a block."""
+        return self._known().versions
 
     @property
     def tables(self) -> TableSource:
-        """The tables in use."""
-        assert self._facts is not None  # known since the first worker was ready
-        return self._facts[1]
+        """The tables in use, likewise."""
+        return self._known().tables
 
     def provenance(self, command: str | None = None) -> dict[str, Any]:
         """Where the showers come from, as JSON can hold it."""
@@ -147,104 +160,5 @@ class Production:
 
     def close(self) -> None:
         """End the workers, whatever they are doing."""
-        for worker in self._workers:
-            worker.stop()
-        self._workers = []
-
-    def _hear(self) -> None:
-        """Wait for the workers and take in what they have to say."""
-        by_connection = {worker.connection: worker for worker in self._workers}
-        for connection in wait(list(by_connection)):
-            worker = by_connection[connection]  # type: ignore[index]
-            try:
-                message = worker.connection.recv()
-            except (EOFError, ConnectionResetError):
-                raise SimulationError(f"{worker.obituary()}; finished blocks are kept and can be resumed") from None
-            match message:
-                case ("ready", versions, tables):
-                    self._facts = (versions, tables)
-                case ("block", block):
-                    self._finished.append(block)
-                    worker.in_hand -= 1
-                case ("failed", error):
-                    raise error
-                case ("crashed", trace):
-                    raise RuntimeError(f"a simulation worker failed:\n{trace}")
-        self._hand_out()
-
-    def _hand_out(self) -> None:
-        """Give every worker a block, and a second one as long as there are enough for all."""
-        if not self._handing_out:
-            return
-        for share in range(1, _IN_HAND + 1):
-            for worker in self._workers:
-                if len(self._todo) > (len(self._workers) if share > 1 else 0) and worker.in_hand < share:
-                    worker.give(self._todo.popleft())
-
-
-class _Worker:
-    """A worker process, our end of its socket, and what it printed."""
-
-    def __init__(self, plan: SimulationPlan) -> None:
-        self.in_hand = 0
-        ours, theirs = Pipe()
-        self.connection: Connection[Any, Any] = ours
-        self._output = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as the process lives
-        # One thread each: the jobs are the parallelism. A session of its own keeps the terminal's Ctrl-C away.
-        environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-        with theirs, held_back():
-            self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "caloforge.simulation.worker", str(theirs.fileno())],
-                stdin=subprocess.DEVNULL,
-                stdout=self._output,
-                stderr=self._output,
-                pass_fds=(theirs.fileno(),),
-                env=environment,
-                start_new_session=True,
-            )
-        self.give(plan, counts=False)
-
-    def give(self, what: Any, *, counts: bool = True) -> None:
-        """Send a plan or the number of a block."""
-        try:
-            self.connection.send(what)
-        except (BrokenPipeError, ConnectionResetError):
-            raise SimulationError(f"{self.obituary()}; finished blocks are kept and can be resumed") from None
-        self.in_hand += counts
-
-    def obituary(self) -> str:
-        """How the process ended, with the last thing that it printed."""
-        try:
-            code = self._process.wait(timeout=10)
-        except subprocess.TimeoutExpired:
-            return "a Geant4 worker process stopped answering"
-        if code < 0:
-            how = f"was ended by {signal.Signals(-code).name}"
-            if -code == signal.SIGKILL:
-                how += " (by hand, or by the system for lack of memory)"
-        else:
-            how = f"ended with exit code {code}"
-        self._output.seek(0)
-        lines = [line.strip() for line in self._output.read().decode(errors="replace").splitlines() if line.strip()]
-        said = _last_words(lines)
-        return f"a Geant4 worker process {how}" + (f": {said.rstrip('.')}" if said else "")
-
-    def stop(self) -> None:
-        """End the process. It owns no files, so nothing is lost by doing it at once."""
-        self.connection.close()
-        if self._process.poll() is None:
-            self._process.kill()
-        self._process.wait()
-        self._output.close()
-
-
-def _last_words(lines: list[str]) -> str:
-    """The cause of death in what a process printed: what the last error report of Geant4 says, else the last line.
-
-    A report stands between two lines of dashes, with its code, its issuer and its farewell between asterisks.
-    """
-    start = max((k for k, line in enumerate(lines) if "G4Exception-START" in line), default=None)
-    if start is not None:
-        lines = [line for line in lines[start:] if not line.startswith(("--------", "issued by"))]
-        return " ".join(line for line in lines if "***" not in line)
-    return next((line for line in reversed(lines) if "***" not in line), "")
+        if self._running is not None:
+            self._running.close()
