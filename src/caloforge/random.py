@@ -8,6 +8,7 @@ work therefore cannot change a result. The generator is Philox-4x64 (Salmon et a
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,6 +20,15 @@ from numpy.typing import NDArray
 from caloforge.errors import UsageError
 
 __all__ = ["Streams", "ragged_normal_of"]
+
+
+@functools.lru_cache(1024)
+def _key(seed: int, purpose: str) -> NDArray[np.uint64]:
+    """See :meth:`Streams.key`; kept, since a model made shower by shower asks for the same ones every time."""
+    digest = hashlib.blake2b(f"{seed}\0{purpose}".encode(), digest_size=16).digest()
+    key = np.frombuffer(digest, dtype="<u8").astype(np.uint64)
+    key.setflags(write=False)
+    return key
 
 
 @dataclass(frozen=True)
@@ -43,8 +53,7 @@ class Streams:
 
     def key(self) -> NDArray[np.uint64]:
         """Key of the Philox generator, (2,); indices and counters are its counter."""
-        digest = hashlib.blake2b(f"{self.seed}\0{self.purpose}".encode(), digest_size=16).digest()
-        return np.frombuffer(digest, dtype="<u8").astype(np.uint64)
+        return _key(self.seed, self.purpose)
 
     def generator(self, index: int, attempt: int = 0) -> np.random.Generator:
         """Generator of one shower.

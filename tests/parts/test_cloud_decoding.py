@@ -128,6 +128,14 @@ def both(model: PointCloudModel, conditions: Mapping[str, Tensor], raw: Tensor, 
         return fast, expected
 
 
+def whole(model: PointCloudModel, conditions: Mapping[str, Tensor], latents: Mapping[str, Tensor]) -> Any:
+    """All of it as users get it, and step by step."""
+    with torch.no_grad():
+        assert model._ready(2) is not None
+        raw = model.flow_outputs(conditions, latents["profile"])
+        return model.decode_tensors(conditions, latents), model.decode_reference(conditions, raw, latents)
+
+
 def agree(fast: Any, plain: Any) -> None:
     assert torch.equal(fast[1], plain[1])
     assert torch.equal(fast[0]["offsets"], plain[0]["offsets"])
@@ -319,21 +327,33 @@ def test_constants_that_do_not_fit_are_refused() -> None:
             cloud_constants(settings, arrays | wrong)
 
 
-def test_constants_follow_every_change_and_every_copy() -> None:
+def test_showers_follow_every_change_and_every_copy() -> None:
+    """Fails if the look at all tensors together misses the flow, the point network, a fitted part or an aid."""
     model = new_model("caloclouds3")
-    case = inputs(model, 6)
-    before = both(model, *case)[0][0]["points"]
+    conditions, _, latents = inputs(model, 6)
+    before = whole(model, conditions, latents)[0][0]["points"]
     twin = copy.deepcopy(model)
     model.calibration.energy.mul_(2)  # in place
     twin.profiles.std = twin.profiles.std * 0.5  # another tensor
     twin.points.mean.data = twin.points.mean + 0.1  # other memory
-    agree(*both(model, *case))
-    agree(*both(twin, *case))
-    torch.testing.assert_close(both(model, *case)[0][0]["points"][:, 3], 2 * before[:, 3])
+    agree(*whole(model, conditions, latents))
+    agree(*whole(twin, conditions, latents))
+    torch.testing.assert_close(whole(model, conditions, latents)[0][0]["points"][:, 3], 2 * before[:, 3])
     model.adjust({"max_negative": 0})
-    fast, plain = both(model, *case)
+    fast, plain = whole(model, conditions, latents)
     agree(fast, plain)
     assert not bool(fast[1].all())
+    model.adjust({"max_negative": 7})
+    parts = [model.flow, model.target, *model.aids.values()]
+    assert len(parts) > 2
+    for part in parts:
+        last = [*part.parameters(), *(b for b in part.buffers() if b.is_floating_point())][-1]
+        known = whole(model, conditions, latents)[0]
+        last.data.mul_(1.2).add_(0.01)  # writes that no version counter tells of
+        fast, plain = whole(model, conditions, latents)
+        agree(fast, plain)
+        same = torch.equal(fast[0]["offsets"], known[0]["offsets"])
+        assert not same or not torch.equal(fast[0]["points"], known[0]["points"])
 
 
 def test_a_model_of_another_class_may_have_other_profiles() -> None:

@@ -220,6 +220,7 @@ def test_unphysical_showers_are_rejected_and_empty(kind: str) -> None:
         raw[1, -8:] = -1e3  # eight negative energies
         raw[2, : features // 2] = 1e3  # more points than any shower has
         model.flow.sample = lambda z, context: raw  # type: ignore[method-assign]
+        model.flow.sample_packed = lambda weights, z, context: raw  # type: ignore[method-assign]
         made, valid = model.decode(conditions, model.latents(conditions, SEEDS))
     assert valid.tolist() == [True, False, False]
     assert isinstance(made, ShowerPoints)

@@ -119,15 +119,15 @@ class PointWiseNet(nn.Module):
 
     def packed(self) -> tuple[Tensor, Tensor]:
         """The weights, in CPU memory, as one tensor, and what it looks like; from memory if nothing has changed since."""
-
-        def pack() -> tuple[Tensor, Tensor]:
-            weights = self._weights()
-            plan = pointwise_plan(weights)
-            return pack_pointwise(weights, plan), plan
-
         tensors, copies = weights_now(self, [self.time, self.layers], ())
-        pair: tuple[Tensor, Tensor] = copies.get([*tensors, self.frequencies], None, pack)
+        pair: tuple[Tensor, Tensor] = copies.get([*tensors, self.frequencies], None, self.pack)
         return pair
+
+    def pack(self) -> tuple[Tensor, Tensor]:
+        """As :meth:`packed`, without looking into memory."""
+        weights = self._weights()
+        plan = pointwise_plan(weights)
+        return pack_pointwise(weights, plan), plan
 
     def unpacked(self) -> tuple[list[Tensor], Tensor]:
         """Weights and biases in the order in which they are packed, and the plan: what a program with the same kernels needs."""

@@ -7,7 +7,7 @@ in the direction of sampling, from the normal numbers to the data.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,7 @@ from caloforge.nn.perceptron import Perceptron
 from caloforge.nn.permutations import FixedPermutation, random_all
 from caloforge.nn.weights import weights_now
 
-__all__ = ["BlockOrder", "ShowerFlow"]
+__all__ = ["BlockOrder", "PackedFlow", "ShowerFlow"]
 
 BlockOrder = Literal["caloclouds2", "caloclouds3"]
 
@@ -43,6 +43,14 @@ def _network(inputs: int, hidden: int, outputs: int) -> Perceptron:
 def _linear_weights(network: nn.Sequential) -> list[Tensor]:
     """Weights and biases of its linear layers."""
     return [tensor for layer in network if isinstance(layer, nn.Linear) for tensor in (layer.weight, layer.bias)]
+
+
+class PackedFlow(NamedTuple):
+    """Weights of a flow as the operator takes them, how large everything is, and whether for showers made one by one."""
+
+    weights: Tensor
+    plan: Tensor
+    single: bool
 
 
 class _AffineCoupling(nn.Module):
@@ -144,15 +152,23 @@ class ShowerFlow(nn.Module):
         tensors, copies = weights_now(self, [self.layers], ("index",))
         if not eager(z, context, tensors[0]) or not z.dtype == context.dtype == tensors[0].dtype:
             return self.sample_reference(z, context)
-        single = len(z) <= _MOST_SINGLE
+        single = self.single(len(z))
+        return self.sample_packed(copies.get(tensors, single, lambda: self.pack(single=single)), z, context)
 
-        def pack() -> tuple[Tensor, Tensor]:
-            steps, last = self.steps()
-            plan = showerflow_plan(steps, last, context=self.context_features, bins=self.bins)
-            return pack_showerflow(steps, plan, single=single), plan
+    @staticmethod
+    def single(showers: int) -> bool:
+        """Whether so many showers are best made one by one, with weights that are packed for it."""
+        return showers <= _MOST_SINGLE
 
-        packed, plan = copies.get(tensors, single, pack)
-        return sample_showerflow(packed, plan, z, context, self.bound, single=single)
+    def pack(self, *, single: bool) -> PackedFlow:
+        """The weights as they are now, as the operator takes them, for showers made one by one or many at once."""
+        steps, last = self.steps()
+        plan = showerflow_plan(steps, last, context=self.context_features, bins=self.bins)
+        return PackedFlow(pack_showerflow(steps, plan, single=single), plan, single)
+
+    def sample_packed(self, weights: PackedFlow, z: Tensor, context: Tensor) -> Tensor:
+        """As :meth:`sample`, by the operator, from weights that the caller knows to be those of now; without gradients."""
+        return sample_showerflow(weights.weights, weights.plan, z, context, self.bound, single=weights.single)
 
     def sample_reference(self, z: Tensor, context: Tensor) -> Tensor:
         """As :meth:`sample`, in plain PyTorch, with gradients."""

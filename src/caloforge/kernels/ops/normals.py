@@ -36,7 +36,7 @@ def ragged_normal(
     """
     rows = np.empty((3, len(indices)), dtype=np.int64)
     rows[0], rows[1] = indices, counters
-    np.cumsum(sizes, out=rows[2])
+    sizes.cumsum(out=rows[2])
     drawn: Tensor = _normals(*streams.key().view(np.int64).tolist(), torch.from_numpy(rows))
     numbers: NDArray[np.float32] = drawn.numpy()
     return numbers
