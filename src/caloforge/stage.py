@@ -332,9 +332,28 @@ class GradientStage(Stage, ABC):
         """Validation metrics on one batch; the training loop averages them over rows.
 
         Returns:
-            Scalars, means over the rows of the batch, among them the one named by ``metric``; ``"weight"`` as above.
+            Means over the rows of the batch, for :meth:`conclude`; ``"weight"`` as above. By default scalars, among them
+            the one named by ``metric``.
         """
         return self.loss(self.players[0].name, batch, streams)
+
+    def conclude(self, means: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What the means of :meth:`validate` over all validation rows say, as histograms do of a distance between them.
+
+        Args:
+            means: the answers of ``validate``, averaged over all validation rows, float64.
+
+        Returns:
+            Scalars, among them the one named by ``metric``; by default the means themselves.
+        """
+        return dict(means)
+
+    @final
+    def metrics_of(self, batch: TrainingBatch, streams: Streams) -> dict[str, Tensor]:
+        """The validation metrics if one batch were all validation rows; arguments as for :meth:`validate`."""
+        means = dict(self.validate(batch, streams))
+        means.pop("weight", None)
+        return self.conclude(means)
 
 
 class FitStage(Stage, ABC):

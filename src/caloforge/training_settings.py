@@ -136,6 +136,7 @@ class StageTraining(_Settings):
 
     Attributes:
         epochs: passes over the training rows.
+        steps: turns of every player instead; as many epochs as have so many batches, rounded up. None counts ``epochs``.
         batch_size: rows per step, over all processes together.
         precision: ``float32``; ``bfloat16`` runs the loss under autocast with float32 weights; ``float64``.
         gradient_clip: largest norm of a player's gradient; None does not clip.
@@ -149,6 +150,7 @@ class StageTraining(_Settings):
     """
 
     epochs: Annotated[int, Field(ge=1)] = 100
+    steps: Annotated[int, Field(ge=1)] | None = None
     batch_size: Annotated[int, Field(ge=1)] = 200
     precision: Literal["float32", "bfloat16", "float64"] = "float32"
     gradient_clip: Positive | None = None
@@ -181,7 +183,18 @@ class TrainingConfig(StageTraining):
     def for_stage(self, name: str) -> StageTraining:
         """The settings of one stage, overrides applied."""
         common = self.model_dump(exclude={"stages", "validation_fraction"})
-        return StageTraining.model_validate(_merged(common, self.stages.get(name, {})))
+        own = self.stages.get(name, {})
+        # Who names epochs for one stage wants no length in steps that all have.
+        steps = {"steps": None} if "epochs" in own else {}
+        return StageTraining.model_validate(_merged(common | steps, own))
+
+    def with_epochs(self, epochs: Mapping[str, int]) -> Self:
+        """The same with numbers of epochs for some stages, beside the steps that they follow from."""
+        changed = {
+            name: self.stages.get(name, {}) | {"steps": self.for_stage(name).steps, "epochs": number}
+            for name, number in epochs.items()
+        }
+        return self.model_copy(update={"stages": self.stages | changed})
 
 
 def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -101,7 +101,7 @@ def test_a_loss_depends_on_rows_epoch_and_seed_but_not_on_calls_before(model: Sh
         if isinstance(stage, GradientStage):
             with torch.no_grad():
                 first, again, later = (
-                    stage.validate(training_batch(showers, epoch), SEEDS)[stage.metric] for epoch in (0, 0, 1)
+                    stage.metrics_of(training_batch(showers, epoch), SEEDS)[stage.metric] for epoch in (0, 0, 1)
                 )
             assert torch.equal(first, again)
             assert not torch.equal(first, later)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from caloforge.nn.batch_layers import BatchNorm1d, BatchNorm2d, Dropout, dropout, training_step
+from caloforge.nn.batch_layers import BatchNorm1d, BatchNorm2d, Dropout, dropout, gathered, training_step
 from caloforge.random import Streams
+from caloforge.testing.processes import _Sums
 
 STREAMS = Streams(3, "masks")
 
@@ -163,3 +165,39 @@ class TestBatchNorm:
         assert made.dtype == torch.bfloat16
         normed = (made.detach().float() - ours.bias.detach()) / ours.weight.detach()
         assert float(normed.mean(dim=0).abs().max()) < 0.02
+
+
+def test_rows_are_gathered_over_processes_and_gradients_go_back() -> None:
+    """Mutations: the rows of all in another order; gradients of this process alone; silence where no place is known."""
+    generator = torch.Generator().manual_seed(3)
+    x = torch.randn(5, 2, generator=generator, dtype=torch.float64)
+    weights = torch.randn(5, 5, 2, generator=generator, dtype=torch.float64)
+
+    def loss(own: Tensor, whole: Tensor, first: int) -> Tensor:
+        pairs = (own[:, None] - whole[None]).square() * weights[first : first + len(own)]
+        return pairs.sum()
+
+    alone = x.clone().requires_grad_(True)
+    loss(alone, gathered(alone), 0).backward()  # type: ignore[no-untyped-call]
+    sums, found = _Sums(2), [torch.empty(0)] * 2
+
+    def work(rank: int, first: int, rows: int) -> None:
+        own = x[first : first + rows].clone().requires_grad_(True)
+        with training_step(torch.arange(first, first + rows), Streams(0, "s"), 0, sums.adder(rank), (first, 5)):
+            whole = gathered(own)
+            assert torch.equal(whole.detach(), x)
+            loss(own, whole, first).backward()  # type: ignore[no-untyped-call]
+        assert own.grad is not None
+        found[rank] = own.grad
+
+    threads = [threading.Thread(target=work, args=args) for args in ((0, 0, 2), (1, 2, 3))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    torch.testing.assert_close(torch.cat(found), alone.grad)
+    with (
+        training_step(torch.arange(2), Streams(0, "s"), 0, lambda _: None),
+        pytest.raises(RuntimeError, match="does not say where they stand"),
+    ):
+        gathered(x[:2])

@@ -288,7 +288,13 @@ class _Clock(GradientStage):
     def __init__(
         self, stage: GradientStage, steps: int, turns: Sequence[bool], rounds: int, device: torch.device
     ) -> None:
-        epochs = {"epochs": (rounds + 1) * len(turns), "selection": "last", "ema": None, "ema_warmup": None}
+        epochs = {
+            "epochs": (rounds + 1) * len(turns),
+            "steps": None,
+            "selection": "last",
+            "ema": None,
+            "ema_warmup": None,
+        }
         training = StageTraining.model_validate(stage.training.model_dump() | epochs)
         super().__init__(stage.name, stage.parts, training)
         self.metric, self.fresh_batches = stage.metric, stage.fresh_batches

@@ -313,7 +313,7 @@ def _measure(
 
     watched = _Watched(stage, steps, device, others)
     watched.training = StageTraining.model_validate(
-        stage.training.model_dump() | {"epochs": rounds + 1, "selection": "last"}
+        stage.training.model_dump() | {"epochs": rounds + 1, "steps": None, "selection": "last"}
     )
     with tempfile.TemporaryDirectory() as folder, Interruption() as interruption:
         run = Run(

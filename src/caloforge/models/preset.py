@@ -192,6 +192,10 @@ def _apply(data: dict[str, Any], override: str) -> None:
         # What is said for all stages now counts for all of them, whatever the preset says about single ones.
         for own in (data["training"].get("stages") or {}).values():
             _drop(own, parts[1:])
+            if parts[1:] == ["epochs"]:
+                _drop(own, ["steps"])
+    if parts[0] == "training" and parts[-1] == "epochs":
+        _drop(section, ["steps"])  # a length in steps would count instead
     section[parts[-1]] = _yaml(text, f"the override '{override}'")
 
 

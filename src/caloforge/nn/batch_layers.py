@@ -1,8 +1,9 @@
 """Layers that must know more of a batch than their inputs: dropout, and batch norm.
 
 A training must not depend on how a batch is split over processes. Dropout therefore addresses its masks by the row of
-the training data, and batch norm sums over all processes. Both learn from :func:`training_step`, which the training loop
-enters for every step, whose rows these are. Outside of it they do what torch's layers of the same names do.
+the training data, batch norm sums over all processes, and what compares the rows of a batch gathers those of all. They
+learn from :func:`training_step`, which the training loop enters for every step, whose rows these are. Outside of it
+they do what torch's layers of the same names do.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 
 from caloforge.random import Streams
 
-__all__ = ["BatchNorm1d", "BatchNorm2d", "Dropout", "alone", "dropout", "some_rows", "training_step"]
+__all__ = ["BatchNorm1d", "BatchNorm2d", "Dropout", "alone", "dropout", "gathered", "some_rows", "training_step"]
 
 #: splitmix64 (Steele, Lea and Flood, OOPSLA 2014): increment and multipliers, as the signed numbers that torch knows.
 _STEP, _FIRST, _SECOND = 0x9E3779B97F4A7C15 - (1 << 64), 0xBF58476D1CE4E5B9 - (1 << 64), 0x94D049BB133111EB - (1 << 64)
@@ -33,10 +34,18 @@ class _Step:
         streams: random streams of the masks.
         counter: number of the step.
         add_up: sums a tensor over all processes, in place; None if there is only this one.
+        place: where the rows stand among those of all processes, and how many these are; None if nobody says it.
     """
 
-    def __init__(self, rows: Tensor, streams: Streams, counter: int, add_up: Callable[[Tensor], None] | None) -> None:
-        self.size, self.add_up = len(rows), add_up
+    def __init__(
+        self,
+        rows: Tensor,
+        streams: Streams,
+        counter: int,
+        add_up: Callable[[Tensor], None] | None,
+        place: tuple[int, int] | None = None,
+    ) -> None:
+        self.size, self.add_up, self.place = len(rows), add_up, place
         self._rows, self._streams, self._counter = rows, streams, counter
         self._keys: Tensor | None = None
         self._calls = 0
@@ -59,17 +68,22 @@ _STEPS: ContextVar[_Step | None] = ContextVar("caloforge_training_step", default
 
 @contextmanager
 def training_step(
-    rows: Tensor, streams: Streams, counter: int, add_up: Callable[[Tensor], None] | None = None
+    rows: Tensor,
+    streams: Streams,
+    counter: int,
+    add_up: Callable[[Tensor], None] | None = None,
+    place: tuple[int, int] | None = None,
 ) -> Iterator[None]:
-    """Within, dropout and batch norm know which rows pass through them.
+    """Within, dropout, batch norm and :func:`gathered` know which rows pass through them.
 
     Args:
         rows: numbers of the rows in the training data, int64 (B,).
         streams: random streams of the masks.
         counter: number of the step; masks of different steps are independent.
         add_up: sums a tensor over all processes, in place; None if there is only this one.
+        place: number of the first of the rows in the whole batch, and the number of rows of that, over all processes.
     """
-    token = _STEPS.set(_Step(rows.cpu(), streams, counter, add_up))
+    token = _STEPS.set(_Step(rows.cpu(), streams, counter, add_up, place))
     try:
         yield
     finally:
@@ -165,6 +179,31 @@ class _AllSum(torch.autograd.Function):
         return total, None
 
 
+def gathered(x: Tensor) -> Tensor:
+    """The values of all rows of a batch, also those that other processes have; gradients go back to where they are from.
+
+    Args:
+        x: values (B, ...) of the rows of this process.
+
+    Returns:
+        (N, ...), in the order of the whole batch; ``x`` itself outside of a training step and where there is one process.
+
+    Raises:
+        RuntimeError: if there are several and the step does not say where these rows stand.
+    """
+    step = _STEPS.get()
+    if step is None or step.add_up is None:
+        return x
+    if step.place is None:
+        raise RuntimeError(
+            "rows are gathered over several processes, and the training step does not say where they stand"
+        )
+    first, total = step.place
+    whole = torch.cat([x.new_zeros(first, *x.shape[1:]), x, x.new_zeros(total - first - len(x), *x.shape[1:])])
+    everything: Tensor = _AllSum.apply(whole, step.add_up)  # type: ignore[no-untyped-call]
+    return everything
+
+
 class _OverProcesses(nn.modules.batchnorm._BatchNorm):
     """Batch norm whose mean and variance are those of the whole batch, however it is split (arXiv:1502.03167)."""
 
@@ -205,10 +244,12 @@ class BatchNorm1d(_OverProcesses, nn.BatchNorm1d):
 
     Args:
         features: number of features C.
+        eps: added to the variance.
+        momentum: weight of a batch in the running averages.
     """
 
-    def __init__(self, features: int) -> None:
-        super().__init__(features)
+    def __init__(self, features: int, *, eps: float = 1e-5, momentum: float = 0.1) -> None:
+        super().__init__(features, eps=eps, momentum=momentum)
 
 
 class BatchNorm2d(_OverProcesses, nn.BatchNorm2d):
@@ -216,7 +257,9 @@ class BatchNorm2d(_OverProcesses, nn.BatchNorm2d):
 
     Args:
         channels: number of channels C.
+        eps: added to the variance.
+        momentum: weight of a batch in the running averages.
     """
 
-    def __init__(self, channels: int) -> None:
-        super().__init__(channels)
+    def __init__(self, channels: int, *, eps: float = 1e-5, momentum: float = 0.1) -> None:
+        super().__init__(channels, eps=eps, momentum=momentum)

@@ -119,7 +119,7 @@ def _losses(case: _Case, name: str) -> None:
             )
         model.eval()
         with torch.no_grad():
-            first, again = (stage.validate(batch, _STREAMS.child(stage.name))[stage.metric] for _ in range(2))
+            first, again = (stage.metrics_of(batch, _STREAMS.child(stage.name))[stage.metric] for _ in range(2))
         expect(torch.isfinite(first), name, f"the validation of stage '{stage.name}' is {float(first)}")
         expect(torch.equal(first, again), name, f"the validation of stage '{stage.name}' depends on calls before")
 

@@ -69,7 +69,7 @@ def gradients(model: ShowerModel, showers: Showers | ShowerPoints, shares: list[
             own = copy.deepcopy(model).double()
             start = sum(shares[:rank])
             batch = _wide(training_batch(showers[start : start + shares[rank]], first_row=start))
-            results[rank] = _one_step(own, model, batch, len(showers), sums.adder(rank) if size > 1 else None)
+            results[rank] = _one_step(own, model, batch, start, len(showers), sums.adder(rank) if size > 1 else None)
         except BaseException as error:  # it belongs to the caller, and nobody may wait for this thread
             errors.append(error)
             sums.broken()
@@ -96,6 +96,7 @@ def _one_step(
     own: ShowerModel,
     original: ShowerModel,
     batch: TrainingBatch,
+    first: int,
     rows: int,
     add_up: Callable[[Tensor], None] | None,
 ) -> dict[str, Tensor]:
@@ -113,7 +114,7 @@ def _one_step(
             for parameter in player.parameters:
                 parameter.grad = None
             streams = Streams(3, "check").child(f"{stage.name}/{player.name}")
-            with training_step(batch.row, streams, 0, add_up):
+            with training_step(batch.row, streams, 0, add_up, (first, rows)):
                 losses = dict(stage.loss(player.name, batch, streams))
                 weight = losses.pop("weight", None)
                 share: Tensor | float = len(batch) / rows

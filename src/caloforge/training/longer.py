@@ -20,11 +20,11 @@ __all__ = ["go_on_longer", "settings_of", "stretches"]
 
 
 def settings_of(plan: RunPlan, *, anew: Collection[str]) -> dict[str, Any]:
-    """The training settings of each stage, without those of stages that are trained anew, and without numbers of epochs."""
+    """The training settings of each stage, without those of stages that are trained anew, and without lengths."""
     found = {}
     for name in plan.stages:
         if name not in anew:
-            found[name] = plan.training.for_stage(name).model_dump(mode="json", exclude={"epochs"})
+            found[name] = plan.training.for_stage(name).model_dump(mode="json", exclude={"epochs", "steps"})
     return found
 
 

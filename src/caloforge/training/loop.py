@@ -37,7 +37,7 @@ from caloforge.training.optimisers import apply_schedule, make_optimiser, schedu
 from caloforge.training.processes import Processes
 from caloforge.training.state import StageState, finish_fit, last_state_file
 
-__all__ = ["Run", "StageResult", "run_fit_stage", "train_stage"]
+__all__ = ["Run", "StageResult", "rounds_per_epoch", "run_fit_stage", "train_stage"]
 
 #: On a GPU, batches between two looks at what it has computed; looking makes it wait.
 _GPU_CHECK = 25
@@ -148,6 +148,16 @@ def train_stage(stage: GradientStage, run: Run) -> StageResult:
         )
 
 
+def batches_per_round(stage: GradientStage) -> int:
+    """Batches that all turns of all players take together."""
+    return sum(player.steps_per_batch for player in stage.players) if stage.fresh_batches else 1
+
+
+def rounds_per_epoch(stage: GradientStage, data: TrainingSet) -> int:
+    """How often all players have their turns in an epoch."""
+    return data.steps_per_epoch(min(stage.batch_size, len(data.training_rows))) // batches_per_round(stage)
+
+
 class _Trainer:
     """The loop over one stage; its parts are methods so that each can be read alone."""
 
@@ -167,9 +177,9 @@ class _Trainer:
         self.streams = run.streams(stage.name)
         self.batch_size = min(stage.batch_size, len(run.data.training_rows))
         self.turns = [(player, turn) for player in players for turn in range(player.steps_per_batch)]
-        self.batches_per_round = len(self.turns) if stage.fresh_batches else 1
+        self.batches_per_round = batches_per_round(stage)
         batches = run.data.steps_per_epoch(self.batch_size)
-        self.rounds_per_epoch = batches // self.batches_per_round
+        self.rounds_per_epoch = rounds_per_epoch(stage, run.data)
         if not self.rounds_per_epoch:
             raise UsageError(
                 f"an epoch has {batches} batches of {self.batch_size} showers, but the players of stage '{stage.name}' "
@@ -227,7 +237,8 @@ class _Trainer:
         torch.manual_seed(self.streams.child("torch").integer(step, processes.rank))
         optimiser.zero_grad(set_to_none=True)
         masks = self.streams.child("dropout")
-        with self._autocast(), training_step(batch.row, masks, step, processes.add_up):
+        first = processes.rank * self.batch_size // processes.size
+        with self._autocast(), training_step(batch.row, masks, step, processes.add_up, (first, self.batch_size)):
             losses = dict(self.stage.loss(player.name, batch, self._streams_of(player, turn)))
         weight = losses.pop("weight", None)
         share = len(batch) / self.batch_size if weight is None else processes.share_of(weight)
@@ -361,7 +372,8 @@ class _Trainer:
         self._mode(training=True)
         sums = processes.sum_values(sums, 1.0)
         number = sums.pop("weight")
-        return {name: float(total / number) for name, total in sums.items()}
+        concluded = self.stage.conclude({name: total / number for name, total in sums.items()})
+        return {name: float(value) for name, value in concluded.items()}
 
     def _is_better(self, value: float) -> bool:
         best = self.state.counters.best

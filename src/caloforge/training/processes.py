@@ -105,13 +105,14 @@ class Processes:
                 gradient.copy_(part.view_as(gradient))
 
     def sum_values(self, values: Mapping[str, Tensor], weight: Tensor | float) -> dict[str, Tensor]:
-        """Weighted sums of scalars over all processes, float64."""
+        """Weighted sums of tensors over all processes, float64."""
         if not values:
             return {}
-        stacked = torch.stack([value.detach().double() for value in values.values()]) * weight
+        flat = torch.cat([value.detach().double().reshape(-1) for value in values.values()]) * weight
         if self.size > 1:
-            distributed.all_reduce(stacked)
-        return dict(zip(values, stacked.unbind(), strict=True))
+            distributed.all_reduce(flat)
+        parts = torch.split(flat, [value.numel() for value in values.values()])
+        return {name: part.reshape(value.shape) for (name, value), part in zip(values.items(), parts, strict=True)}
 
     def any(self, flag: bool, device: torch.device) -> bool:
         """Whether the flag is set in any process."""

@@ -7,6 +7,7 @@ all stages, and in the end ``model.safetensors`` and ``model.json``.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
@@ -40,11 +41,11 @@ from caloforge.names import printable
 from caloforge.nn.batch_layers import BatchNorm1d, BatchNorm2d, Dropout
 from caloforge.progress import progress
 from caloforge.random import Streams
-from caloforge.stage import FitStage, GradientStage, Stage
+from caloforge.stage import FitStage, GradientStage, Stage, TrainingConfig
 from caloforge.training.data import RowOrder, ShowerSource, TrainingSet
 from caloforge.training.interruption import Interruption
 from caloforge.training.longer import go_on_longer
-from caloforge.training.loop import Run, StageResult, run_fit_stage, train_stage
+from caloforge.training.loop import Run, StageResult, rounds_per_epoch, run_fit_stage, train_stage
 from caloforge.training.memory import memory_kept
 from caloforge.training.metrics import collect_metrics
 from caloforge.training.processes import Processes
@@ -160,7 +161,8 @@ def train(
         rows = _read(source, former, processes, seed, kept, memory, where, show=show)
         _check_sizes(rows, chosen, processes)
         _check_layers(chosen, processes)
-        plan = _plan(chosen_preset, model, all_stages, rows, inputs or {}, used, _story(data, rows, source, command))
+        settings = _in_epochs(chosen_preset.training, all_stages, rows)
+        plan = _plan(settings, model, all_stages, rows, inputs or {}, used, _story(data, rows, source, command))
         anew = list(stages) if overwrite else []
         if former is not None:
             check_same(directory, former, plan, anew=anew)
@@ -301,6 +303,17 @@ def _read(
         )  # fmt: skip
 
 
+def _in_epochs(training: TrainingConfig, stages: Sequence[Stage], rows: TrainingSet) -> TrainingConfig:
+    """The settings with numbers of epochs where the preset counts steps; the stages are told of them."""
+    found = {}
+    for stage in stages:
+        if isinstance(stage, GradientStage) and stage.training.steps is not None:
+            # A stage that has too few rows for a round is refused by the loop.
+            found[stage.name] = math.ceil(stage.training.steps / max(rounds_per_epoch(stage, rows), 1))
+            stage.training = stage.training.model_copy(update={"epochs": found[stage.name]})
+    return training.with_epochs(found)
+
+
 def _check_sizes(rows: TrainingSet, stages: Sequence[Stage], processes: Processes) -> None:
     for stage in stages:
         if isinstance(stage, GradientStage) and min(stage.batch_size, len(rows.training_rows)) < processes.size:
@@ -346,7 +359,7 @@ def _story(data: object, rows: TrainingSet, source: ShowerSource, command: str |
 
 
 def _plan(
-    preset: Preset,
+    training: TrainingConfig,
     model: ShowerModel,
     stages: Sequence[Stage],
     rows: TrainingSet,
@@ -367,7 +380,7 @@ def _plan(
         aids=[helper.describe() for helper in model.helpers()],
         detector=model.detector.to_toml(),
         particle=rows.particle,
-        training=preset.training,
+        training=training,
         stages=[stage.name for stage in stages],
         inputs={name: str(path) for name, path in inputs.items()},
         details=details | dict(story),

@@ -1,0 +1,86 @@
+"""Adversarial losses, gradient penalty and separation powers of validation rows, against what they are by definition."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from model_samples import Rows, sparse_showers, toy_detector, training_batch
+from torch import Tensor
+
+from caloforge.parts.adversarial import critic_loss, generator_loss, gradient_penalty
+from caloforge.parts.separations import Separations, SeparationsFit
+from caloforge.random import Streams
+
+REAL, FAKE = torch.tensor([0.3, -2.0, 4.0], dtype=torch.float64), torch.tensor([1.5, -0.2, -3.0], dtype=torch.float64)
+
+
+def test_losses_are_those_of_their_publications() -> None:
+    real, fake = torch.sigmoid(REAL), torch.sigmoid(FAKE)
+    entropy = -(real.log().mean() + (1 - fake).log().mean())
+    assert float(critic_loss("cross-entropy", REAL, FAKE)) == pytest.approx(float(entropy))
+    assert float(generator_loss("cross-entropy", FAKE)) == pytest.approx(float(-fake.log().mean()))
+    hinge = (0.7 + 3.0 + 0.0) / 3 + (2.5 + 0.8 + 0.0) / 3
+    assert float(critic_loss("hinge", REAL, FAKE)) == pytest.approx(hinge)
+    assert float(critic_loss("wasserstein", REAL, FAKE)) == pytest.approx(-1.7 / 3 - 2.3 / 3)
+    for kind in ("hinge", "wasserstein"):
+        assert float(generator_loss(kind, FAKE)) == pytest.approx(1.7 / 3)
+
+
+def test_the_penalty_of_a_linear_critic_is_the_deviation_of_its_slope() -> None:
+    """Mutation: take the norm over the batch, or over the last axis alone."""
+    slope = torch.full((2, 3), 2.0, dtype=torch.float64, requires_grad=True)
+
+    def critic(x: Tensor) -> Tensor:
+        return (x * slope).sum(dim=(1, 2))
+
+    generator = torch.Generator().manual_seed(0)
+    real, fake = (torch.randn(5, 2, 3, generator=generator, dtype=torch.float64) for _ in range(2))
+    found = gradient_penalty(critic, real, fake, torch.rand(5, generator=generator, dtype=torch.float64))
+    norm = math.sqrt(6 * 4.0)
+    assert float(found.detach()) == pytest.approx((norm - 1) ** 2)
+    found.backward()  # type: ignore[no-untyped-call]
+    assert slope.grad is not None
+    torch.testing.assert_close(slope.grad, 2 * (norm - 1) / norm * slope.detach())
+
+
+def test_the_penalty_is_taken_between_the_rows() -> None:
+    seen: list[Tensor] = []
+
+    def critic(x: Tensor) -> Tensor:
+        seen.append(x.detach())
+        return x.square().sum(dim=1)
+
+    real, fake = torch.ones(2, 1), torch.zeros(2, 1)
+    gradient_penalty(critic, real, fake, torch.tensor([0.25, 1.0]))
+    torch.testing.assert_close(seen[0], torch.tensor([[0.25], [1.0]]))
+
+
+def test_separations_of_layers_by_hand() -> None:
+    """Mutations: bins of equal width; lit cells without the threshold; no factor one half."""
+    detector = toy_detector((2, 2), (1, 3))
+    part = Separations(detector)
+    showers = sparse_showers(detector, 200)
+    fitted = SeparationsFit("watch", part)
+    fitted.load_state(fitted.fit(Rows(showers), Streams(0, "fit")))
+    batch = training_batch(showers)
+    found = part.observables(batch.deposits, batch.incident_energy).numpy()
+    clean = np.where(showers.deposits < detector.analysis_threshold, 0, showers.deposits)
+    share = clean / showers.incident_energy[:, None]
+    np.testing.assert_allclose(found[:, 0], share.sum(axis=1))
+    np.testing.assert_allclose(found[:, 1:3], np.stack([share[:, :4].sum(axis=1), share[:, 4:].sum(axis=1)], axis=1))
+    lit = clean > 0
+    np.testing.assert_array_equal(found[:, 3:5], np.stack([lit[:, :4].sum(axis=1), lit[:, 4:].sum(axis=1)], axis=1))
+    np.testing.assert_allclose(found[:, 5:], np.stack([share[:, :4].max(axis=1), share[:, 4:].max(axis=1)], axis=1))
+    real = part.histograms(batch.deposits, batch.incident_energy)
+    torch.testing.assert_close(real.sum(dim=1), torch.ones(7, dtype=torch.float64))
+    assert float((real[0] - 0.1).abs().max()) < 0.011  # of continuous observables
+    # Halves of the rows average to the whole, however they are split.
+    parts = [part.means(training_batch(showers[a:b]), batch.deposits[a:b]) for a, b in ((0, 60), (60, 200))]
+    torch.testing.assert_close(0.3 * parts[0]["real"] + 0.7 * parts[1]["real"], real)
+    assert float(part.conclude({"real": real, "generated": real})["separation"]) == 0.0
+    one, other = torch.tensor([[0.5, 0.5, 0.0]]), torch.tensor([[0.25, 0.25, 0.5]])
+    assert float(part.distance(one, other)) == pytest.approx(0.5 * (2 * 0.0625 / 0.75 + 0.5))
+    assert float(part.distance(one, torch.tensor([[0.0, 0.0, 1.0]]))) == 1.0
