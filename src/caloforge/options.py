@@ -74,6 +74,13 @@ def options_of(cls: type[Options]) -> Iterator[tuple[str, Any, Option]]:
         yield field.name, kind, option
 
 
+_SEED = Option("Same seed, same result, for any number of processes.", least=0)
+_JOBS = Option("Number of processes.", least=1)
+_THREADS = Option("CPU threads of each process (default: its share).", least=1)
+_DEVICE = Option("cpu | cuda | cuda:N (default: where the model is; cpu for one that is loaded).")
+_OVERWRITE = Option("Replace the output if it exists.")
+
+
 @dataclass(frozen=True)
 class EvaluateOptions(Options):
     """How generated showers are judged."""
@@ -92,15 +99,10 @@ class EvaluateOptions(Options):
     uncut: Annotated[bool, Option("Apply the analysis threshold to none of the files (default: to all of them).")] = (
         False
     )
-    seed: Annotated[int, Option("Same seed, same result, for any number of processes.", least=0)] = 0
+    seed: Annotated[int, _SEED] = 0
+    jobs: Annotated[int, Option("Number of processes, for retrainings.", least=1)] = 1
+    threads: Annotated[int | None, _THREADS] = None
     device: Annotated[str, Option("cpu | cuda | cuda:N, for the classifiers.")] = "cpu"
-
-
-_SEED = Option("Same seed, same result, for any number of processes.", least=0)
-_JOBS = Option("Number of processes.", least=1)
-_THREADS = Option("CPU threads of each process (default: its share).", least=1)
-_DEVICE = Option("cpu | cuda | cuda:N (default: where the model is; cpu for one that is loaded).")
-_OVERWRITE = Option("Replace the output if it exists.")
 
 
 @dataclass(frozen=True)

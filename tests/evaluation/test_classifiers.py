@@ -19,6 +19,7 @@ from caloforge.evaluation.classifiers import (
     RECIPES,
     ClassifierSettings,
     ParticlePair,
+    Work,
     cross_particle_test,
     expected_seconds,
     log_posterior_test,
@@ -180,7 +181,12 @@ def test_a_better_epoch_later_counts_and_patience_stops_early() -> None:
     seen: list[int] = []
     settings = ClassifierSettings(retrainings=1, epochs=40, patience=3, slices=1)
     result = two_sample_test(
-        SMALL, one, two, settings=settings, streams=Streams(1, "t"), advance=lambda epochs, note: seen.append(epochs)
+        SMALL,
+        one,
+        two,
+        settings=settings,
+        streams=Streams(1, "t"),
+        work=Work(advance=lambda epochs, note: seen.append(epochs)),
     )
     assert sum(seen) == 40  # the display ends at its total
     assert len(seen) - 1 == min(40, result.best_epochs[0] + 3)  # but fewer epochs were trained
@@ -190,7 +196,7 @@ def test_finished_retrainings_are_kept(tmp_path: Path, monkeypatch: pytest.Monke
     one, two = gaussian_showers(300, 1.0, 8), gaussian_showers(300, 0.0, 9)
     settings = ClassifierSettings(retrainings=2, epochs=2, slices=1)
     streams = Streams(1, "t")
-    whole = two_sample_test(SMALL, one, two, settings=settings, streams=streams, keep=tmp_path)
+    whole = two_sample_test(SMALL, one, two, settings=settings, streams=streams, work=Work(tmp_path))
     files = sorted(tmp_path.glob("*.json"))
     assert [f.name for f in files] == ["caloflow-dnn-unnormalised-00.json", "caloflow-dnn-unnormalised-01.json"]
     trained: list[int] = []
@@ -201,19 +207,19 @@ def test_finished_retrainings_are_kept(tmp_path: Path, monkeypatch: pytest.Monke
         return real(*args, **kwargs)  # type: ignore[arg-type]
 
     monkeypatch.setattr(retraining, "fit", counting)
-    assert two_sample_test(SMALL, one, two, settings=settings, streams=streams, keep=tmp_path) == whole
+    assert two_sample_test(SMALL, one, two, settings=settings, streams=streams, work=Work(tmp_path)) == whole
     assert not trained
     files[1].write_text(files[1].read_text()[:50])  # torn in the middle of writing
-    assert two_sample_test(SMALL, one, two, settings=settings, streams=streams, keep=tmp_path) == whole
+    assert two_sample_test(SMALL, one, two, settings=settings, streams=streams, work=Work(tmp_path)) == whole
     assert len(trained) == 1
     more = ClassifierSettings(retrainings=3, epochs=2, slices=1)
     assert (
-        two_sample_test(SMALL, one, two, settings=more, streams=streams, keep=tmp_path).auc.values[:2]
+        two_sample_test(SMALL, one, two, settings=more, streams=streams, work=Work(tmp_path)).auc.values[:2]
         == whole.auc.values
     )
     assert len(trained) == 2
     other = Showers(two.deposits * np.float32(1.01), two.incident_energy, 22, TINY)
-    two_sample_test(SMALL, one, other, settings=settings, streams=streams, keep=tmp_path)
+    two_sample_test(SMALL, one, other, settings=settings, streams=streams, work=Work(tmp_path))
     assert len(trained) == 4  # other showers, other results
     assert json.loads(files[0].read_text())["result"]["auc"]
 

@@ -186,7 +186,7 @@ def test_missing_system_libraries_are_named(tmp_path, monkeypatch):
     (tmp_path / "geant4_pybind.py").write_text(
         "raise ImportError('libGL.so.1: cannot open shared object file: No such file or directory')"
     )
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=":")
+    monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(
         MissingDependencyError, match=r"\(libGL.so.1: .*\).*apt-get install libgl1 libx11-6 libxext6 libsm6 libice6"
     ):

@@ -11,6 +11,7 @@ from caloforge.detectors import Detector
 from caloforge.evaluation import EvaluationResult
 from caloforge.evaluation.files import prepare_evaluation
 from caloforge.evaluation.sources import Named
+from caloforge.executor import Executor
 from caloforge.options import EvaluateOptions
 from caloforge.progress import progress
 from caloforge.report import ReportFiles, claim_folder, score_rows, summary_lines, summary_table, write_report
@@ -85,6 +86,7 @@ def evaluate(
     detector: Detector | str | Path | None = None,
     particle: int | str | None = None,
     keep: str | Path | None = None,
+    executor: Executor | None = None,
     options: EvaluateOptions | None = None,
     **settings: Any,
 ) -> Result:
@@ -99,9 +101,10 @@ def evaluate(
         detector: for showers that do not say which detector they are of.
         particle: for files that do not say which particle they hold.
         keep: folder in which finished retrainings are kept, so that an interrupted evaluation goes on where it was.
+        executor: who does the retrainings, instead of ``jobs`` processes of this machine.
         options: how they are judged; see ``EvaluateOptions``.
         settings: single options, instead of or beside ``options``: ``suite="calogan"``, ``only=["fpd"]``, ``skip``, ``seed``,
-            ``retrainings``, ``epochs``, ``max_showers``, ``device``, ``allow_mismatch``, ``uncut``, ``timing``; and
+            ``retrainings``, ``epochs``, ``max_showers``, ``device``, ``allow_mismatch``, ``uncut``, ``timing``, ``jobs``; and
             ``cross_particle``.
 
     Raises:
@@ -113,4 +116,4 @@ def evaluate(
         options=options, **settings,
     )  # fmt: skip
     with progress("evaluating", job.units, "steps") as bar:
-        return Result(job.run(keep=None if keep is None else Path(keep), advance=bar.advance))
+        return Result(job.run(keep=None if keep is None else Path(keep), advance=bar.advance, executor=executor))

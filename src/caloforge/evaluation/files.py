@@ -19,6 +19,7 @@ from caloforge.evaluation.run import check_evaluation, evaluate
 from caloforge.evaluation.sources import UNKNOWN_MODEL, Named, Source, differences, find_model, open_source
 from caloforge.evaluation.suites import Plan, plan_evaluation
 from caloforge.evaluation.timing import measure_timing, timing_units
+from caloforge.executor import Executor
 from caloforge.generation import generation_streams, sample_showers
 from caloforge.models import Conditions, ShowerModel, load_model, read_record, training_row_hashes
 from caloforge.options import EvaluateOptions
@@ -58,26 +59,33 @@ class FileEvaluation:
         return self.plan.units + (timing_units() if self.timing else 0)
 
     def run(
-        self, *, keep: Path | None = None, advance: Callable[[int, str], None] = lambda amount, note: None
+        self,
+        *,
+        keep: Path | None = None,
+        advance: Callable[[int, str], None] = lambda amount, note: None,
+        executor: Executor | None = None,
     ) -> EvaluationResult:
         """Do everything.
 
         Args:
             keep: folder in which finished retrainings are kept, so that an interrupted evaluation goes on where it was.
             advance: told of the progress, in ``units``.
+            executor: who does the retrainings, instead of ``jobs`` processes of this machine.
 
         Raises:
             Interrupted: if the user stopped it; the message says what was kept.
             UsageError: if a sample is too small for a measure, or does not fit it.
         """
         try:
-            return self._run(keep, advance)
+            return self._run(keep, advance, executor)
         except KeyboardInterrupt:
             done = 0 if keep is None else len(list(keep.rglob("*.json")))
             kept = f"finished retrainings are kept in {keep} ({done}), --resume goes on from there"
             raise Interrupted(f"interrupted; {kept if done else 'no retraining was finished'}") from None
 
-    def _run(self, keep: Path | None, advance: Callable[[int, str], None]) -> EvaluationResult:
+    def _run(
+        self, keep: Path | None, advance: Callable[[int, str], None], executor: Executor | None
+    ) -> EvaluationResult:
         generated, reference = self.samples["generated"], self.samples["reference"]
         needs_model = self.model is not None and (self.timing or "neighbours" in self.plan.measures)
         model = load_model(self.model) if needs_model and self.model is not None else None
@@ -94,6 +102,7 @@ class FileEvaluation:
             labels={word: source.label for word, source in self.samples.items()},
             remarks=self.remarks,
             advance=advance,
+            executor=executor,
             **self._arguments,
         )
         samples = {

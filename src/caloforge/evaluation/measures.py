@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from caloforge.evaluation.checks import AnyShowers
 from caloforge.evaluation.classifiers import (
     RECIPES,
     ClassifierSettings,
+    Work,
     boosted_test,
     log_posterior_test,
     recipe,
@@ -80,11 +80,10 @@ class Comparison:
         detector: of both.
         settings: of the classifiers.
         streams: random numbers.
-        keep: folder for finished retrainings.
+        work: who does retrainings, where they are kept, and who is told of them.
         sampler: draws showers of the model at one energy.
         others: further generated samples by name, for the multi-class test; empty for the floor.
         raw: both samples before cells were made and the threshold was applied.
-        advance: told of the work done.
     """
 
     generated: AnyShowers
@@ -92,11 +91,10 @@ class Comparison:
     detector: Detector
     settings: ClassifierSettings
     streams: Streams
-    keep: Path | None = None
+    work: Work = field(default_factory=Work)
     sampler: Sampler | None = None
     others: Mapping[str, Showers] = field(default_factory=dict)
     raw: tuple[AnyShowers, AnyShowers] | None = None
-    advance: Callable[[int, str], None] = lambda amount, note: None
 
     @property
     def voxels(self) -> tuple[Showers, Showers]:
@@ -272,9 +270,7 @@ def _correlations(job: Comparison) -> Any:
 def _classifier(name: str) -> Callable[[Comparison], ClassifierResult]:
     def run(job: Comparison) -> ClassifierResult:
         one, two = job.voxels
-        return two_sample_test(
-            recipe(name), one, two, settings=job.settings, streams=job.streams, keep=job.keep, advance=job.advance
-        )
+        return two_sample_test(recipe(name), one, two, settings=job.settings, streams=job.streams, work=job.work)
 
     return run
 
@@ -289,9 +285,7 @@ def _boosted(job: Comparison) -> ClassifierResult:
 def _clouds_classifier(job: Comparison) -> ClassifierResult:
     one, two = job.cells
     chosen = recipe("caloclouds-features")
-    return two_sample_test(
-        chosen, one, two, settings=job.settings, streams=job.streams, keep=job.keep, advance=job.advance
-    )
+    return two_sample_test(chosen, one, two, settings=job.settings, streams=job.streams, work=job.work)
 
 
 def _diphotons(job: Comparison) -> Any:
@@ -305,9 +299,7 @@ def _log_posterior(job: Comparison) -> LogPosteriorResult | None:
     one, two = job.voxels
     chosen = recipe("calochallenge-low")
     samples = {"generated": one, **job.others}
-    return log_posterior_test(
-        chosen, samples, two, settings=job.settings, streams=job.streams, keep=job.keep, advance=job.advance
-    )
+    return log_posterior_test(chosen, samples, two, settings=job.settings, streams=job.streams, work=job.work)
 
 
 def _fpd(job: Comparison) -> tuple[Value, FarShowers | None]:

@@ -16,7 +16,7 @@ from caloforge.detectors import Detector
 from caloforge.errors import UsageError
 from caloforge.evaluation.cells import cells_of, in_cells
 from caloforge.evaluation.checks import AnyShowers, check_samples, refuse_trained_on, repeated_rows, shared_rows
-from caloforge.evaluation.classifiers import ParticlePair, cross_particle_test, recipe
+from caloforge.evaluation.classifiers import ParticlePair, Work, cross_particle_test, recipe
 from caloforge.evaluation.classifiers.retraining import class_rows
 from caloforge.evaluation.collapse import Sampler
 from caloforge.evaluation.measures import Comparison, cut, find_measure, run_measures
@@ -30,6 +30,7 @@ from caloforge.evaluation.results import (
 )
 from caloforge.evaluation.sources import rows_trained_on
 from caloforge.evaluation.suites import CROSS_PARTICLE, UNITS, Plan, plan_evaluation
+from caloforge.executor import Executor, LocalProcesses
 from caloforge.options import EvaluateOptions
 from caloforge.random import Streams
 from caloforge.showers import ShowerPoints, Showers, row_hashes
@@ -89,6 +90,7 @@ def evaluate(
     shared: tuple[SharedRows, ...] | None = None,
     remarks: Sequence[str] = (),
     advance: Callable[[int, str], None] = lambda amount, note: None,
+    executor: Executor | None = None,
     **settings: Any,
 ) -> EvaluationResult:
     """Compare generated showers with Geant4 showers by every measure of a suite.
@@ -114,6 +116,7 @@ def evaluate(
         shared: which samples share showers, if that was looked at already; see ``checks.shared_rows``.
         remarks: what else a reader must know; they join the notes.
         advance: told of the progress, in the units of ``plan_evaluation``.
+        executor: who does the retrainings, instead of ``jobs`` processes of this machine.
         settings: single options, instead of or beside ``options``.
 
     Raises:
@@ -121,6 +124,9 @@ def evaluate(
         ShowerFileError: on NaN, infinite or negative energies.
     """
     chosen = EvaluateOptions.merged(options, settings)
+    if executor is None and chosen.jobs > 1:
+        executor = LocalProcesses(chosen.jobs)
+    work = Work(keep, advance, executor)
     streams = Streams(chosen.seed, "evaluation")
     samples: dict[str, AnyShowers] = {"generated": generated, "reference": reference}
     if floor is not None:
@@ -172,9 +178,8 @@ def evaluate(
             plan.settings,
             # The floor has random numbers of its own, or its splits would be those of the generated showers.
             streams.child(word),
-            keep=None if keep is None else keep / word,
+            work=replace(work, keep=None if keep is None else keep / word),
             raw=(raw[word], raw["reference"]),
-            advance=advance,
         )
         measures = plan.measures
         if word == "generated":
@@ -192,7 +197,7 @@ def evaluate(
     pairs: list[CrossParticleResult] = []
     for other in cross_particle:
         started = time.monotonic()
-        pairs.append(_cross_particle((generated, reference), other, detector, plan, streams, keep, advance))
+        pairs.append(_cross_particle((generated, reference), other, detector, plan, streams, work))
         name = f"cross-particle {'/'.join(pairs[-1].particles)}"
         seconds[name] = round(time.monotonic() - started, 2)
     return EvaluationResult(
@@ -254,8 +259,7 @@ def _cross_particle(
     detector: Detector,
     plan: Plan,
     streams: Streams,
-    keep: Path | None,
-    advance: Callable[[int, str], None],
+    work: Work,
 ) -> CrossParticleResult:
     """One cross-particle test; each argument holds generated showers, then Geant4's."""
     pairs = []
@@ -268,7 +272,7 @@ def _cross_particle(
     generated, geant4 = pairs
     return cross_particle_test(
         geant4, generated, recipe(CROSS_PARTICLE), settings=plan.settings, streams=streams,
-        keep=None if keep is None else keep / "cross-particle", advance=advance,
+        work=replace(work, keep=None if work.keep is None else work.keep / "cross-particle"),
     )  # fmt: skip
 
 

@@ -210,7 +210,7 @@ def plan_evaluation(
         raise UsageError(f"no measure of the suite '{chosen.name}' can be run here ({'; '.join(notes)})")
     training = ClassifierSettings(
         retrainings=asked.retrainings or chosen.retrainings, epochs=asked.epochs, max_showers=asked.max_showers,
-        patience=chosen.patience, device=asked.device,
+        patience=chosen.patience, device=asked.device, threads=asked.threads,
     )  # fmt: skip
     rounds = 2 if with_floor else 1
     seconds, units = {}, 0

@@ -5,19 +5,20 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from caloforge.detectors import particle_name
+from caloforge.detectors import Readout, particle_name
 from caloforge.errors import UsageError
 from caloforge.evaluation.classifiers.inputs import INPUTS
 from caloforge.evaluation.classifiers.recipes import ClassifierRecipe, split_sizes
 from caloforge.evaluation.classifiers.retraining import (
     ClassifierSettings,
+    Work,
     class_rows,
     retrained,
     train_classifier,
@@ -39,6 +40,47 @@ class ParticlePair:
     second: Showers
 
 
+@dataclass(frozen=True)
+class _Sources:
+    """Four blocks of rows, in equal numbers: Geant4's two particles, then the model's."""
+
+    names: tuple[str, ...]
+    rows: torch.Tensor
+    labels: NDArray[np.int64]
+    groups: NDArray[np.int64]
+    per_class: int
+    readout: Readout
+
+
+def _retrain(
+    recipe: ClassifierRecipe,
+    sources: _Sources,
+    settings: ClassifierSettings,
+    streams: Streams,
+    number: int,
+    after_epoch: Callable[[], None],
+) -> dict[str, Any]:
+    generator = streams.child("training").generator(number)
+    ends = np.cumsum((0, *split_sizes(recipe, sources.per_class)))
+    orders = [k * sources.per_class + generator.permutation(sources.per_class) for k in range(4)]
+    tests: NDArray[np.int64] = np.concatenate([o[ends[2] :] for o in orders])
+    classes = torch.from_numpy(sources.labels).to(settings.device)
+    found: dict[str, Any] = {}
+    for position, source in enumerate(sources.names):
+        own = orders[2 * position : 2 * position + 2]
+        train, choose = (np.concatenate([o[ends[k] : ends[k + 1]] for o in own]) for k in range(2))
+        _, outputs = train_classifier(
+            recipe, settings, sources.rows, classes, (train, choose, tests), per_class=sources.per_class,
+            readout=sources.readout, generator=generator, after_epoch=after_epoch,
+        )  # fmt: skip
+        for other, part in zip(sources.names, np.split(np.arange(len(tests)), 2), strict=True):
+            scored, known = outputs.test[part, 0], sources.labels[tests[part]]
+            found[f"{source} {other}"] = area_under_roc(scored, known)
+            packed = pack(sources.groups[tests[part]], {"auc": auc_contributions(scored, known)})
+            found[f"test {source} {other}"] = packed
+    return found
+
+
 def cross_particle_test(
     geant4: ParticlePair,
     generated: ParticlePair,
@@ -46,8 +88,7 @@ def cross_particle_test(
     *,
     settings: ClassifierSettings,
     streams: Streams,
-    keep: Path | None = None,
-    advance: Callable[[int, str], None] = lambda epochs, note: None,
+    work: Work | None = None,
 ) -> CrossParticleResult:
     """Train classifiers between two particles on Geant4 and on generated showers, and score each with both.
 
@@ -60,8 +101,7 @@ def cross_particle_test(
         recipe: inputs, network and training.
         settings: how thoroughly.
         streams: random numbers.
-        keep: folder in which finished retrainings are kept.
-        advance: told of every epoch (1) or kept retraining (all of its epochs).
+        work: who retrains, and where finished retrainings are kept.
 
     Raises:
         UsageError: if the particles or readouts do not match.
@@ -77,42 +117,20 @@ def cross_particle_test(
         raise UsageError("the showers of the cross-particle test have different readouts")
     streams = streams.child(f"cross-particle/{recipe.name}/{geant4.first.particle}/{geant4.second.particle}")
     per_class = min(*(len(s) for s in everything), settings.max_showers or len(geant4.first))
-    sizes = split_sizes(recipe, per_class)
+    split_sizes(recipe, per_class)  # refuses too few before anything is computed
     generator = streams.child("rows").generator(0)
     some = [s[class_rows(len(s), per_class, generator)] for s in everything]
     rows, groups = np.concatenate([INPUTS[recipe.inputs](s) for s in some]), shower_groups(some)
     labels = np.tile(np.repeat([0, 1], per_class), 2)
-    tensor, classes = settings.tensor(rows), torch.from_numpy(labels).to(settings.device)
-    ends = np.cumsum((0, *sizes))
-
-    def retrain(number: int, after_epoch: Callable[[], None]) -> dict[str, Any]:
-        generator = streams.child("training").generator(number)
-        # Four blocks of rows: Geant4's two particles, then the model's.
-        orders = [k * per_class + generator.permutation(per_class) for k in range(4)]
-        tests: NDArray[np.int64] = np.concatenate([o[ends[2] :] for o in orders])
-        found: dict[str, Any] = {}
-        for position, source in enumerate(sources):
-            own = orders[2 * position : 2 * position + 2]
-            train, choose = (np.concatenate([o[ends[k] : ends[k + 1]] for o in own]) for k in range(2))
-            _, outputs = train_classifier(
-                recipe, settings, tensor, classes, (train, choose, tests), per_class=per_class,
-                readout=geant4.first.readout, generator=generator, after_epoch=after_epoch,
-            )  # fmt: skip
-            for other, part in zip(sources, np.split(np.arange(len(tests)), 2), strict=True):
-                scored, known = outputs.test[part, 0], labels[tests[part]]
-                found[f"{source} {other}"] = area_under_roc(scored, known)
-                found[f"test {source} {other}"] = pack(groups[tests[part]], {"auc": auc_contributions(scored, known)})
-        return found
-
+    rows_of = _Sources(tuple(sources), settings.tensor(rows), labels, groups, per_class, geant4.first.readout)
     results = retrained(
-        retrain,
+        partial(_retrain, recipe, rows_of, settings, streams),
         name=f"cross-particle-{geant4.first.particle}-{geant4.second.particle}",
         recipe=recipe,
         settings=settings,
         streams=streams,
         identity={"rows": hashlib.blake2b(rows.data, digest_size=16).hexdigest()},
-        keep=keep,
-        advance=advance,
+        work=work or Work(),
         note=lambda result: "particle identification",
         networks=len(sources),
     )

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from pathlib import Path
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,11 +13,13 @@ import torch
 from numpy.typing import NDArray
 from scipy.special import log_softmax
 
+from caloforge.detectors import Readout
 from caloforge.errors import UsageError
 from caloforge.evaluation.classifiers.inputs import INPUTS
 from caloforge.evaluation.classifiers.recipes import ClassifierRecipe, split_sizes
 from caloforge.evaluation.classifiers.retraining import (
     ClassifierSettings,
+    Work,
     class_rows,
     retrained,
     train_classifier,
@@ -29,6 +32,49 @@ from caloforge.showers import Showers
 __all__ = ["log_posterior_test"]
 
 
+@dataclass(frozen=True)
+class _Classes:
+    """Rows of all generated samples, in equal numbers, then those of Geant4 showers."""
+
+    rows: torch.Tensor
+    labels: NDArray[np.int64]
+    groups: NDArray[np.int64]
+    per_class: int
+    shown: int
+    count: int
+    readout: Readout
+
+
+def _retrain(
+    recipe: ClassifierRecipe,
+    classes: _Classes,
+    settings: ClassifierSettings,
+    streams: Streams,
+    number: int,
+    after_epoch: Callable[[], None],
+) -> dict[str, Any]:
+    per_class, count = classes.per_class, classes.count
+    generator = streams.child("training").generator(number)
+    orders = [k * per_class + generator.permutation(per_class) for k in range(count)]
+    ends = np.cumsum((0, *split_sizes(recipe, per_class)))
+    train, choose, test = (np.concatenate([o[ends[k] : ends[k + 1]] for o in orders]) for k in range(3))
+    geant4 = count * per_class + np.arange(classes.shown)
+    parts = (train, choose, np.concatenate([test, geant4]))
+    _, outputs = train_classifier(
+        recipe, settings, classes.rows, torch.from_numpy(classes.labels).to(settings.device), parts, per_class=per_class,
+        readout=classes.readout, generator=generator, after_epoch=after_epoch, outputs=count,
+    )  # fmt: skip
+    posterior: NDArray[np.float64] = log_softmax(outputs.test, axis=1)
+    found: dict[str, Any] = {}
+    for k in range(count):
+        own = np.flatnonzero(classes.labels[test] == k)
+        for word, asked in (("generated", own), ("reference", len(test) + np.arange(classes.shown))):
+            logs = posterior[asked, k]
+            found[f"{word} {k}"] = float(logs.mean())
+            found[f"test {word} {k}"] = pack(classes.groups[parts[2][asked]], {"mean": mean_contributions(logs)})
+    return found
+
+
 def log_posterior_test(
     recipe: ClassifierRecipe,
     generated: Mapping[str, Showers],
@@ -36,8 +82,7 @@ def log_posterior_test(
     *,
     settings: ClassifierSettings,
     streams: Streams,
-    keep: Path | None = None,
-    advance: Callable[[int, str], None] = lambda epochs, note: None,
+    work: Work | None = None,
 ) -> LogPosteriorResult:
     """Train one network to tell all generated samples apart, then ask it about Geant4 showers.
 
@@ -52,8 +97,7 @@ def log_posterior_test(
         reference: Geant4 showers that no model was trained on.
         settings: how thoroughly.
         streams: random numbers.
-        keep: folder in which finished retrainings are kept.
-        advance: told of every epoch (1) or kept retraining (all of its epochs).
+        work: who retrains, and where finished retrainings are kept.
 
     Raises:
         UsageError: if there are fewer than two samples.
@@ -70,38 +114,15 @@ def log_posterior_test(
     rows = np.concatenate([INPUTS[recipe.inputs](s) for s in (*samples, shown)])
     groups = shower_groups([*samples, shown])
     labels = np.concatenate([np.repeat(np.arange(len(names)), per_class), np.zeros(len(shown), dtype=np.int64)])
-    tensor, classes = settings.tensor(rows), torch.from_numpy(labels).to(settings.device)
-
-    def retrain(number: int, after_epoch: Callable[[], None]) -> dict[str, Any]:
-        generator = streams.child("training").generator(number)
-        orders = [k * per_class + generator.permutation(per_class) for k in range(len(names))]
-        ends = np.cumsum((0, *sizes))
-        train, choose, test = (np.concatenate([o[ends[k] : ends[k + 1]] for o in orders]) for k in range(3))
-        geant4 = len(names) * per_class + np.arange(len(shown))
-        parts = (train, choose, np.concatenate([test, geant4]))
-        _, outputs = train_classifier(
-            recipe, settings, tensor, classes, parts, per_class=per_class, readout=reference.readout,
-            generator=generator, after_epoch=after_epoch, outputs=len(names),
-        )  # fmt: skip
-        posterior: NDArray[np.float64] = log_softmax(outputs.test, axis=1)
-        found: dict[str, Any] = {}
-        for k in range(len(names)):
-            own = np.flatnonzero(labels[test] == k)
-            for word, asked in (("generated", own), ("reference", len(test) + np.arange(len(shown)))):
-                logs = posterior[asked, k]
-                found[f"{word} {k}"] = float(logs.mean())
-                found[f"test {word} {k}"] = pack(groups[parts[2][asked]], {"mean": mean_contributions(logs)})
-        return found
-
+    classes = _Classes(settings.tensor(rows), labels, groups, per_class, len(shown), len(names), reference.readout)
     results = retrained(
-        retrain,
+        partial(_retrain, recipe, classes, settings, streams),
         name="log-posterior",
         recipe=recipe,
         settings=settings,
         streams=streams,
         identity={"names": names, "rows": hashlib.blake2b(rows.data, digest_size=16).hexdigest()},
-        keep=keep,
-        advance=advance,
+        work=work or Work(),
         note=lambda result: "log-posterior",
     )
 

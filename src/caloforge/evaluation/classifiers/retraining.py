@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from caloforge.cores import available_cores
 from caloforge.detectors import Readout
-from caloforge.errors import UsageError
+from caloforge.errors import TrainingError, UsageError
 from caloforge.evaluation.classifiers.kept import KeptResults
 from caloforge.evaluation.classifiers.networks import build_network
 from caloforge.evaluation.classifiers.recipes import ClassifierRecipe, batch_size, split_sizes
 from caloforge.evaluation.classifiers.training import Indices, Outputs, fit, seeded
+from caloforge.executor import Executor
 from caloforge.random import Streams
+from caloforge.workers import WorkerDiedError
 
-__all__ = ["ClassifierSettings", "class_rows", "retrained", "train_classifier"]
+__all__ = ["ClassifierSettings", "Retraining", "Work", "class_rows", "retrained", "train_classifier"]
 
 #: Raised whenever kept results hold something else than before.
 _FORM = 2
@@ -37,6 +41,7 @@ class ClassifierSettings:
         patience: stop after so many epochs without a better accuracy; None trains all epochs, as published.
         precision: CaloChallenge's script uses float64.
         device: torch device.
+        threads: CPU threads of a retraining; None for torch's choice, or the share of each of several processes.
         slices: number of parts of the energy range with about equally many showers.
     """
 
@@ -46,10 +51,11 @@ class ClassifierSettings:
     patience: int | None = None
     precision: Literal["float32", "float64"] = "float32"
     device: str = "cpu"
+    threads: int | None = None
     slices: int = 5
 
     def __post_init__(self) -> None:
-        for name in ("retrainings", "epochs", "max_showers", "patience", "slices"):
+        for name in ("retrainings", "epochs", "max_showers", "patience", "threads", "slices"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UsageError(f"the classifier setting '{name}' is {value}, expected 1 or more")
@@ -112,37 +118,70 @@ def train_classifier(
     )
 
 
+class Retraining(Protocol):
+    """One test, ready to be trained; it travels to whoever trains it, so it can be pickled."""
+
+    def __call__(self, number: int, after_epoch: Callable[[], None]) -> dict[str, Any]:
+        """Do retraining number n.
+
+        Args:
+            number: of the retraining.
+            after_epoch: called after every epoch.
+
+        Returns:
+            What it found, as JSON can hold it.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Work:
+    """Who retrains, where finished retrainings are kept, and who is told.
+
+    Attributes:
+        keep: folder in which finished retrainings are kept, so that an interrupted test goes on where it was; None keeps none.
+        advance: told of every epoch (1), or of a retraining that was kept or made elsewhere (all of its epochs).
+        executor: who does the retrainings; None for this process, one after the other.
+    """
+
+    keep: Path | None = None
+    advance: Callable[[int, str], None] = lambda epochs, note: None
+    executor: Executor | None = None
+
+
 def retrained(
-    train: Callable[[int, Callable[[], None]], dict[str, Any]],
+    train: Retraining,
     *,
     name: str,
     recipe: ClassifierRecipe,
     settings: ClassifierSettings,
     streams: Streams,
     identity: Mapping[str, Any],
-    keep: Path | None,
-    advance: Callable[[int, str], None],
+    work: Work,
     note: Callable[[dict[str, Any]], str],
     networks: int = 1,
 ) -> list[dict[str, Any]]:
     """The results of all retrainings; those that an earlier run finished are taken from the disk.
 
     Args:
-        train: does retraining number n; it is given the number and what to call after every epoch.
+        train: does one retraining.
         name: of the test, also of its files.
         recipe: what is trained.
         settings: how thoroughly.
         streams: random numbers of the test.
         identity: what else the results depend on, the rows above all, as JSON can hold it.
-        keep: folder in which finished retrainings are kept, or None.
-        advance: told of every epoch (1) or kept retraining (all of its epochs).
+        work: who does it.
         note: what to say about a result.
         networks: how many networks a retraining trains.
+
+    Raises:
+        TrainingError: if a process that retrains dies; finished retrainings are kept.
     """
     # How many retrainings there are and where they run does not change any one of them; the rows are known.
-    lasting = {k: v for k, v in asdict(settings).items() if k not in ("retrainings", "max_showers", "device")}
+    elsewhere = ("retrainings", "max_showers", "device", "threads")
+    lasting = {k: v for k, v in asdict(settings).items() if k not in elsewhere}
     kept = KeptResults(
-        keep,
+        work.keep,
         name,
         {
             "recipe": asdict(recipe), "seed": streams.seed, "purpose": streams.purpose, "settings": lasting,
@@ -150,22 +189,60 @@ def retrained(
         },
     )  # fmt: skip
     epochs = networks * (settings.epochs or recipe.epochs)
-    results = []
+    results: dict[int, dict[str, Any]] = {}
     for number in range(settings.retrainings):
-        result = kept.get(number)
-        if result is None:
-            trained = 0
-
-            def after_epoch() -> None:
-                nonlocal trained
-                trained += 1
-                advance(1, "")
-
-            result = train(number, after_epoch)
+        found = kept.get(number)
+        if found is not None:
+            results[number] = found
+            work.advance(epochs, f"{note(found)} (kept)")
+    missing = [number for number in range(settings.retrainings) if number not in results]
+    made = (
+        _here(train, missing, settings, work) if work.executor is None else _elsewhere(train, missing, settings, work)
+    )
+    with closing(made):
+        for number, result, trained in made:
             # An early end must not leave the progress display short.
-            advance(epochs - trained, note(result))
+            work.advance(epochs - trained, note(result))
             kept.put(number, result)
-        else:
-            advance(epochs, f"{note(result)} (kept)")
-        results.append(result)
-    return results
+            results[number] = result
+    return [results[number] for number in range(settings.retrainings)]
+
+
+_Made = Generator[tuple[int, dict[str, Any], int]]
+
+
+def _here(train: Retraining, numbers: list[int], settings: ClassifierSettings, work: Work) -> _Made:
+    """Results with their numbers, and epochs that were told of."""
+    trained = 0
+
+    def after_epoch() -> None:
+        nonlocal trained
+        trained += 1
+        work.advance(1, "")
+
+    former = torch.get_num_threads()
+    torch.set_num_threads(settings.threads or former)
+    try:
+        for number in numbers:
+            trained = 0
+            yield number, train(number, after_epoch), trained
+    finally:
+        torch.set_num_threads(former)
+
+
+def _elsewhere(train: Retraining, numbers: list[int], settings: ClassifierSettings, work: Work) -> _Made:
+    assert work.executor is not None
+    threads = settings.threads or max(1, available_cores() // max(1, min(work.executor.jobs, len(numbers))))
+    try:
+        with closing(work.executor.run(_prepare, (train, threads), numbers)) as answers:
+            for number, result in answers:
+                yield number, result, 0
+    except WorkerDiedError as error:
+        raise TrainingError(f"{error}; finished retrainings are kept") from None
+
+
+def _prepare(settings: tuple[Retraining, int]) -> Callable[[int], dict[str, Any]]:
+    """See ``caloforge.executor``."""
+    train, threads = settings
+    torch.set_num_threads(threads)
+    return lambda number: train(number, lambda: None)

@@ -7,7 +7,7 @@ import itertools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from caloforge.evaluation.classifiers.networks import build_network
 from caloforge.evaluation.classifiers.recipes import ClassifierRecipe, batch_size, split_sizes
 from caloforge.evaluation.classifiers.retraining import (
     ClassifierSettings,
+    Work,
     class_rows,
     retrained,
     train_classifier,
@@ -125,8 +126,8 @@ def _retrain(
     readout: Readout | None,
     settings: ClassifierSettings,
     streams: Streams,
-    number: int,
     edges: Float64,
+    number: int,
     after_epoch: Callable[[], None],
 ) -> dict[str, Any]:
     generator = streams.child("training").generator(number)
@@ -179,8 +180,7 @@ def two_sample_test(
     *,
     settings: ClassifierSettings,
     streams: Streams,
-    keep: Path | None = None,
-    advance: Callable[[int, str], None] = lambda epochs, note: None,
+    work: Work | None = None,
 ) -> ClassifierResult:
     """Train classifiers between generated (label 0) and reference showers (label 1), and score them.
 
@@ -194,8 +194,7 @@ def two_sample_test(
         reference: Geant4 showers that no model was trained on.
         settings: how thoroughly.
         streams: random numbers; everything is a function of them and of the showers.
-        keep: folder in which finished retrainings are kept, so that an interrupted test goes on where it was.
-        advance: told of every epoch (1) or kept retraining (all of its epochs).
+        work: who retrains, and where finished retrainings are kept.
 
     Raises:
         UsageError: if there are too few showers, or the network cannot take this readout.
@@ -205,16 +204,13 @@ def two_sample_test(
     sizes = split_sizes(recipe, sample.per_class)
     edges = energy_slices(reference.incident_energy, settings.slices)
     results = retrained(
-        lambda number, after_epoch: _retrain(
-            recipe, sample, reference.readout, settings, streams, number, edges, after_epoch
-        ),
+        partial(_retrain, recipe, sample, reference.readout, settings, streams, edges),
         name=recipe.name,
         recipe=recipe,
         settings=settings,
         streams=streams,
         identity={"rows": sample.fingerprint, "edges": edges.tolist()},
-        keep=keep,
-        advance=advance,
+        work=work or Work(),
         note=lambda result: f"AUC {result['auc']:.3f}",
     )
     return _gather(recipe, settings, sizes, results, edges)
