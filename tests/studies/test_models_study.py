@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from caloforge.cli.main import main
 from caloforge.detectors import load_detector
 from caloforge.errors import UsageError
 from caloforge.models import ConditionRange, build_model, load_model, save_model
-from caloforge.report import claim_folder
+from caloforge.report import Comparison, claim_folder, load_report
 from caloforge.showers import Showers, open_showers
 from caloforge.stage import TrainingConfig
 from caloforge.studies import study_models
@@ -59,6 +60,41 @@ def test_two_models_in_one_table(tmp_path: Path) -> None:
     before = report.stat().st_mtime_ns
     assert main(command) == 0
     assert report.stat().st_mtime_ns == before
+    # Two processes, one for each model, make the same models.
+    study_models(
+        [str(name) for name in names], floor, test, tmp_path / "two", only=("layers", "response"), timing=False, jobs=2,
+        threads=1, say=lambda text: None,
+    )  # fmt: skip
+    for name in ("narrow", "wide"):
+        ones, twos = (tmp_path / out / name for out in ("out", "two"))
+        with open_showers(ones / "generated.h5") as one, open_showers(twos / "generated.h5") as two:
+            assert_array_equal(one.read().deposits, two.read().deposits)
+        assert load_report(ones / "report").generated == load_report(twos / "report").generated
+
+
+def test_models_are_handed_out_when_those_that_they_learn_from_are_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Mutation: hand out all at once; a student would look for a teacher that is not there."""
+    handed: list[list[str]] = []
+
+    class Executor:
+        jobs = 2
+
+        def run(self, prepare: Any, settings: Any, tasks: Any) -> Any:
+            handed.append([f"{task.name} on {task.how.threads}" for task in tasks])
+            yield from ((task, None) for task in tasks)
+
+    monkeypatch.setattr("caloforge.studies.models.available_cores", lambda: 8)
+    monkeypatch.setattr("caloforge.studies.models.load_report", lambda folder: None)
+    monkeypatch.setattr("caloforge.studies.models.compare_reports", lambda reports, names: Comparison(names, [], []))
+    presets = ["caloflow-student-tiny", "caloinn-tiny"]
+    with pytest.raises(UsageError, match="no preset of that kind stands before it"):
+        study_models(presets, "x", "y", tmp_path, executor=Executor())
+    presets.insert(0, "caloflow-tiny")
+    table = study_models(presets, "x", "y", tmp_path, executor=Executor(), say=lambda text: None)
+    assert handed == [["caloflow-tiny on 4", "caloinn-tiny on 4"], ["caloflow-student-tiny on 8"]]
+    assert table.notes == ["Speeds were measured while up to 2 models were being worked on."]
 
 
 @pytest.mark.slow

@@ -148,6 +148,9 @@ def models(
         bool, typer.Option("--controls", help="Also hold each against an untrained copy and against shuffled voxels.")
     ] = False,
     seed: SeedOption = 0,
+    jobs: Annotated[
+        int, typer.Option(min=1, help="Number of processes; each works on one model at a time, teachers first.")
+    ] = 1,
     threads: ThreadsOption = None,
     device: DeviceOption = "cpu",
 ) -> None:
@@ -161,7 +164,7 @@ def models(
     with kept_if_interrupted(_kept(out)):
         table = study_models(
             preset, data, reference, out, floor=floor, suite=suite, only=tuple(only or ()), retrainings=retrainings,
-            timing=timing, controls=controls, seed=seed, threads=threads, device=device,
+            timing=timing, controls=controls, seed=seed, jobs=jobs, threads=threads, device=device,
             say=lambda text: console.print(f"... {text}"),
         )  # fmt: skip
     print_comparison(table.columns, table.rows)

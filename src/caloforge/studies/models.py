@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from caloforge.atomic import replace_file
-from caloforge.errors import UsageError
+from caloforge.cores import available_cores
+from caloforge.errors import TrainingError, UsageError
 from caloforge.evaluation import EvaluationResult
 from caloforge.evaluation.files import prepare_evaluation
+from caloforge.executor import Executor, LocalProcesses
 from caloforge.generation import conditions_of_file, generate
 from caloforge.models import load_model, load_preset, model_class, read_record
 from caloforge.models.preset import Preset
-from caloforge.report import Comparison, compare_reports
+from caloforge.report import Comparison, compare_reports, load_report
 from caloforge.showers import open_showers
 from caloforge.stage import GradientStage, Stage, TrainingConfig
 from caloforge.studies.controls import contest, layer_verdict, shuffle_voxels, untrained_copy
 from caloforge.studies.reports import kept_report
 from caloforge.training import train
+from caloforge.workers import WorkerDiedError
 
 __all__ = ["Files", "study_models"]
 
@@ -40,8 +45,10 @@ def study_models(
     timing: bool = True,
     controls: bool = False,
     seed: int = 0,
+    jobs: int = 1,
     threads: int | None = None,
     device: str = "cpu",
+    executor: Executor | None = None,
     say: Say = print,
 ) -> Comparison:
     """Train several presets on one file, generate with the reference's energies, and compare.
@@ -64,8 +71,10 @@ def study_models(
         timing: also measure how fast the models are.
         controls: also compare with untrained copies and with shuffled voxels.
         seed: of everything.
-        threads: CPU threads of training and generation.
+        jobs: processes; each works on one model at a time, those first that others learn from.
+        threads: CPU threads of training and generation; None for torch's choice, or the share of each of several processes.
         device: ``cpu`` or a CUDA device.
+        executor: who works on the models, instead of ``jobs`` processes of this machine; it sees the same disk.
         say: where progress goes.
 
     Returns:
@@ -82,70 +91,148 @@ def study_models(
 
     rows, references = _of_each(data, len(names), "data"), _of_each(reference, len(names), "reference")
     floors = [None] * len(names) if floor is None else _of_each(floor, len(names), "floor")
-    judged: list[Path] = []
-
-    def judge(
-        made: Path, folder: Path, model: Path | None, times: int | None, *, timed: bool, place: int
-    ) -> EvaluationResult:
-        found = kept_report(
-            folder,
-            lambda: prepare_evaluation(
-                made, references[place], floor=floors[place], model=None if model is None else str(model),
-                suite=suite, only=only, seed=seed, retrainings=times, device=device, timing=timed,
-            ),
-            before=lambda keep: _share_floor(judged, keep),
-        )  # fmt: skip
-        judged.append(folder)
-        return found
-
-    def sample(model: Path, made: Path, place: int) -> None:
-        asked = conditions_of_file(references[place], particle=read_record(model).valid.particle)
-        generate(
-            model, asked, made, seed=seed, threads=threads, device=device, resume=True,
-            command="caloforge study models",
-        )  # fmt: skip
-
-    def untrained(name: str, place: int) -> EvaluationResult:
-        say(f"{name}: an untrained copy")
-        folder = out / name / "untrained"
-        untrained_copy(out / name / "model", folder / "model", seed=seed)
-        sample(folder / "model", folder / "generated.h5", place)
-        return judge(folder / "generated.h5", folder / "report", folder / "model", 1, timed=False, place=place)
-
-    reports: list[EvaluationResult] = []
+    how = _How(suite, tuple(only), retrainings, timing, seed, threads, device)
+    todo: list[_Job] = []
     for place, (name, preset) in enumerate(zip(names, chosen, strict=True)):
-        folder = out / name
         inputs = _inputs(preset, dict(zip(names[:place], chosen[:place], strict=True)), out)
-        say(f"{name}: training")
-        train(
-            preset, rows[place], folder / "model", inputs=inputs, seed=seed, threads=threads, device=device, resume=True,
-            command="caloforge study models",
-        )  # fmt: skip
-        say(f"{name}: generating")
-        sample(folder / "model", folder / "generated.h5", place)
-        say(f"{name}: evaluating")
-        made, report = folder / "generated.h5", folder / "report"
-        reports.append(judge(made, report, folder / "model", retrainings, timed=timing, place=place))
+        todo.append(_Job(name, preset, out / name, rows[place], references[place], floors[place], inputs, how))
+    if executor is None and jobs > 1:
+        executor = LocalProcesses(jobs)
+    if executor is None:
+        for position, job in enumerate(todo):
+            _work(replace(job, judged=tuple(other.folder / "report" for other in todo[:position])), say)
+    else:
+        _work_elsewhere(todo, executor, say)
+    reports = [load_report(job.folder / "report") for job in todo]
+    judged = [job.folder / "report" for job in todo]
+
+    def untrained(job: _Job) -> EvaluationResult:
+        say(f"{job.name}: an untrained copy")
+        folder = job.folder / "untrained"
+        untrained_copy(job.folder / "model", folder / "model", seed=seed)
+        copy = replace(job, folder=folder, how=replace(how, retrainings=1, timing=False), judged=tuple(judged))
+        _sample(copy)
+        judged.append(folder / "report")
+        return _judge(copy, folder / "generated.h5", folder / "model")
+
     table = compare_reports(reports, names)
+    if timing and executor is not None and executor.jobs > 1:
+        table.notes.append(f"Speeds were measured while up to {executor.jobs} models were being worked on.")
     if controls:
         say("shuffled voxels: evaluating")
         # Of several files the first ones: models of voxels share their data.
         with open_showers(references[0]) as source:
             count = len(source)
         shuffle_voxels(rows[0], out / "shuffled" / "showers.h5", showers=count, seed=seed)
-        shuffled = judge(out / "shuffled" / "showers.h5", out / "shuffled" / "report", None, 1, timed=False, place=0)
-        for place, (name, ours) in enumerate(zip(names, reports, strict=True)):
+        first = replace(
+            todo[0], folder=out / "shuffled", how=replace(how, retrainings=1, timing=False), judged=tuple(judged)
+        )
+        shuffled = _judge(first, out / "shuffled" / "showers.h5", None)
+        judged.append(out / "shuffled" / "report")
+        for job, ours in zip(todo, reports, strict=True):
+            name = job.name
             compared = [("shuffled voxels", shuffled)]
             if not any(isinstance(stage, GradientStage) for stage in _stages(out / name / "model")):
                 table.notes.append(f"{name}: nothing is trained by gradients, so there is no untrained copy.")
             else:
-                compared.append(("an untrained copy", untrained(name, place)))
+                compared.append(("an untrained copy", untrained(job)))
             table.notes.append(f"{name}: {layer_verdict(ours)}.")
             for word, control in compared:
                 table.notes.append(f"{name} against {word}: {contest(ours, control).sentence()}.")
     replace_file(out / "table.md", table.to_markdown())
     replace_file(out / "table.html", table.to_page())
     return table
+
+
+@dataclass(frozen=True)
+class _How:
+    """How all models are worked on."""
+
+    suite: str
+    only: tuple[str, ...]
+    retrainings: int | None
+    timing: bool
+    seed: int
+    threads: int | None
+    device: str
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One model: what it is, where it lies, and what it is trained on and judged by."""
+
+    name: str
+    preset: Preset
+    folder: Path
+    data: str | Path
+    reference: str | Path
+    floor: str | Path | None
+    inputs: dict[str, Path]
+    how: _How
+    judged: tuple[Path, ...] = ()
+
+
+def _work(job: _Job, say: Say) -> None:
+    """Train one model, generate with it, and evaluate; what is finished is left as it is."""
+    how = job.how
+    say(f"{job.name}: training")
+    train(
+        job.preset, job.data, job.folder / "model", inputs=job.inputs, seed=how.seed, threads=how.threads, device=how.device,
+        resume=True, command="caloforge study models",
+    )  # fmt: skip
+    say(f"{job.name}: generating")
+    _sample(job)
+    say(f"{job.name}: evaluating")
+    _judge(job, job.folder / "generated.h5", job.folder / "model")
+
+
+def _work_elsewhere(todo: Sequence[_Job], executor: Executor, say: Say) -> None:
+    """Hand the models out, those first that others learn from."""
+    finished: list[Path] = []
+    left = list(todo)
+    try:
+        while left:
+            made = {path.parent for path in finished}
+            ready = [job for job in left if all(path.parent in made for path in job.inputs.values())]
+            share = max(1, available_cores() // max(1, min(executor.jobs, len(ready))))
+            tasks = [
+                replace(job, judged=tuple(finished), how=replace(job.how, threads=job.how.threads or share))
+                for job in ready
+            ]  # fmt: skip
+            say(f"{', '.join(job.name for job in tasks)}: training, generating and evaluating")
+            with closing(executor.run(_prepare, None, tasks)) as answers:
+                for job, _ in answers:
+                    say(f"{job.name}: finished")
+            finished += [job.folder / "report" for job in ready]
+            left = [job for job in left if job not in ready]
+    except WorkerDiedError as error:
+        raise TrainingError(f"{error}; what is finished is kept") from None
+
+
+def _prepare(settings: None) -> Callable[[_Job], None]:
+    """See ``caloforge.executor``; results are on the disk."""
+    return lambda job: _work(job, lambda text: None)
+
+
+def _sample(job: _Job) -> None:
+    model, how = job.folder / "model", job.how
+    asked = conditions_of_file(job.reference, particle=read_record(model).valid.particle)
+    generate(
+        model, asked, job.folder / "generated.h5", seed=how.seed, threads=how.threads, device=how.device, resume=True,
+        command="caloforge study models",
+    )  # fmt: skip
+
+
+def _judge(job: _Job, made: Path, model: Path | None) -> EvaluationResult:
+    how = job.how
+    return kept_report(
+        job.folder / "report",
+        lambda: prepare_evaluation(
+            made, job.reference, floor=job.floor, model=None if model is None else str(model), suite=how.suite,
+            only=how.only, seed=how.seed, retrainings=how.retrainings, device=how.device, timing=how.timing,
+        ),
+        before=lambda keep: _share_floor(job.judged, keep),
+    )  # fmt: skip
 
 
 def _stages(directory: Path) -> list[Stage]:
