@@ -18,7 +18,7 @@ from caloforge.kernels.ops.registry import plain_only
 from caloforge.models import Conditions, Latents, ShowerModel, load_model
 from caloforge.random import Streams
 
-__all__ = ["reference_showers", "test_conditions", "write_vectors"]
+__all__ = ["decoded_plainly", "reference_showers", "test_conditions", "write_vectors"]
 
 #: Directions are drawn so often before the range is called too narrow.
 _DIRECTION_DRAWS = 10_000
@@ -75,16 +75,24 @@ def reference_showers(
     """
     model = load_model(where).double()
     latents = model.latents(conditions, streams)
-    with plain_only(), torch.no_grad():
-        parts = []
-        for first in range(0, len(conditions), _ROWS):
-            chosen = conditions[first : first + _ROWS]
-            parts.append(model.decode_tensors(chosen.tensors(), model.latents(chosen, streams)))
+    parts = []
+    for first in range(0, len(conditions), _ROWS):
+        chosen = conditions[first : first + _ROWS]
+        parts.append(decoded_plainly(model, chosen, model.latents(chosen, streams)))
     output = {name: torch.cat([part[name] for part, _ in parts]) for name in parts[0][0] if name != "offsets"}
     if "points" in output:
         counts = torch.cat([part["offsets"].diff() for part, _ in parts])
         output["offsets"] = torch.nn.functional.pad(counts.cumsum(0), (1, 0))
     return output, latents, torch.cat([valid for _, valid in parts])
+
+
+@torch.no_grad()
+def decoded_plainly(
+    model: ShowerModel, conditions: Conditions, latents: Latents
+) -> tuple[dict[str, Tensor], Tensor]:
+    """What ``decode_tensors`` gives in plain PyTorch; the model is one of 64-bit numbers for a reference."""
+    with plain_only():
+        return model.decode_tensors(conditions.tensors(), latents)
 
 
 def write_vectors(

@@ -69,8 +69,13 @@ class Graph(nn.Module):
         return output["deposits"], valid
 
 
-def check_carried(model: ShowerModel) -> None:
+def check_carried(model: ShowerModel, *, kinds: Sequence[str] = _PROVEN, most_features: int = 0) -> None:
     """See whether a graph can be made of a model.
+
+    Args:
+        model: the model.
+        kinds: that have been proven.
+        most_features: of a masked autoregressive flow, which has a pass through its network for each of them.
 
     Raises:
         UsageError: if not; saying what can be used instead.
@@ -80,13 +85,13 @@ def check_carried(model: ShowerModel) -> None:
             f"a graph has a fixed number of points, showers of '{model.kind}' have not; --target cpp carries them"
         )
     largest = max((m.features for m in model.modules() if isinstance(m, MaskedAutoregressiveFlow)), default=0)
-    if largest:
+    if largest > most_features:
         raise UsageError(
             f"a masked autoregressive flow of {largest} features would be {largest} passes in a graph; "
             "--target cpp carries 'caloflow', and 'caloinn' samples in one pass"
         )
-    if model.kind not in _PROVEN:
-        raise UsageError(f"graphs of '{model.kind}' have not been proven, only those of {', '.join(_PROVEN)}")
+    if model.kind not in kinds:
+        raise UsageError(f"graphs of '{model.kind}' have not been proven, only those of {', '.join(kinds)}")
     valid = None if model.record is None else model.record.valid
     if valid is not None and valid.direction is not None:
         raise UsageError("graphs of models that were trained in several directions have not been proven")

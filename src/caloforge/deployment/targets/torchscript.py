@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 
 from caloforge.atomic import replace_file, written_beside
 from caloforge.deployment.parity import Check, ParityResult
@@ -17,7 +18,7 @@ from caloforge.generation import generation_streams
 from caloforge.models import ShowerModel
 from caloforge.units import format_energy
 
-__all__ = ["write"]
+__all__ = ["save_traced", "write"]
 
 _README = """\
 # {name} as TorchScript
@@ -34,6 +35,21 @@ random numbers are to be drawn anew. It does not know its own range: ask it for 
 
 
 @torch.no_grad()
+def save_traced(path: Path, graph: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+    """Write a module as TorchScript: traced with some arguments, its weights as constants.
+
+    Raises:
+        OutputError: if it cannot be written.
+    """
+    with warnings.catch_warnings():
+        # The way of PyTorch 2.13 is another one; hosts have this one.
+        warnings.simplefilter("ignore")
+        traced: Any = torch.jit.trace(graph.eval(), arguments, check_trace=False)  # type: ignore[no-untyped-call]
+        with written_beside(path) as beside:
+            torch.jit.save(torch.jit.freeze(traced), str(beside))
+
+
+@torch.no_grad()
 def write(
     folder: Path, where: str | Path, model: ShowerModel, showers: int, seed: int, verify: bool
 ) -> ParityResult | None:
@@ -44,12 +60,7 @@ def write(
     conditions, latents = one_shower(model)
     arguments = (conditions.tensors()["incident_energy"], *latents.values())
     path = folder / "model.pt"
-    with warnings.catch_warnings():
-        # The way of PyTorch 2.13 is another one; hosts have this one.
-        warnings.simplefilter("ignore")
-        traced: Any = torch.jit.trace(Graph(model, tuple(latents)).eval(), arguments, check_trace=False)  # type: ignore[no-untyped-call]
-        with written_beside(path) as beside:
-            torch.jit.save(torch.jit.freeze(traced), str(beside))
+    save_traced(path, Graph(model, tuple(latents)), arguments)
     low, high = map(format_energy, record.valid.incident_energy)
     text = _README.format(
         name=Path(where).name, kind=model.kind, detector=model.detector.name, low=low, high=high,
