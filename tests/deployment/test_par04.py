@@ -135,7 +135,9 @@ def saved(folder: Path, detector: Detector, kind: str = "caloinn-factorised") ->
 
 @pytest.fixture(scope="module")
 def barrel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return saved(tmp_path_factory.mktemp("par04") / "m", detector_from_toml(POLAR.replace("ALPHA", "8"), where="barrel"))
+    return saved(
+        tmp_path_factory.mktemp("par04") / "m", detector_from_toml(POLAR.replace("ALPHA", "8"), where="barrel")
+    )
 
 
 def test_our_export_runs_in_it(

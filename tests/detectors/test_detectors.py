@@ -28,6 +28,7 @@ y = { bins = 2, range = [-1.0, 1.0] }
         ("par04-ds3", 45, 40500),
         ("ild-ecal", 30, 27000),
         ("ild-ecal/10x10", 30, 3000),
+        ("ild-ecal/90x90", 30, 243000),
         ("ild-ecal/points", 30, 0),
         ("ds1-photons", 5, 368),
         ("ds1-pions", 7, 533),

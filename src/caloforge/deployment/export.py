@@ -13,7 +13,7 @@ from typing import Any
 
 from caloforge.atomic import output_error, replace_file
 from caloforge.deployment.parity import ParityResult
-from caloforge.deployment.targets import cpp, fastcalosim, onnx, par04, torchscript
+from caloforge.deployment.targets import cpp, ddml_caloclouds, ddml_l2lflows, fastcalosim, onnx, par04, torchscript
 from caloforge.errors import GenerationError, OutputError, UsageError
 from caloforge.models import ShowerModel, load_model
 from caloforge.version import __version__
@@ -26,6 +26,8 @@ Target = Callable[[Path, str | Path, ShowerModel, int, int, bool], ParityResult 
 TARGETS: Mapping[str, tuple[str, Target]] = {
     "cpp": ("C++ library without dependencies, with sources, CMake package, example and parity program", cpp.write),
     "onnx": ("one graph for ONNX Runtime, for models that sample in one pass", onnx.write),
+    "ddml-caloclouds": ("TorchScript module for the CaloClouds model of key4hep's DDML", ddml_caloclouds.write),
+    "ddml-l2lflows": ("TorchScript module for the L2LFlows model of key4hep's DDML", ddml_l2lflows.write),
     "fastcalosim": ("ONNX graph and HDF5 for FastCaloSim", fastcalosim.write),
     "par04": ("TorchScript module and macro for Geant4's example Par04", par04.write),
     "torchscript": ("one traced module for libtorch, for models that sample in one pass", torchscript.write),

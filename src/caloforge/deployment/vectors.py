@@ -87,9 +87,7 @@ def reference_showers(
 
 
 @torch.no_grad()
-def decoded_plainly(
-    model: ShowerModel, conditions: Conditions, latents: Latents
-) -> tuple[dict[str, Tensor], Tensor]:
+def decoded_plainly(model: ShowerModel, conditions: Conditions, latents: Latents) -> tuple[dict[str, Tensor], Tensor]:
     """What ``decode_tensors`` gives in plain PyTorch; the model is one of 64-bit numbers for a reference."""
     with plain_only():
         return model.decode_tensors(conditions.tensors(), latents)

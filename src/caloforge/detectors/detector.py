@@ -39,6 +39,15 @@ _STRONGEST_FIELD = 20.0
 _CATALOGUE = resources.files("caloforge.detectors") / "catalogue"
 
 
+def _has_symmetry(readout: Readout, name: SymmetryName) -> bool:
+    """Whether a symmetry of the calorimeter is one of these voxels: cells may lie beside the axis, and points have none."""
+    try:
+        symmetry_permutation(readout, name)
+    except DetectorError:
+        return False
+    return readout.has_voxels
+
+
 class Detector(Description):
     """One calorimeter.
 
@@ -121,7 +130,7 @@ class Detector(Description):
             known = ", ".join(self.readouts) or "none"
             raise DetectorError(f"the detector '{self.name}' has no readout '{key}', its others are: {known}")
         chosen = self.readouts[key]
-        symmetries = self.symmetries if chosen.has_voxels else ()
+        symmetries = tuple(name for name in self.symmetries if _has_symmetry(chosen, name))
         description = self._description() | {"name": f"{self.name}/{key}", "readout": chosen.to_description()}
         description |= {"symmetries": symmetries} if symmetries else {}
         if not symmetries:

@@ -33,8 +33,11 @@ __all__ = ["PointWiseNet", "packed_index"]
 
 
 def _equal_size(offsets: Tensor) -> int | None:
-    """Points of every shower if all have equally many, else None; on a GPU looking would wait for it, so None."""
-    if offsets.is_cuda or torch.compiler.is_compiling() or len(offsets) < 2:
+    """Points of every shower if all have equally many, else None; on a GPU looking would wait for it, so None.
+
+    None also for whoever writes down what is done, since other showers have other sizes.
+    """
+    if offsets.is_cuda or torch.compiler.is_compiling() or torch.jit.is_tracing() or len(offsets) < 2:  # type: ignore[attr-defined, no-untyped-call]
         return None
     counts = offsets.diff()
     size = int(counts[0])

@@ -365,11 +365,42 @@ class PointCloudModel(ShowerModel):
             Points (M, 4), float32, layer by layer in every shower, and offsets, int64 (N + 1,).
         """
         offsets = nn.functional.pad(counts.sum(dim=1).cumsum(0), (1, 0))
+        context = self._told(conditions, profiles, counts)
+        features = self.sampled(normal, starts, offsets, context, sampler)
+        return self._allocated(conditions, profiles, counts, energies, features), offsets
+
+    def points_from(
+        self, conditions: Mapping[str, Tensor], profiles: Profiles, counts: Tensor, energies: Tensor, normal: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """As :meth:`make_points` in one step, from exactly as many normal numbers (M, 4) as there are points.
+
+        Nothing in it depends on sizes, so that it may be written down as a graph.
+        """
+        level, (scale, skip, out) = self.edm.one_step
+        offsets = nn.functional.pad(counts.sum(dim=1).cumsum(0), (1, 0))
+        context = self._told(conditions, profiles, counts)
+        noise = context.new_full((context.shape[0],), level)
+        made = self.target((normal * scale).to(context.dtype), noise, context, offsets)
+        features = skip * normal.double() + out * made.double()
+        return self._allocated(conditions, profiles, counts, energies, features), offsets
+
+    def _told(self, conditions: Mapping[str, Tensor], profiles: Profiles, counts: Tensor) -> Tensor:
+        """Condition of the point network, (N, C)."""
         told = counts.double() if self.tells_calibrated else profiles.counts
-        context = self.point_condition(conditions, told).to(self.dtype)
-        place, depth, energy = self.points.restore(self.sampled(normal, starts, offsets, context, sampler))
+        return self.point_condition(conditions, told).to(self.dtype)
+
+    def _allocated(
+        self,
+        conditions: Mapping[str, Tensor],
+        profiles: Profiles,
+        counts: Tensor,
+        energies: Tensor,
+        features: Tensor,
+    ) -> Tensor:
+        """Points (M, 4) from their normalised features (M, 4)."""
+        place, depth, energy = self.points.restore(features)
         shift = self.shift.displacement(conditions["direction"])
-        return allocate(counts, energies, place, depth, energy, profiles.gravity, shift), offsets
+        return allocate(counts, energies, place, depth, energy, profiles.gravity, shift)
 
     def sampled(self, normal: Tensor, starts: Tensor, offsets: Tensor, context: Tensor, sampler: Sampler) -> Tensor:
         """Normalised features of points, float64 (M, 4), from standard normal numbers.

@@ -42,12 +42,14 @@ class TorchGraph:
 
     Args:
         path: of the file.
+        optimised: as hosts have it; the first two showers take seconds then.
 
     Raises:
         GenerationError: if it cannot be read.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, optimised: bool = False) -> None:
+        self.optimised = optimised
         with warnings.catch_warnings():
             # The way of PyTorch 2.13 is another one; hosts have this one.
             warnings.simplefilter("ignore")
@@ -64,7 +66,7 @@ class TorchGraph:
             GenerationError: if the module takes other inputs, or its output is not one contiguous tensor of 32-bit numbers.
         """
         try:
-            with warnings.catch_warnings():
+            with warnings.catch_warnings(), torch.jit.optimized_execution(self.optimised):
                 warnings.simplefilter("ignore")
                 made = self.module.forward(*(torch.from_numpy(value) for value in inputs))
         except RuntimeError as error:

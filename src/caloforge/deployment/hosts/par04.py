@@ -71,20 +71,23 @@ class Par04:
     Args:
         graph: ``.pt`` for libtorch, ``.onnx`` for ONNX Runtime.
         mesh: of the inference.
+        optimised: see :class:`~caloforge.deployment.hosts.graphs.TorchGraph`.
 
     Raises:
         GenerationError: if the host would refuse or misuse the file.
     """
 
-    def __init__(self, graph: Path, mesh: Mesh) -> None:
+    def __init__(self, graph: Path, mesh: Mesh, *, optimised: bool = False) -> None:
         self.mesh = mesh
         self.graph: TorchGraph | OnnxGraph
         if graph.suffix == ".onnx":
             self.graph = OnnxGraph(graph, [(1, _INPUTS)])
         elif graph.suffix == ".pt":
-            self.graph = TorchGraph(graph)
+            self.graph = TorchGraph(graph, optimised=optimised)
         else:
-            raise GenerationError(f"'{graph.name}' ends neither in .onnx nor in .pt, so no library of the host takes it")
+            raise GenerationError(
+                f"'{graph.name}' ends neither in .onnx nor in .pt, so no library of the host takes it"
+            )
 
     def energies(self, energy: float, direction: Floats) -> Floats:
         """Energies of the cells, MeV, in the order of the host's memory: ring, sector, slice, the last one fastest.

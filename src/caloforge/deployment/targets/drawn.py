@@ -14,10 +14,20 @@ from caloforge.deployment.vectors import decoded_plainly
 from caloforge.generation import generation_streams
 from caloforge.models import Conditions, ShowerModel, load_model
 
-__all__ = ["MOST_PASSES", "VoxelGraph", "host_energies", "latent_sizes", "reference_deposits", "seeded_normals"]
+__all__ = [
+    "MANY_SHOWERS",
+    "MOST_PASSES",
+    "VoxelGraph",
+    "host_energies",
+    "latent_sizes",
+    "reference_deposits",
+    "seeded_normals",
+]
 
 #: Features of a masked autoregressive flow that a graph may have, one pass each: those of the layers of a calorimeter.
 MOST_PASSES = 64
+#: From so many showers on they are made as hosts make them, with libtorch's optimiser, which takes seconds for the first two.
+MANY_SHOWERS = 20
 
 
 def latent_sizes(model: ShowerModel) -> dict[str, int]:
@@ -56,7 +66,9 @@ class VoxelGraph(nn.Module):
         return self.model.decode_tensors(conditions, latents)[0]["deposits"]
 
 
-def reference_deposits(where: str | Path, energies: NDArray[np.float64], particle: int, seed: int) -> NDArray[np.float32]:
+def reference_deposits(
+    where: str | Path, energies: NDArray[np.float64], particle: int, seed: int
+) -> NDArray[np.float32]:
     """Deposits (N, V), MeV, of the showers of a graph, in plain PyTorch and 64-bit numbers.
 
     Args:

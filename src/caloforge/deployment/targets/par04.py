@@ -12,7 +12,7 @@ from torch import Tensor
 from caloforge.atomic import replace_file
 from caloforge.deployment.hosts.par04 import Mesh, Par04, local_axes
 from caloforge.deployment.parity import Check, ParityResult
-from caloforge.deployment.targets.drawn import MOST_PASSES, VoxelGraph, host_energies, reference_deposits
+from caloforge.deployment.targets.drawn import MANY_SHOWERS, MOST_PASSES, VoxelGraph, host_energies, reference_deposits
 from caloforge.deployment.targets.onnx import check_carried, deposit_checks
 from caloforge.deployment.targets.torchscript import save_traced
 from caloforge.deployment.vectors import test_conditions
@@ -90,12 +90,16 @@ def mesh_of(detector: Detector) -> Mesh:
     first = grids[0]
     why = "equal rings, sectors and slices from the surface on"
     if not isinstance(first, PolarGrid) or any(grid != first for grid in grids) or not len(readout.depths):
-        raise UsageError(f"Par04's mesh has {why}, the voxels of '{detector.name}' are others; --target onnx carries them")
+        raise UsageError(
+            f"Par04's mesh has {why}, the voxels of '{detector.name}' are others; --target onnx carries them"
+        )
     rings, edges = np.asarray(first.r_edges), np.append(readout.depths[:, 0], readout.depths[-1, 1])
     sizes = float(rings[-1] / (len(rings) - 1)), float(edges[-1] / (len(edges) - 1))
     for found, size in zip((rings, edges), sizes, strict=True):
         if np.abs(found - size * np.arange(len(found))).max() > _TOLERANCE:
-            raise UsageError(f"Par04's mesh has {why}, the voxels of '{detector.name}' have not; --target onnx carries them")
+            raise UsageError(
+                f"Par04's mesh has {why}, the voxels of '{detector.name}' have not; --target onnx carries them"
+            )
     return Mesh(len(rings) - 1, first.n_alpha, len(grids), *sizes)
 
 
@@ -109,7 +113,9 @@ def _turn(detector: Detector) -> int:
         return 0
     sectors = mesh_of(detector).phi
     if sectors % 4:
-        raise UsageError(f"Par04's frame is turned by a quarter, which {sectors} sectors of '{detector.name}' do not allow")
+        raise UsageError(
+            f"Par04's frame is turned by a quarter, which {sectors} sectors of '{detector.name}' do not allow"
+        )
     return sectors // 4
 
 
@@ -131,12 +137,12 @@ def write(
         if fraction is None
         else f"Energies of cells are what the active plates see over {fraction:g}, as in the training showers."
     )
-    text = _README.format(
-        kind=model.kind, low=low, high=high, particle=record.valid.particle, meaning=meaning, **names
-    )
+    text = _README.format(kind=model.kind, low=low, high=high, particle=record.valid.particle, meaning=meaning, **names)
     replace_file(folder / "README.md", text)
     replace_file(folder / "model.mac", _MACRO.format(**vars(mesh), **names))
-    return _compared(Par04(path, mesh), where, model, showers, seed) if verify else None
+    return (
+        _compared(Par04(path, mesh, optimised=showers >= MANY_SHOWERS), where, model, showers, seed) if verify else None
+    )
 
 
 def _compared(host: Par04, where: str | Path, model: ShowerModel, showers: int, seed: int) -> ParityResult:

@@ -60,7 +60,7 @@ def linear_rational_spline(
 
     Source: arXiv:2001.05168, section 4.1, algorithm 1.
     """
-    bins, rest = divmod(raw_parameters.shape[-1] + 1, 4)
+    bins, rest = divmod(int(raw_parameters.shape[-1]) + 1, 4)
     if rest or not bins or bins * MIN_SIZE >= 1:
         raise ConfigError(f"parameters of linear-rational splines number 4K - 1, not {raw_parameters.shape[-1]}")
     raw = raw_parameters.to(torch.promote_types(raw_parameters.dtype, torch.float32))
