@@ -66,7 +66,7 @@ class TorchGraph:
             GenerationError: if the module takes other inputs, or its output is not one contiguous tensor of 32-bit numbers.
         """
         try:
-            with warnings.catch_warnings(), torch.jit.optimized_execution(self.optimised):
+            with warnings.catch_warnings(), torch.jit.optimized_execution(self.optimised):  # type: ignore[attr-defined]
                 warnings.simplefilter("ignore")
                 made = self.module.forward(*(torch.from_numpy(value) for value in inputs))
         except RuntimeError as error:
