@@ -194,7 +194,7 @@ def convert(
         ),
     ],
     target: Annotated[Path, typer.Argument(help="The file to write.")],
-    to: Annotated[str, typer.Option(help="native | calogan | calochallenge | showerdata | ild")] = "native",
+    to: Annotated[str, typer.Option(help="native | calogan | calochallenge | showerdata | ild | edm4hep")] = "native",
     detector: Annotated[
         str | None, typer.Option(help="What the source is from; for points: the readout to put them into.")
     ] = None,
@@ -217,6 +217,9 @@ def convert(
         typer.Option(metavar="X,Y", help="Where the particles entered, mm, if points are not relative to that place."),
     ] = None,
     cut: Annotated[float, typer.Option(min=0, help="Cells with less are dark, MeV.")] = 0.0,
+    collection: Annotated[
+        str | None, typer.Option(help="Of edm4hep: name of the hits' collection (CalorimeterHits).")
+    ] = None,
     resume: ResumeOption = False,
     overwrite: OverwriteOption = False,
 ) -> None:
@@ -243,6 +246,15 @@ def convert(
         raise UsageError("--sub-cells and --cells exclude each other, convert twice")
     source = str(file_of(source))
     named = chosen_detector(detector, bin_)
+    if to == "edm4hep":
+        if sub_cells is not None or cells is not None or entry is not None or kind is not None:
+            raise UsageError("--sub-cells, --cells, --entry and --kind do not go with --to edm4hep; convert twice")
+        if resume:
+            raise UsageError("--resume does not go with --to edm4hep, whose file is made in one go")
+        _to_edm4hep(source, target, named, particle, collection, overwrite)
+        return
+    if collection is not None:
+        raise UsageError("--collection is for --to edm4hep")
     with open_showers(source, named, particle=particle) as reader:
         total = len(reader)
         readout = None if reader.detector is None else reader.detector.readout
@@ -280,6 +292,23 @@ def convert(
             console.print(
                 f"left out: {format_energy(result.left_out)}, {result.left_out / total_energy:.3%} of the energy"
             )
+
+
+def _to_edm4hep(
+    source: str, target: Path, detector: Detector | None, particle: str | None, collection: str | None, overwrite: bool
+) -> None:
+    from caloforge.deployment.edm4hep import write_edm4hep
+    from caloforge.progress import counted, progress
+    from caloforge.showers.files import open_showers
+
+    with open_showers(source, detector, particle=particle) as reader:
+        total = len(reader)
+    names = {} if collection is None else {"collection": collection}
+    with progress("converting", total, "showers") as bar:
+        done = write_edm4hep(
+            source, target, detector=detector, particle=particle, overwrite=overwrite, progress=counted(bar), **names
+        )
+    console.print(f"{target}: {done} events, edm4hep, from {source}")
 
 
 def datasets(json_: Annotated[bool, typer.Option("--json", help="Machine-readable output.")] = False) -> None:
