@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from model_samples import fit, sparse_showers, toy_detector
+from safetensors.torch import load_file, save_file
 
 import caloforge.models.directory as directory_module
 from caloforge.errors import ModelFileError, OutputError
@@ -32,6 +34,7 @@ from caloforge.models import (
     write_plan,
     write_stage,
 )
+from caloforge.nn.made import StaircaseLinear
 from caloforge.showers.hashes import row_hashes
 from caloforge.stage import TrainingConfig
 
@@ -180,6 +183,30 @@ class TestFinished:
             assert torch.allclose(half, full, rtol=1e-3, atol=1e-6), name
         sizes = [(tmp_path / name / "model.safetensors").stat().st_size for name in ("half", "full")]
         assert sizes[0] < 0.65 * sizes[1]
+
+    def test_masked_weights_take_no_room_and_come_back_as_zeros(self, model: ShowerModel, tmp_path: Path) -> None:
+        """Mutations: store whole matrices; put the row back column by column; take a row of any length."""
+        save_model(tmp_path, model, RANGE, weights=torch.float16)
+        stored = load_file(tmp_path / "model.safetensors")
+        masked = [name for name, module in model.named_modules() if isinstance(module, StaircaseLinear)]
+        assert len(masked) == 6  # two flows of an input layer, a hidden and an output layer
+        loaded = load_model(tmp_path)
+        for name in masked:
+            layer = model.get_submodule(name)
+            assert isinstance(layer, StaircaseLinear)
+            assert stored[f"{name}.weight"].shape == (int(layer.mask.sum()),)
+            found = loaded.get_submodule(name)
+            assert isinstance(found, StaircaseLinear)
+            assert torch.equal(found.weight, layer.weight.half().float())
+            assert float(found.weight[~layer.mask].abs().sum()) == 0
+        stored[f"{masked[1]}.weight"] = stored[f"{masked[1]}.weight"][1:]
+        save_file(stored, tmp_path / "model.safetensors")
+        digest = hashlib.sha256((tmp_path / "model.safetensors").read_bytes()).hexdigest()
+        damaged(tmp_path, weights_sha256=digest)
+        with pytest.raises(
+            ModelFileError, match=f"the tensor '{masked[1]}.weight' is missing, unknown or of another shape"
+        ):
+            load_model(tmp_path)
 
     def test_double_precision_is_kept(self, model: ShowerModel, tmp_path: Path) -> None:
         save_model(tmp_path, model.double(), RANGE)

@@ -31,6 +31,7 @@ from caloforge.models.locating import ROWS, locate_model, missing_stages, read_p
 from caloforge.models.record import ModelRecord, RunPlan
 from caloforge.models.registry import build_model
 from caloforge.models.renaming import renamed_tensors
+from caloforge.nn.masked import with_masked_weights, without_masked_weights
 from caloforge.stage import Stage, TrainingConfig, take_lengths
 
 __all__ = ["assemble_model", "load_model", "planned_model", "read_stage", "save_model", "write_plan", "write_stage"]
@@ -176,8 +177,9 @@ def save_model(
         inputs: hashes of the models that it was trained from, by name.
         metrics: what it scores, JSON values.
         licence: licence of the weights.
-        weights: precision of the stored parameters (``torch.float16`` for shipping); None keeps the model's. Buffers
-            keep theirs, since fitted constants are few and must stay exact.
+        weights: precision of the stored parameters (``torch.float16`` for shipping), which then are stored without those
+            that a mask keeps at zero; None stores the model's as they are. Buffers keep their precision, since fitted constants
+            are few and must stay exact.
 
     Returns:
         What ``model.json`` says now.
@@ -188,6 +190,7 @@ def save_model(
     tensors = {name: value.detach() for name, value in model.state_dict().items()}
     if weights is not None:
         tensors |= {name: value.detach().to(weights) for name, value in model.named_parameters() if name in tensors}
+        tensors = without_masked_weights(model, tensors)
     hashes = np.sort(np.asarray([] if row_hashes is None else row_hashes, dtype=np.uint64))
     tensors[ROWS] = torch.from_numpy(hashes.view(np.int64))
     path = directory / "model.safetensors"
@@ -293,6 +296,7 @@ def load_model(
     if any(tensors[name].dtype == torch.float64 for name, _ in model.named_parameters() if name in tensors):
         model.double()
     take_lengths(model, tensors)
+    tensors = with_masked_weights(model, tensors)
     own = model.state_dict()
     for name in sorted(own.keys() | tensors.keys()):
         if name not in own or name not in tensors or not _alike(own[name], tensors[name]):
