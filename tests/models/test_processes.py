@@ -42,10 +42,10 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Tensors, Tensors,
 
 
 def difference(one: torch.Tensor, two: torch.Tensor) -> float:
-    """Norm of the difference over the norm."""
+    """Norm of the difference over the norm; where a bias cancels in what is computed, both are rounding alone."""
     if one.isnan().any():
         return float("inf")
-    return float((one.double() - two.double()).norm() / one.double().norm().clamp_min(1e-6))
+    return float((one.double() - two.double()).norm() / one.double().norm().clamp_min(1e-5))
 
 
 def of_case(tensors: Tensors, case: str) -> Tensors:

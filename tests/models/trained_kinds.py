@@ -67,6 +67,7 @@ def cases() -> dict[str, tuple[str, dict[str, Any]]]:
     found: dict[str, tuple[str, dict[str, Any]]] = {
         "caloclouds2": ("caloclouds2", _cloud(training_points=None)),
         "caloclouds3": ("caloclouds3", _cloud(training_points=150, position_fuzz=1.0)),
+        "calo-gan": ("calo-gan", {"latent": 6, "channels": 2, "critic_channels": [4, 3, 3, 2]}),
         "gflash": ("gflash", {}),
         "pca-parametrisation": ("pca-parametrisation", {}),
         "shower-library": ("shower-library", {}),
@@ -154,7 +155,7 @@ def train(name: str, folder: Path, processes: Processes) -> dict[str, torch.Tens
                     stored = load_file(result_file(folder / name, stage.name))
                     found |= {f"{name}: result {key}": value for key, value in stored.items()}
                     metrics = read_metrics(folder / name / "stages" / stage.name / "metrics.jsonl")
-                    losses = [[row["training"]["loss"], row["validation"][stage.metric]] for row in metrics]
+                    losses = [[*row["training"].values(), row["validation"][stage.metric]] for row in metrics]
                     found[f"{name}: losses of {stage.name}"] = torch.tensor(losses, dtype=torch.float64)
     return found
 

@@ -223,6 +223,24 @@ VARIANTS: dict[str, dict[str, Variant]] = {
             }
         ),
     },
+    "calo-gan": {
+        "published": published(game={"critic_rate": 0.1, "generator_steps": 2}),
+        "penalty": Variant(
+            changes={
+                "latent": 8,
+                "channels": None,
+                "critic_channels": [4, 4, 4, 4],
+                "streams": 2,
+                "inpainting": False,
+                "energy_weight": 0.3,
+                "norm": "layer",
+                "minibatch": False,
+                "cut": False,
+                "incident_reference": 2e4,
+                "game": {"loss": "wasserstein", "penalty": 10.0, "critic_steps": 2, "generator_steps": 1},
+            }
+        ),
+    },
     "gflash": {
         "published": published(spots=50),
         "points": Variant(

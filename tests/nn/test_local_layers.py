@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from caloforge.nn.local import LocallyConnected, MinibatchFeatures, bordered, even_same
+from caloforge.nn.local import LocallyConnected, MinibatchFeatures, as_cells, as_images, bordered, even_same
 
 
 @pytest.mark.parametrize("stride", [(1, 1), (1, 2), (2, 1)])
@@ -23,7 +23,8 @@ def test_every_cell_has_weights_of_its_own(stride: tuple[int, int], bias: bool) 
     wanted = torch.empty(2, 4, rows, columns, dtype=torch.float64)
     for i in range(rows):
         for j in range(columns):
-            patch = x[:, :, i * stride[0] : i * stride[0] + 2, j * stride[1] : j * stride[1] + 3].flatten(1)
+            patch = x[:, :, i * stride[0] : i * stride[0] + 2, j * stride[1] : j * stride[1] + 3]
+            patch = patch.permute(0, 2, 3, 1).flatten(1)
             wanted[:, :, i, j] = patch @ layer.weight[i * columns + j]
             if layer.bias is not None:
                 wanted[:, :, i, j] += layer.bias[:, i * columns + j]
@@ -34,7 +35,7 @@ def test_equal_weights_are_a_convolution() -> None:
     layer = LocallyConnected(2, (4, 4), 3, (2, 2), bias=False)
     with torch.no_grad():
         layer.weight.copy_(layer.weight[:1].expand_as(layer.weight))
-    kernel = layer.weight[0].T.reshape(3, 2, 2, 2)
+    kernel = layer.weight[0].T.reshape(3, 2, 2, 2).permute(0, 3, 1, 2)
     x = torch.randn(5, 2, 4, 4)
     torch.testing.assert_close(layer(x), nn.functional.conv2d(x, kernel), rtol=1e-4, atol=1e-5)
 
@@ -66,7 +67,6 @@ def test_minibatch_features_of_equal_and_of_distant_rows() -> None:
 def test_borders() -> None:
     x = torch.arange(1.0, 7.0).reshape(1, 1, 3, 2)
     assert even_same(x)[0, 0].tolist() == [[1, 2, 0], [3, 4, 0], [5, 6, 0], [0, 0, 0]]
-    assert bordered(x, periodic=False)[0, 0, 0].tolist() == [0, 0, 0, 0]
-    assert bordered(x, periodic=True)[0, 0].tolist() == [
-        [0, 5, 6, 0], [0, 1, 2, 0], [0, 3, 4, 0], [0, 5, 6, 0], [0, 1, 2, 0]
-    ]  # fmt: skip
+    plain, around = (as_images(bordered(as_cells(x), periodic=periodic))[0, 0].tolist() for periodic in (False, True))
+    assert plain == [[0, 0, 0, 0], [0, 1, 2, 0], [0, 3, 4, 0], [0, 5, 6, 0], [0, 0, 0, 0]]
+    assert around == [[0, 5, 6, 0], [0, 1, 2, 0], [0, 3, 4, 0], [0, 5, 6, 0], [0, 1, 2, 0]]

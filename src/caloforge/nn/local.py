@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +11,10 @@ from torch.nn import functional
 
 from caloforge.nn.batch_layers import gathered
 
-__all__ = ["LocallyConnected", "MinibatchFeatures", "bordered", "even_same"]
+__all__ = ["Fans", "LocallyConnected", "MinibatchFeatures", "as_cells", "as_images", "bordered", "even_same"]
+
+Initial = Literal["he-uniform", "glorot-uniform", "glorot-normal"]
+Fans = Literal["cell", "keras"]
 
 
 def even_same(x: Tensor) -> Tensor:
@@ -18,10 +22,20 @@ def even_same(x: Tensor) -> Tensor:
     return functional.pad(x, (0, 1, 0, 1))
 
 
-def bordered(x: Tensor, *, periodic: bool) -> Tensor:
-    """Images (N, C, H, W) with a border of one cell: zeros, or in the first axis what lies on the other side."""
-    x = functional.pad(x, (1, 1))
-    return torch.cat([x[:, :, -1:], x, x[:, :, :1]], dim=2) if periodic else functional.pad(x, (0, 0, 1, 1))
+def as_cells(images: Tensor) -> Tensor:
+    """Images (N, C, H, W) in the order of the cells, (H, W, N, C)."""
+    return images.permute(2, 3, 0, 1).contiguous()
+
+
+def as_images(cells: Tensor) -> Tensor:
+    """What :func:`as_cells` undoes: (H, W, N, C) to (N, C, H, W)."""
+    return cells.permute(2, 3, 0, 1).contiguous()
+
+
+def bordered(cells: Tensor, *, periodic: bool) -> Tensor:
+    """Cells (H, W, N, C) with a border of one: zeros, or in the first axis what lies on the other side."""
+    x = functional.pad(cells, (0, 0, 0, 0, 1, 1))
+    return torch.cat([x[-1:], x, x[:1]]) if periodic else functional.pad(x, (0, 0, 0, 0, 0, 0, 1, 1))
 
 
 class LocallyConnected(nn.Module):
@@ -34,12 +48,12 @@ class LocallyConnected(nn.Module):
         kernel: rows and columns of the kernel.
         stride: rows and columns from one output cell to the next.
         bias: whether every output cell and filter has a bias.
-        fans: how wide the initial weights are spread, he-uniform: by the inputs of a ``cell``, or as ``keras`` counts
-            them, over all cells.
+        initial: distribution of the initial weights.
+        fans: what their width is counted by: inputs and outputs of a ``cell``, or as ``keras`` does, over all cells.
 
     Attributes:
         output: rows and columns of the output.
-        weight: (cells, channels * kernel, filters).
+        weight: (cells, kernel * channels, filters).
         bias: (filters, cells), or None.
     """
 
@@ -52,8 +66,8 @@ class LocallyConnected(nn.Module):
         *,
         stride: tuple[int, int] = (1, 1),
         bias: bool = True,
-        fans: str = "cell",
-        glorot: bool = False,
+        initial: Initial = "he-uniform",
+        fans: Fans = "cell",
     ) -> None:
         super().__init__()
         rows, columns = ((side - k) // s + 1 for side, k, s in zip(shape, kernel, stride, strict=True))
@@ -62,21 +76,34 @@ class LocallyConnected(nn.Module):
         inputs, cells = channels * kernel[0] * kernel[1], rows * columns
         spread = cells if fans == "keras" else 1
         weight = torch.empty(cells, inputs, filters)
-        if glorot:
-            nn.init.normal_(weight, std=math.sqrt(2.0 / ((inputs + filters) * spread)))
+        variance = 2.0 / ((inputs if initial == "he-uniform" else inputs + filters) * spread)
+        if initial == "glorot-normal":
+            nn.init.normal_(weight, std=math.sqrt(variance))
         else:
-            limit = math.sqrt(6.0 / (inputs * spread))
+            limit = math.sqrt(3.0 * variance)
             nn.init.uniform_(weight, -limit, limit)
         self.weight = nn.Parameter(weight)
         self.bias = nn.Parameter(torch.zeros(filters, cells)) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, channels, rows, columns) to (N, filters, output rows, output columns)."""
-        patches = functional.unfold(x, self.kernel, stride=self.stride)
-        made = torch.bmm(patches.permute(2, 0, 1), self.weight).permute(1, 2, 0)
-        if self.bias is not None:
-            made = made + self.bias
-        return made.reshape(len(x), self.filters, *self.output)
+        return as_images(self.cells(as_cells(x)))
+
+    def cells(self, x: Tensor) -> Tensor:
+        """The same for values in the order (rows, columns, N, channels), in which one product for each cell needs no copies."""
+        rows, columns = self.output
+        down, right = self.stride
+        patches = torch.cat(
+            [
+                x[i : i + (rows - 1) * down + 1 : down, j : j + (columns - 1) * right + 1 : right]
+                for i in range(self.kernel[0])
+                for j in range(self.kernel[1])
+            ],
+            dim=3,
+        ).flatten(0, 1)
+        none = patches.new_zeros(1, 1, 1) if self.bias is None else self.bias.T[:, None]
+        made = torch.baddbmm(none, patches, self.weight)
+        return made.reshape(rows, columns, x.shape[2], self.filters)
 
 
 class MinibatchFeatures(nn.Module):
@@ -101,6 +128,5 @@ class MinibatchFeatures(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, features) to (N, kernels), each at least 1."""
         own = torch.einsum("nf,kfd->nkd", x, self.weight) + self.bias
-        every = gathered(own)
-        distance = (own[:, None] - every[None]).abs().sum(dim=3)
-        return torch.exp(-distance).sum(dim=1)
+        distance = torch.cdist(own.transpose(0, 1), gathered(own).transpose(0, 1), p=1.0)
+        return torch.exp(-distance).sum(dim=2).T
