@@ -320,6 +320,19 @@ class GradientStage(Stage, ABC):
             device.
         """
 
+    def start_epoch(self, epoch: int) -> tuple[str, ...]:
+        """Called before the first batch of every epoch, for instance to begin a player anew; nothing by default.
+
+        What it does must follow from the number of the epoch and from torch's random numbers, which are seeded before.
+
+        Args:
+            epoch: its number, from 0.
+
+        Returns:
+            Names of the players whose optimisers forget what they have seen.
+        """
+        return ()
+
     def after_step(self, player: str, step: int) -> None:
         """Called after each optimiser step, for instance to move a target network.
 

@@ -25,6 +25,7 @@ from caloforge.models import (
     preset_names,
     save_model,
 )
+from caloforge.parts.bottleneck_model import BottleneckModel
 from caloforge.parts.point_model import PointCloudModel
 from caloforge.parts.profile_flow import ProfileScaleStage
 from caloforge.random import Streams
@@ -61,6 +62,9 @@ def _fitted(kind: str, variant: str) -> ShowerModel:
 
 
 def learn_units(model: ShowerModel) -> None:
+    if isinstance(model, BottleneckModel) and model.config.sampling != "layers":
+        # An untrained post-processor that makes cells anew, in MeV, makes next to nothing or less.
+        model.post_processor.last.weight.data.abs_().mul_(3e3)
     if getattr(model.config, "profile_scale", "") == "constants":
         # An untrained flow in fixed units makes showers of thousands of points that are all refused. So its units are made
         # those of the data, as if it had learnt what these are.

@@ -62,12 +62,19 @@ def _cloud(**settings: Any) -> dict[str, Any]:
     } | settings
 
 
+def _bottleneck(**settings: Any) -> dict[str, Any]:
+    small = {"hidden": [8, 6], "latents": 3, "noise_latents": 4, "channels": 2, "critic_channels": 2, "critic_width": 8}
+    return small | {"post_width": 4, "warm_up": 1, "flow": _flow(0.0)} | settings
+
+
 def cases() -> dict[str, tuple[str, dict[str, Any]]]:
     """Kind and settings by name, every kind with and without what looks at a batch as a whole or at random."""
     found: dict[str, tuple[str, dict[str, Any]]] = {
         "caloclouds2": ("caloclouds2", _cloud(training_points=None)),
         "caloclouds3": ("caloclouds3", _cloud(training_points=150, position_fuzz=1.0)),
         "calo-gan": ("calo-gan", {"latent": 6, "channels": 2, "critic_channels": [4, 3, 3, 2]}),
+        "bib-ae": ("bib-ae", _bottleneck(critic="batch", critics=2)),
+        "bib-ae-two-angles": ("bib-ae-two-angles", _bottleneck(network="convolutions")),
         "gflash": ("gflash", {}),
         "pca-parametrisation": ("pca-parametrisation", {}),
         "shower-library": ("shower-library", {}),
@@ -107,6 +114,8 @@ def _detector(kind: str) -> Detector:
         return lead_argon()
     if kind.startswith("icaloflow"):
         return toy_detector((2, 3), (3, 2), (1, 6))
+    if kind.startswith("bib-ae"):
+        return toy_detector(*[(2, 3)] * 3)
     return toy_detector((2, 2), (2, 2), (3, 1)) if kind.startswith("l2lflows") else toy_detector()
 
 

@@ -94,11 +94,51 @@ _OTHER_BASICS = {
     "cut": 2e-2,
 }
 _OTHER_VOXELS = _OTHER_BASICS | {"layer_reference": 3e3, "layer_offset": 1e-2}
+_SMALL_BOTTLENECK = {"hidden": [12, 8], "channels": 2, "critic_channels": 2, "critic_width": 8, "post_width": 4}
+_OTHER_BOTTLENECK = _SMALL_BOTTLENECK | {
+    "incident_reference": 2e4,
+    "cut": 2e-2,
+    "latents": 3,
+    "noise_latents": 5,
+    "critic_steps": 3,
+    "gradient_penalty": 5.0,
+    "difference_weight": 2.0,
+    "latent_critic_weight": 3.0,
+    "kl_weight": 0.2,
+    "discrepancy_weight": 20.0,
+    "post_layers": 4,
+    "hit_weight": 2.0,
+    "hit_window": 7,
+    "hit_stride": 3,
+    "hit_ranks": 11,
+    "sorted_weight": 1.0,
+    "warm_up": 0,
+    "flow": _OTHER_SIZE,
+}
 _VOXEL_SUMS = {"drop_voxel": True, "energy_noise_per": "voxel"}
 _LAYER_NOISE = {"drop_voxel": False, "energy_noise_per": "layer"}
 _OTHER_AIDS = ({"kind": "marginal-start"}, {"kind": "emphasis", "factor": 2.0})
 
 VARIANTS: dict[str, dict[str, Variant]] = {
+    "bib-ae": {
+        "published": published(**_SMALL_BOTTLENECK),
+        "convolutions": Variant(
+            changes=_OTHER_BOTTLENECK | {"network": "convolutions", "critics": 2, "critic": "batch"}
+        ),
+        "published network": Variant(
+            changes=_SMALL_BOTTLENECK | {"network": "published", "cell_noise": False, "cells": "units"}
+        ),
+    },
+    "bib-ae-two-angles": {
+        # An untrained decoder makes so little that the squared differences of sorted cells hide all else.
+        "published": published(**_SMALL_BOTTLENECK, sorted_weight=0.0),
+        "convolutions": Variant(
+            changes=_OTHER_BOTTLENECK | {"network": "convolutions", "critics": 1, "cut_first": False}
+        ),
+        "published network": Variant(
+            changes=_SMALL_BOTTLENECK | {"network": "published", "cell_noise": False, "cells": "units"}
+        ),
+    },
     "caloclouds2": {
         "published": published(**_CLOUD, positions="box"),
         "other constants": Variant(changes=_OTHER_CLOUD),
@@ -263,6 +303,7 @@ VARIANTS: dict[str, dict[str, Variant]] = {
 _DETECTORS: dict[str, Detector] = dict.fromkeys(
     ("icaloflow", "icaloflow-student"), toy_detector((2, 3), (3, 2), (1, 6))
 )
+_DETECTORS |= dict.fromkeys(("bib-ae", "bib-ae-two-angles"), toy_detector(*[(3, 4)] * 3))
 _DETECTORS |= {
     "gflash": lead_argon(),
     "l2lflows": toy_detector((2, 2), (2, 2), (2, 2), (3, 1)),

@@ -123,3 +123,70 @@ def test_torchs_layers_are_refused_with_several_processes(layer: torch.nn.Module
     _check_layers([_Fit("fit", {"net": part})], Processes(0, 2))
     ours = torch.nn.Sequential(BatchNorm2d(3), Dropout(0.5))
     _check_layers([_Stage("net", {"net": ours}, StageTraining())], Processes(0, 2))
+
+
+def _anew(self: Any, epoch: int) -> tuple[str, ...]:
+    for module in self.model.critic.modules():
+        if hasattr(module, "reset_parameters"):
+            module.reset_parameters()
+    return ("critic",)
+
+
+def test_a_player_may_begin_anew_in_every_epoch(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its weights follow from the seed and the epoch, and its optimiser forgets; mutation: leave the state of the optimiser."""
+    seen: list[tuple[int, int, float]] = []
+
+    def noting(self: Any, epoch: int) -> tuple[str, ...]:
+        names = _anew(self, epoch)
+        weights = torch.cat([parameter.detach().flatten() for parameter in self.model.critic.parameters()])
+        seen.append((epoch, len(seen), float(weights.double().sum())))
+        return names
+
+    cleared: list[int] = []
+    original = toy_model._Game.after_step
+
+    def looking(self: Any, player: str, step: int) -> None:
+        original(self, player, step)
+        if player == "critic" and step in (1, 13):  # the first of each epoch
+            weight = next(self.model.critic.parameters())
+            cleared.extend(int(o.state[weight]["step"]) for o in optimisers if weight in o.state)
+
+    optimisers: list[torch.optim.Optimizer] = []
+    make = loop.make_optimiser
+
+    def kept(*args: Any) -> torch.optim.Optimizer:
+        optimisers.append(make(*args))
+        return optimisers[-1]
+
+    monkeypatch.setattr(toy_model._Game, "start_epoch", noting)
+    monkeypatch.setattr(toy_model._Game, "after_step", looking)
+    monkeypatch.setattr(loop, "make_optimiser", kept)
+    run(data, tmp_path / "one")
+    first = [value for *_, value in seen]
+    assert [epoch for epoch, *_ in seen] == [0, 1]
+    assert first[0] != first[1]
+    assert cleared[-2:] == [1, 1]
+    seen.clear()
+    optimisers.clear()
+    run(data, tmp_path / "again")
+    assert [value for *_, value in seen] == first
+
+
+def test_beginning_anew_survives_an_interruption(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Mutation: begin anew whenever a training goes on."""
+    monkeypatch.setattr(toy_model._Game, "start_epoch", _anew)
+    run(data, tmp_path / "whole")
+    original = toy_model._Game.after_step
+
+    def stop(self: Any, player: str, step: int) -> None:
+        original(self, player, step)
+        if player == "maker" and step == 9:
+            signal.raise_signal(signal.SIGINT)
+
+    with monkeypatch.context() as within:
+        within.setattr(toy_model._Game, "after_step", stop)
+        with pytest.raises(Interrupted):
+            run(data, tmp_path / "parts")
+    run(data, tmp_path / "parts")
+    whole, parts = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "parts"))
+    assert all(torch.equal(value, parts[name]) for name, value in whole.items())

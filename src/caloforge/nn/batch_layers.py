@@ -174,9 +174,8 @@ class _AllSum(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        total = grad.clone()
-        ctx.add_up(total)
-        return total, None
+        # By itself again, so that a gradient penalty has a gradient through it.
+        return _AllSum.apply(grad, ctx.add_up), None  # type: ignore[no-untyped-call]
 
 
 def gathered(x: Tensor) -> Tensor:

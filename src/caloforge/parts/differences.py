@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from caloforge.models.profiles import Difference
 
-__all__ = ["CUT_FIRST", "LAYER_NOISE", "MASKS", "POINT_DIFFERENCES", "TRAINING_DIFFERENCES"]
+__all__ = ["BOTTLENECK_DIFFERENCES", "CUT_FIRST", "LAYER_NOISE", "MASKS", "POINT_DIFFERENCES", "TRAINING_DIFFERENCES"]
 
 MASKS = Difference(
     "masks of the MADEs",
@@ -114,5 +114,87 @@ POINT_DIFFERENCES = (
         "on the energy, and (CaloClouds3) 1.04 on the width",
         "the energy factor is fitted, there is none on the width (in both profiles)",
         "they belong to a detector and a training",
+    ),
+)
+
+#: Of both autoencoders with a bounded information bottleneck.
+BOTTLENECK_DIFFERENCES = (
+    Difference(
+        "networks",
+        "convolutions for one grid",
+        "convolutions for any grid, which close on themselves around a polar one; none for few cells or unequal layers",
+        "any readout",
+        "network",
+        ("published", "auto"),
+    ),
+    Difference(
+        "cells",
+        "energies in MeV",
+        "share of the layer over its standard deviation; the encoder sees ln(1 + x)",
+        "numbers of the order of one at all energies",
+        "cells",
+        ("units", "shares"),
+    ),
+    Difference(
+        "unit of cells",
+        "MeV",
+        "the median of the lit cells",
+        "constants belong to data",
+        "cell_unit",
+        (1.0, None),
+    ),
+    Difference(
+        "conditions",
+        "energy in GeV, angles in degrees",
+        "logarithm of the energy, components of the direction",
+        "of the order of one",
+        "conditions",
+        ("raw", "scaled"),
+    ),
+    Difference(
+        "fluctuations of single cells",
+        "all from the numbers that the decoder starts from",
+        "a normal number for every cell, too, whose width the decoder sets",
+        "a few hundred numbers do not make thousands of cells fluctuate by themselves",
+        "cell_noise",
+        (False, True),
+    ),
+    Difference(
+        "difference from the shower in front",
+        "seen by the critics of showers, a learnt norm",
+        "likelihood of normal cells, zero where negative; critics see one shower",
+        "a norm is least for the mean of all showers that have these latents, so cells fluctuate too little",
+        "difference",
+        ("critics", "likelihood"),
+    ),
+    Difference(
+        "latents that are made normal",
+        "all, of which most are drawn from a normal distribution anyway; the discrepancy of 512 of them is nearly idle",
+        "the learnt ones",
+        "the others need it not",
+        "latent_terms",
+        ("all", "learnt"),
+    ),
+    Difference(
+        "post-processor",
+        "makes the cells anew",
+        "changes them, beginning with nothing; no layer norms",
+        "has nothing to learn first",
+        "post_residual",
+        (False, True),
+    ),
+    Difference(
+        "cells compared by the post-processor",
+        "energies in MeV",
+        "ln(1 + energy) in units of the median cell",
+        "deposits of all particles have no peak of minimum-ionising ones",
+        "hits",
+        ("energy", "logarithm"),
+    ),
+    Difference(
+        "latent flow",
+        "coupling blocks of affine and spline maps, or a kernel density",
+        "masked autoregressive, with splines (in both profiles)",
+        "one kind of flow for few variables in all models",
     ),
 )

@@ -9,6 +9,7 @@ from __future__ import annotations
 from caloforge.representation.base import Representation
 from caloforge.representation.cell_logits import CellLogits, CellScale, keep_brightest
 from caloforge.representation.cell_logs import CellLogs
+from caloforge.representation.cell_units import CellUnits, CellUnitsKind
 from caloforge.representation.cloud_points import (
     AxisShift,
     Cloud,
@@ -56,6 +57,8 @@ __all__ = [
     "CellLogits",
     "CellLogs",
     "CellScale",
+    "CellUnits",
+    "CellUnitsKind",
     "Cloud",
     "CloudProfiles",
     "Dequantisation",

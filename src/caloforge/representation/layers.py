@@ -42,7 +42,8 @@ class LayerSums(nn.Module):
             count = len(list(run))
             self.runs.append((start, count, size))
             start += count * size
-        index = torch.repeat_interleave(torch.arange(len(self.layer_sizes)), torch.tensor(self.layer_sizes))
+        sizes, voxels = torch.tensor(self.layer_sizes), sum(self.layer_sizes)
+        index = torch.repeat_interleave(torch.arange(len(self.layer_sizes)), sizes, output_size=voxels)
         self.register_buffer("voxel_layers", index, persistent=False)
 
     def blocks(self, values: Tensor) -> list[Tensor]:

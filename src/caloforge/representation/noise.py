@@ -29,7 +29,7 @@ class DequantisationNoise(nn.Module):
 
     def __init__(self, size: int, width: float | list[float]) -> None:
         super().__init__()
-        widths = torch.as_tensor(width, dtype=torch.float64).expand(size).clone()
+        widths = torch.as_tensor(width, dtype=torch.float64, device="cpu").expand(size).clone()
         if not bool((widths >= 0).all()):
             raise ConfigError(f"the width of training noise must not be negative, not {width}")
         self.size = size

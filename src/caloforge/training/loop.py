@@ -196,6 +196,10 @@ class _Trainer:
         began, first = time.monotonic(), counters.batch
         size = self.batches_per_round * self.batch_size
         self._mode(training=True)
+        if first == 0:
+            torch.manual_seed(self.streams.child("torch/epoch").integer(counters.epoch))
+            for name in self.stage.start_epoch(counters.epoch):
+                self.optimisers[name].state.clear()
         for batches in self._rounds(first):
             steps_before = sum(counters.steps.values())
             try:

@@ -1,0 +1,71 @@
+"""Maximum mean discrepancy: between samples of vectors, and between the cells of two showers in the order of their energies.
+
+Both are the biased estimate with Gaussian kernels exp(-alpha |x - y|^2) (Gretton et al., JMLR 13, 2012, equation 5).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+__all__ = ["discrepancy", "sorted_kernel_discrepancy", "windows"]
+
+
+def discrepancy(x: Tensor, y: Tensor, alphas: Sequence[float]) -> Tensor:
+    """Squared discrepancy of two samples, summed over kernels.
+
+    Args:
+        x: one sample, (..., N, D).
+        y: the other one, (..., M, D).
+        alphas: inverse squared widths of the kernels.
+
+    Returns:
+        (...,), not negative but for rounding.
+    """
+    own, other, both = _squares(x, x), _squares(y, y), _squares(x, y)
+    total = torch.zeros_like(own[..., 0, 0])
+    for alpha in alphas:
+        kernels = [torch.exp(-alpha * distance).mean(dim=(-2, -1)) for distance in (own, other, both)]
+        total = total + kernels[0] + kernels[1] - 2 * kernels[2]
+    return total
+
+
+def _squares(x: Tensor, y: Tensor) -> Tensor:
+    """Squared distances (..., N, M) of the rows of (..., N, D) and (..., M, D)."""
+    if x.shape[-1] == 1:
+        return (x - y.transpose(-2, -1)).square()
+    # Written out, since the square root in torch.cdist has no gradient where two rows are the same.
+    lengths = x.square().sum(dim=-1, keepdim=True) + y.square().sum(dim=-1)[..., None, :]
+    return (lengths - 2 * x @ y.transpose(-2, -1)).clamp_min(0)
+
+
+def windows(cells: int, *, size: int, stride: int, ranks: int) -> list[slice]:
+    """Where the windows of ranks lie: one begins at every ``stride`` of the first ``ranks``; the last may be cut short."""
+    return [slice(start, min(start + size, cells)) for start in range(0, min(ranks, cells), stride)]
+
+
+def sorted_kernel_discrepancy(
+    x: Tensor, y: Tensor, alphas: Sequence[float], *, size: int, stride: int, ranks: int
+) -> Tensor:
+    """Squared discrepancy of the cells of pairs of showers, in windows of neighbouring ranks (arXiv:2005.05334, appendix A.3).
+
+    The cells of each shower are sorted; those of a window of ranks in one shower are one sample, those in the other the other. So
+    bright cells are compared with bright ones and faint with faint.
+
+    Args:
+        x: cells of showers, (B, V).
+        y: cells of as many others, (B, V).
+        alphas: inverse squared widths of the kernels, in inverse squared units of the cells.
+        size: ranks of a window.
+        stride: ranks between the beginnings of windows.
+        ranks: windows begin within so many first ranks.
+
+    Returns:
+        Mean over the windows, (B,).
+    """
+    x, y = (cells.sort(dim=1, descending=True).values for cells in (x, y))
+    places = windows(x.shape[1], size=size, stride=stride, ranks=ranks)
+    found = [discrepancy(x[:, where, None], y[:, where, None], alphas) for where in places]
+    return torch.stack(found).mean(dim=0)
