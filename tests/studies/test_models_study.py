@@ -14,11 +14,12 @@ from caloforge import datasets
 from caloforge.cli.main import main
 from caloforge.detectors import load_detector
 from caloforge.errors import UsageError
+from caloforge.evaluation.results import TimingResult, TimingRow
 from caloforge.models import ConditionRange, build_model, load_model, save_model
 from caloforge.report import Comparison, claim_folder, load_report
 from caloforge.showers import Showers, open_showers
 from caloforge.stage import TrainingConfig
-from caloforge.studies import study_models
+from caloforge.studies import models, study_models
 from caloforge.studies.controls import shuffle_voxels, untrained_copy
 from caloforge.studies.models import _share_floor
 
@@ -130,6 +131,46 @@ def test_what_is_not_trained_has_no_untrained_copy_and_a_library_stands_beside_t
     assert table.count("nothing is trained by gradients, so there is no untrained copy") == 3
     assert table.count("against shuffled voxels: 1 of 1 separation powers are smaller") == 3
     assert not (tmp_path / "out" / "gflash" / "untrained").exists()
+
+
+def test_speed_is_added_to_a_study_that_left_it_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Mutation: a report that is there is never timed, so that a study once made without speed has none for ever."""
+    asked = []
+
+    def measured(model: object, reference: object, **options: object) -> TimingResult:
+        asked.append(type(model).__name__)
+        rows = tuple(
+            TimingRow(program="this model", device="CPU X, 1 thread", batch=n, milliseconds=n / 8, std=0.01)
+            for n in (1, 10, 100)
+        )
+        return TimingResult(rows=rows, parameters=0, megabytes=1.5, training_seconds=1234.5)
+
+    monkeypatch.setattr(models, "measure_timing", measured)
+    test, floor = (str(datasets.path("calogan-gamma-sample", split=split)) for split in ("test", "floor"))
+    command = [
+        "study",
+        "models",
+        "--data",
+        floor,
+        "--reference",
+        test,
+        "--out",
+        str(tmp_path / "out"),
+        "--threads",
+        "1",
+    ]
+    command += ["--only", "layers", "--preset", "shower-library-tiny"]
+    assert main([*command, "--no-timing"]) == 0
+    assert "ms per shower" not in (tmp_path / "out" / "table.md").read_text()
+    for _ in range(2):
+        assert main(command) == 0
+    table = (tmp_path / "out" / "table.md").read_text()
+    assert "| ms per shower in batches of 1, CPU X, 1 thread | 0.125 ± 0.010 |" in table
+    assert "| ms per shower in batches of 100, CPU X, 1 thread | 12.500 ± 0.010 |" in table
+    assert "batches of 10," not in table
+    assert "| training, seconds | 1,234 |" in table
+    assert "| on disk, MB | 1.5 |" in table
+    assert asked == ["ShowerLibrary"]
 
 
 def test_shuffling_keeps_the_spectrum_of_every_voxel_and_nothing_else(tmp_path: Path) -> None:

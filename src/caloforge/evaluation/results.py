@@ -313,11 +313,13 @@ class TimingResult(Result):
         parameters: trainable parameters used for generation.
         training_seconds: wall-clock time of the training.
         training_device: where it was trained.
+        megabytes: size of the model's file on the disk.
         left_out: batch sizes that would have taken too long.
     """
 
     rows: tuple[TimingRow, ...] = ()
     parameters: int | None = None
+    megabytes: float | None = None
     training_seconds: float | None = None
     training_device: str = ""
     left_out: tuple[str, ...] = ()

@@ -119,10 +119,17 @@ def measure_timing(
     return TimingResult(
         rows=tuple(rows),
         parameters=model.parameter_count() if record is None else record.parameters,
+        megabytes=_size(model),
         training_seconds=float(sum(seconds.values())) if isinstance(seconds, dict) and seconds else None,
         training_device="" if record is None else _trained_on(record.training),
         left_out=tuple(left_out),
     )
+
+
+def _size(model: ShowerModel) -> float | None:
+    """Megabytes of the weights, or of whatever else the model keeps; None for a model that is on no disk."""
+    file = None if model.directory is None else model.directory / "model.safetensors"
+    return file.stat().st_size / 1e6 if file is not None and file.is_file() else None
 
 
 def _trained_on(training: dict[str, object]) -> str:

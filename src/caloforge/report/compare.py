@@ -14,6 +14,8 @@ from caloforge.report.tables import number, score_rows
 
 __all__ = ["LIBRARY_COLUMN", "Comparison", "compare_reports", "is_library"]
 
+#: Batch sizes of the rows on speed; reports hold more of them.
+_BATCHES = (1, 100, 10_000)
 #: What the column of a library of showers is called, whatever its report was called.
 LIBRARY_COLUMN = "library (training showers re-used)"
 
@@ -107,8 +109,36 @@ def compare_reports(reports: Sequence[EvaluationResult], names: Sequence[str] | 
             found = model.numbers.get(key)
             cells.append("–" if found is None else number(found.value, found.std))
         rows.append((title, cells))
+    others = (1 if floors else 0) + len(published)
+    rows += [(title, [*cells, *["–"] * others]) for title, cells in _speed_rows(reports)]
     columns = [*labels, *(["floor"] if floors else []), *(f"{m.name} (published)" for m in published)]
     return Comparison(columns, rows, _notes(reports, labels) + [f"{t.title}: {t.source}. {t.setup}." for t in tables])
+
+
+def _speed_rows(reports: Sequence[EvaluationResult]) -> list[tuple[str, list[str]]]:
+    """How fast and how large the models are, as far as that was measured: title, and a cell for each of them."""
+    timings = [r.timing for r in reports]
+    places = list(dict.fromkeys((row.device, row.batch) for t in timings if t is not None for row in t.rows))
+    found = []
+    for device, batch in sorted((place for place in places if place[1] in _BATCHES), key=lambda p: (p[0], p[1])):
+        cells = []
+        for t in timings:
+            row = next((r for r in t.rows if (r.device, r.batch) == (device, batch)), None) if t is not None else None
+            cells.append("–" if row is None else number(row.milliseconds, row.std))
+        found.append((f"ms per shower in batches of {batch:,}, {device}", cells))
+    for title, values in (
+        ("training, seconds", [None if t is None else t.training_seconds for t in timings]),
+        ("parameters", [None if t is None else t.parameters for t in timings]),
+        ("on disk, MB", [None if t is None else t.megabytes for t in timings]),
+    ):
+        if any(value is not None for value in values):
+            found.append((title, ["–" if value is None else _plain(value) for value in values]))
+    return found
+
+
+def _plain(value: float) -> str:
+    """A whole number with its thousands, or three digits of another one."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def is_library(report: EvaluationResult) -> bool:

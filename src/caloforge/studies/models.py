@@ -8,16 +8,19 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
+
 from caloforge.atomic import replace_file
 from caloforge.cores import available_cores
 from caloforge.errors import TrainingError, UsageError
 from caloforge.evaluation import EvaluationResult
 from caloforge.evaluation.files import prepare_evaluation
+from caloforge.evaluation.timing import BATCHES, measure_timing
 from caloforge.executor import Executor, LocalProcesses
 from caloforge.generation import conditions_of_file, generate
 from caloforge.models import load_model, load_preset, model_class, read_record
 from caloforge.models.preset import Preset
-from caloforge.report import Comparison, compare_reports, load_report
+from caloforge.report import Comparison, compare_reports, load_report, write_report
 from caloforge.showers import open_showers
 from caloforge.stage import GradientStage, Stage, TrainingConfig
 from caloforge.studies.controls import contest, layer_verdict, shuffle_voxels, untrained_copy
@@ -68,7 +71,7 @@ def study_models(
         suite: suite of the evaluation.
         only: only these of its measures.
         retrainings: of every classifier; None takes the suite's.
-        timing: also measure how fast the models are.
+        timing: also measure how fast the models are, those too that an earlier call evaluated without.
         controls: also compare with untrained copies and with shuffled voxels.
         seed: of everything.
         jobs: processes; each works on one model at a time, those first that others learn from.
@@ -103,7 +106,7 @@ def study_models(
             _work(replace(job, judged=tuple(other.folder / "report" for other in todo[:position])), say)
     else:
         _work_elsewhere(todo, executor, say)
-    reports = [load_report(job.folder / "report") for job in todo]
+    reports = [_timed(job, load_report(job.folder / "report"), say) for job in todo]
     judged = [job.folder / "report" for job in todo]
 
     def untrained(job: _Job) -> EvaluationResult:
@@ -233,6 +236,24 @@ def _judge(job: _Job, made: Path, model: Path | None) -> EvaluationResult:
         ),
         before=lambda keep: _share_floor(job.judged, keep),
     )  # fmt: skip
+
+
+def _timed(job: _Job, report: EvaluationResult, say: Say) -> EvaluationResult:
+    """The report with speed and size of the model, where they are wanted and an earlier call left them out."""
+    if not job.how.timing or report.timing is not None:
+        return report
+    say(f"{job.name}: measuring the speed")
+    with open_showers(job.reference) as source:
+        reference = source.read(0, min(len(source), max(BATCHES)))
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(job.how.threads or threads)
+        timing = measure_timing(load_model(job.folder / "model"), reference, seed=job.how.seed)
+    finally:
+        torch.set_num_threads(threads)
+    timed = report.model_copy(update={"timing": timing})
+    write_report(timed, job.folder / "report")
+    return timed
 
 
 def _stages(directory: Path) -> list[Stage]:
