@@ -199,7 +199,7 @@ def test_what_the_runtime_does_not_know_is_refused(tmp_path: Path) -> None:
     dropped = saved(tmp_path / "dropped", voxel_model(toy_detector(), **noise))
     with pytest.raises(UsageError, match="drop_voxel"):
         export_model(dropped, "cpp", tmp_path / "out", verify=False)
-    with pytest.raises(UsageError, match="no target 'root', expected one of cpp, onnx, fastcalosim, torchscript"):
+    with pytest.raises(UsageError, match=r"no target 'root', expected one of cpp, onnx, .*par04, torchscript"):
         export_model("calogan-gamma", "root", tmp_path / "out")
     (tmp_path / "out").mkdir()
     with pytest.raises(OutputError, match="is there already"):
