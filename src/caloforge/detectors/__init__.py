@@ -9,6 +9,7 @@ from caloforge.detectors.gun import AngularRange, Directions, Gun
 from caloforge.detectors.particles import particle_id, particle_mass, particle_name
 from caloforge.detectors.readout import Layer, Readout
 from caloforge.detectors.stack import Material, PlacedPlate, Plate, PlateGroup, Stack
+from caloforge.detectors.upstream import Upstream, behind, load_upstream
 
 __all__ = [
     "AngularRange",
@@ -25,9 +26,12 @@ __all__ = [
     "PolarGrid",
     "Readout",
     "Stack",
+    "Upstream",
+    "behind",
     "catalogue",
     "detector_from_toml",
     "load_detector",
+    "load_upstream",
     "particle_id",
     "particle_mass",
     "particle_name",

@@ -9,12 +9,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from numpy.typing import NDArray
+
 from caloforge.detectors import Detector, load_detector, particle_id
 from caloforge.errors import CaloForgeWarning, OutputError, ShowerFileError
 from caloforge.showers.blocks import BlockWriter
 from caloforge.showers.formats.base import Block, Kind, Reader
 from caloforge.showers.formats.registry import find_format, sniff
-from caloforge.showers.hdf5 import closed_quietly, open_hdf5
+from caloforge.showers.hdf5 import Column, closed_quietly, open_hdf5
 from caloforge.showers.showers import Showers, refuse_bad_energies
 
 __all__ = ["Reader", "Writer", "check_energies", "create_showers", "energy_balance", "open_any", "open_showers"]
@@ -149,11 +151,14 @@ class Writer:
         """Positions below ``blocks`` that are still to be written, in order."""
         return self.blocks.missing(blocks)
 
-    def write(self, block: Block, position: int | None = None) -> None:
+    def write(
+        self, block: Block, position: int | None = None, beside: Mapping[Column, NDArray[Any]] | None = None
+    ) -> None:
         """Write one block of showers; when this returns, it is in the file, whatever happens next.
 
         Args:
             block: the showers.
+            beside: columns that the format does not know; all blocks have the same ones.
             position: place of the block among all blocks, from 0; None for the place behind the last one. Blocks may come
                 in any order, showers are in the order of the positions.
 
@@ -162,7 +167,7 @@ class Writer:
             OutputError: if they do not belong into this file, or it cannot be written.
         """
         self._check(block)
-        self.blocks.write(self._encode(block), position)
+        self.blocks.write(self._encode(block) | dict(beside or {}), position)
 
     def set_provenance(self, provenance: Mapping[str, Any]) -> None:
         """Change what is said about where the showers come from; it reaches the file with the next block."""

@@ -33,6 +33,8 @@ class RemovalPlane:
         depth: of the plane below the front face of the stack, mm; below 0 in front of it.
         max_angle: largest angle between the flight direction and the inward normal, rad.
         max_offset: largest distance from the axis of the local frame, mm.
+        seen_above: particles that cross inwards and are not stopped are recorded from this kinetic energy on, MeV; by default
+            none is.
 
     Raises:
         UsageError: if a range is empty or makes no sense.
@@ -42,6 +44,7 @@ class RemovalPlane:
     depth: float = 0.0
     max_angle: float = math.pi / 2
     max_offset: float = math.inf
+    seen_above: float = math.inf
 
     def __post_init__(self) -> None:
         if not self.particles:
@@ -68,6 +71,10 @@ class RemovalPlane:
         if direction[2] <= 0 or direction[2] < math.cos(self.max_angle):
             return False
         return math.hypot(position[0], position[1]) <= self.max_offset
+
+    def sees(self, energy: float, direction: Sequence[float]) -> bool:
+        """Whether a particle that crosses the plane and is not stopped is recorded; direction in the local frame."""
+        return direction[2] > 0 and energy >= self.seen_above
 
     def place(self, detector: Detector) -> tuple[int | None, float]:
         """Where the sheet of vacuum goes that stands for the plane.
@@ -104,7 +111,7 @@ class RemovalPlane:
 
 @dataclass(frozen=True)
 class Removed:
-    """Particles that a removal plane has stopped, in the local frame.
+    """Particles that a removal plane has stopped or seen, in the local frame.
 
     Attributes:
         shower: number of the shower that each belongs to, int64 (M,).
@@ -114,6 +121,7 @@ class Removed:
         direction: unit vectors, (M, 3).
         time: since the shower's start, ns, (M,); NaN where the engine does not know (calzone).
         track: Geant4's number of the track in its event, int64 (M,).
+        stopped: whether the plane stopped it, bool (M,); the others were tracked on (``seen_above``).
     """
 
     shower: Index = field(default_factory=lambda: np.zeros(0, np.int64))
@@ -123,6 +131,7 @@ class Removed:
     direction: Floats = field(default_factory=lambda: np.zeros((0, 3)))
     time: Floats = field(default_factory=lambda: np.zeros(0))
     track: Index = field(default_factory=lambda: np.zeros(0, np.int64))
+    stopped: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, np.bool_))
 
     def __len__(self) -> int:
         return len(self.shower)
@@ -130,6 +139,10 @@ class Removed:
     def shifted(self, first: int) -> Removed:
         """The same with showers counted from another one."""
         return replace(self, shower=self.shower + first)
+
+    def __getitem__(self, rows: NDArray[np.bool_] | NDArray[np.int64]) -> Removed:
+        """Some of the particles."""
+        return Removed(*(getattr(self, name)[rows] for name in self.__dataclass_fields__))
 
     @classmethod
     def concatenate(cls, parts: Sequence[Removed]) -> Removed:

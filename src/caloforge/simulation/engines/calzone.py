@@ -155,14 +155,17 @@ class Calzone(Engine):
         direction = caught["direction"][:, self._frame.axes]
         rows = zip(caught["pid"].tolist(), caught["energy"].tolist(), position, direction, strict=True)
         taken = np.array([self._removal.takes(*row) for row in rows], dtype=bool)
+        ingoing = (direction[:, 2] > 0) & (caught["energy"] >= self._removal.seen_above)
+        kept = taken | ingoing
         removed = Removed(
-            caught["event"][taken].astype(np.int64),
-            caught["pid"][taken].astype(np.int64),
-            caught["energy"][taken],
-            position[taken],
-            direction[taken],
-            np.full(int(taken.sum()), np.nan),
-            caught["tid"][taken].astype(np.int64),
+            caught["event"][kept].astype(np.int64),
+            caught["pid"][kept].astype(np.int64),
+            caught["energy"][kept],
+            position[kept],
+            direction[kept],
+            np.full(int(kept.sum()), np.nan),
+            caught["tid"][kept].astype(np.int64),
+            taken[kept],
         )
         return removed, taken
 

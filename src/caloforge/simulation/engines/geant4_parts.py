@@ -194,7 +194,8 @@ class Guard(g4.G4VSensitiveDetector):
         plane: says what is taken.
         frame: from the local frame to Geant4's.
         ends: one for each shower of the run that has ended; their number is that of the present one.
-        removed: gets shower, PDG id, kinetic energy, position and direction in the local frame, time (ns), track.
+        removed: gets shower, PDG id, kinetic energy, position and direction in the local frame, time (ns), track, and
+            whether it was stopped.
     """
 
     def __init__(self, plane: RemovalPlane, frame: Frame, ends: list[int], removed: list[tuple[float, ...]]) -> None:
@@ -211,9 +212,12 @@ class Guard(g4.G4VSensitiveDetector):
         position = [there[k] - self._origin[k] for k in self._axes]
         direction = [along[k] for k in self._axes]
         pdg, energy = track.GetDefinition().GetPDGEncoding(), point.GetKineticEnergy()
-        if self._plane.takes(pdg, energy, position, direction):
-            row = (len(self._ends), pdg, energy, *position, *direction, point.GetGlobalTime(), track.GetTrackID())
+        taken = self._plane.takes(pdg, energy, position, direction)
+        if taken or self._plane.sees(energy, direction):
+            time, number = point.GetGlobalTime(), track.GetTrackID()
+            row = (len(self._ends), pdg, energy, *position, *direction, time, number, taken)
             self._removed.append(row)
+        if taken:
             # Nothing can have happened to it in a micrometre of vacuum, so it has left nothing behind.
             track.SetTrackStatus(g4.fStopAndKill)
         return True

@@ -115,9 +115,11 @@ class Geant4Pybind(Engine):
         deposits = Deposits(shower, plate.astype(np.int64), x, y, z if depth else np.zeros(0), energy)
         if self._removal is None:
             return deposits, None
-        taken = np.array(self._removed, dtype=np.float64).reshape(-1, 11)
+        taken = np.array(self._removed, dtype=np.float64).reshape(-1, 12)
         number, pdg, track = taken[:, [0, 1, 10]].astype(np.int64).T
-        return deposits, Removed(number, pdg, taken[:, 2], taken[:, 3:6], taken[:, 6:9], taken[:, 9], track)
+        return deposits, Removed(
+            number, pdg, taken[:, 2], taken[:, 3:6], taken[:, 6:9], taken[:, 9], track, taken[:, 11] > 0
+        )
 
 
 def _import(tables: TableSource) -> ModuleType:

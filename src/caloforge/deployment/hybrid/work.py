@@ -1,0 +1,213 @@
+"""What a worker of a hybrid simulation does: Geant4 up to the face and for all that no model answers, and the answers."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from caloforge.conditions import Conditions
+from caloforge.deployment.hybrid.acceptance import Acceptance
+from caloforge.deployment.hybrid.faces import face_columns
+from caloforge.deployment.hybrid.placement import Placement
+from caloforge.detectors import Detector
+from caloforge.errors import GenerationError, SimulationError
+from caloforge.generation import generation_streams, sample_showers
+from caloforge.kernels.ops.registry import Choice, use_choice
+from caloforge.models import ShowerModel, load_model, ready_model
+from caloforge.random import Streams
+from caloforge.showers import Showers
+from caloforge.showers.hdf5 import Column
+from caloforge.simulation import BLOCK_SIZE, Removed, SimulationPlan
+from caloforge.simulation.worker import Facts
+from caloforge.simulation.worker import prepare as prepare_geant4
+
+__all__ = ["Answerer", "Done", "HybridWork", "load_answerer", "prepare", "shower_number"]
+
+#: A shower's number says which event and track it answers, so that its random numbers depend on nothing else.
+_TRACKS = 1 << 20
+#: Of what its energy is after moving and merging, an event may differ from what went in by this part.
+_CLOSURE = 1e-6
+
+
+def shower_number(event: NDArray[np.int64], track: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Number of the shower that answers a track of an event, which addresses its random numbers.
+
+    Raises:
+        GenerationError: if there is no such number.
+    """
+    if len(track) and (int(track.max()) >= _TRACKS or int(track.min()) < 0):
+        raise GenerationError(f"track {int(track.max())} of an event cannot be numbered, expected less than {_TRACKS}")
+    return event * _TRACKS + track
+
+
+@dataclass(frozen=True)
+class Answerer:
+    """A model that answers one species.
+
+    Attributes:
+        name: as the user named it: a directory, a packaged model, or one that needs no training.
+        ready: whether it needs no training.
+        mean: mean energies of its showers, which say how they are moved, (V,).
+    """
+
+    name: str
+    ready: bool
+    mean: NDArray[np.float64]
+
+    def model(self, detector: Detector, pdg: int) -> ShowerModel:
+        """The model itself."""
+        return load_answerer(self.name, detector, pdg, ready=self.ready)
+
+
+def load_answerer(name: str | Path, detector: Detector, pdg: int, *, ready: bool) -> ShowerModel:
+    """A model by its name, for a species."""
+    return ready_model(str(name), detector, pdg) if ready else load_model(name)
+
+
+@dataclass(frozen=True)
+class HybridWork:
+    """All that a worker needs to know.
+
+    Attributes:
+        plan: of Geant4, with the material in front and the plane that takes particles out; without one Geant4 tracks all.
+        detector: the calorimeter alone, with its thresholds.
+        acceptance: what is answered; None for nothing.
+        answerers: who answers, by PDG id.
+        seed: of the answers.
+        kernels: what the parent has settled.
+    """
+
+    plan: SimulationPlan
+    detector: Detector
+    acceptance: Acceptance | None
+    answerers: Mapping[int, Answerer]
+    seed: int
+    kernels: Choice | None = None
+
+
+@dataclass(frozen=True)
+class Done:
+    """A finished block.
+
+    Attributes:
+        showers: of its events, Geant4's part and the answers together; None if only the facts were asked for.
+        beside: the particles at the face, as columns of the file.
+        facts: with what Geant4 worked.
+        seconds: what it took: ``geant4``, ``models``, ``placing``.
+        answered: particles answered.
+    """
+
+    showers: Showers | None
+    beside: dict[Column, NDArray[Any]]
+    facts: Facts
+    seconds: dict[str, float] = field(default_factory=dict)
+    answered: int = 0
+
+
+class _Answers:
+    """Models that are loaded, and how their showers are moved."""
+
+    def __init__(self, work: HybridWork) -> None:
+        self._work = work
+        self._streams, self._placing = generation_streams(work.seed), Streams(work.seed, "hybrid").child("placing")
+        self._models: dict[int, tuple[ShowerModel, Placement]] = {}
+        for pdg, answerer in work.answerers.items():
+            model = answerer.model(work.detector, pdg).eval()
+            assert model.record is not None
+            slopes = model.record.valid.direction is None
+            self._models[pdg] = model, Placement(work.detector.readout, answerer.mean, slopes=slopes)
+        self.seconds = {"models": 0.0, "placing": 0.0}
+
+    def add(self, seen: Removed, first: int, voxels: NDArray[np.float64], beside: NDArray[np.float64]) -> int:
+        """Add the answers to all stopped particles of a block to its events.
+
+        Args:
+            seen: particles at the face, events counted from the first one of the block.
+            first: number of that event.
+            voxels: (n, V), MeV; added to.
+            beside: energy outside the voxels of each layer, (n, layers); added to.
+
+        Returns:
+            How many there were.
+        """
+        answered = 0
+        for pdg, (model, placement) in self._models.items():
+            chosen = seen[np.flatnonzero(seen.stopped & (seen.particle == pdg))]
+            if not len(chosen):
+                continue
+            began = time.perf_counter()
+            index = shower_number(chosen.shower + first, chosen.track)
+            assert model.record is not None
+            direction = None if model.record.valid.direction is None else chosen.direction.astype(np.float32)
+            conditions = Conditions(chosen.energy, pdg, index, np.zeros_like(index), direction)
+            # The acceptance has looked at all of them.
+            made = sample_showers(model, conditions, self._streams, extrapolate=True).showers
+            assert isinstance(made, Showers)
+            sampled = time.perf_counter()
+            deposits = made.deposits.astype(np.float64)
+            moved, lost = placement.place(deposits, chosen.position[:, :2], chosen.direction, index, self._placing)
+            if made.overflow is not None:
+                lost = lost + made.overflow
+            np.add.at(voxels, chosen.shower, moved)
+            np.add.at(beside, chosen.shower, lost)
+            answered += len(chosen)
+            self.seconds["models"] += sampled - began
+            self.seconds["placing"] += time.perf_counter() - sampled
+            before, after = deposits.sum(axis=1), moved.sum(axis=1) + lost.sum(axis=1)
+            if made.overflow is not None:
+                before = before + made.overflow.sum(axis=1)
+            if not (np.abs(after - before) <= _CLOSURE * before).all():
+                raise GenerationError("energy was lost when showers were moved; this is an error of the program")
+        return answered
+
+
+def prepare(work: HybridWork) -> Callable[[int | None], Done]:
+    """Start Geant4 and load the models; see ``caloforge.executor``.
+
+    Returns:
+        Makes the block of a number; of None only the facts.
+    """
+    torch.set_num_threads(1)
+    use_choice(work.kernels)
+    track, answers = prepare_geant4(work.plan), _Answers(work)
+    threshold = work.detector.readout_threshold / (work.detector.sampling_fraction or 1.0)
+
+    def make(number: int | None) -> Done:
+        began = time.perf_counter()
+        made = track(number)
+        if made.block is None:
+            return Done(None, {}, made.facts)
+        seconds = {"geant4": time.perf_counter() - began}
+        block, tracked = made.block, made.block.showers
+        assert isinstance(tracked, Showers)
+        assert tracked.overflow is not None
+        voxels, beside = tracked.deposits.astype(np.float64), tracked.overflow.astype(np.float64)
+        seen, answered = block.removed, 0
+        answers.seconds = {"models": 0.0, "placing": 0.0}
+        columns: dict[Column, NDArray[Any]] = {}
+        if seen is not None:
+            answered = answers.add(seen, block.number * BLOCK_SIZE, voxels, beside)
+            assert work.acceptance is not None
+            columns = face_columns(seen, work.acceptance.reasons(seen), len(tracked))
+        if threshold:
+            voxels[voxels < threshold] = 0.0
+        if not np.isfinite(voxels).all():
+            raise SimulationError(f"block {block.number} holds an energy that is not a number")
+        showers = Showers(
+            voxels.astype(np.float32),
+            tracked.incident_energy,
+            tracked.particle,
+            work.detector.readout,
+            tracked.direction,
+            beside.astype(np.float32),
+        )
+        return Done(showers, columns, made.facts, seconds | answers.seconds, answered)
+
+    return make
