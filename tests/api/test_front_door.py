@@ -67,7 +67,7 @@ def test_a_model_says_what_it_is(model: cf.Model) -> None:
     assert repr(model).startswith("<Model: caloflow of gamma, ")
     card = dict(model.card())
     assert (card["model"], card["likelihood"], card["aids"]) == ("caloflow", "exact", "marginal-start")
-    assert "6650 showers" in card["trained on"]
+    assert "17955 showers" in card["trained on"]
 
 
 def test_showers_carry_their_detector_and_where_they_come_from(model: cf.Model, showers: cf.Showers) -> None:
