@@ -13,12 +13,21 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from multiprocessing.connection import wait
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from caloforge.errors import UsageError
 from caloforge.workers import Line, Worker
 
-__all__ = ["Executor", "InThisProcess", "LocalProcesses", "in_own_process"]
+__all__ = [
+    "Described",
+    "Executor",
+    "InThisProcess",
+    "LocalProcesses",
+    "in_own_process",
+    "on_this_machine",
+    "origin",
+    "owning",
+]
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -39,7 +48,8 @@ def in_own_process() -> bool:
 
 
 @contextmanager
-def _owning() -> Iterator[None]:
+def owning() -> Iterator[None]:
+    """Within this, a process belongs to its tasks; see :func:`in_own_process`."""
     token = _own_process.set(True)
     try:
         yield
@@ -74,6 +84,25 @@ class Executor(Protocol):
             CaloForgeError: whatever a worker fails with.
         """
         ...
+
+
+@runtime_checkable
+class Described(Protocol):
+    """An executor that has something to say about who did the work, as those of other machines have."""
+
+    def describe(self) -> dict[str, Any]:
+        """Who took part so far, JSON values."""
+        ...
+
+
+def origin(executor: object) -> dict[str, Any]:
+    """What provenance tells of who did the work: ``cluster``, if it was one."""
+    return {"cluster": executor.describe()} if isinstance(executor, Described) else {}
+
+
+def on_this_machine(executor: object) -> bool:
+    """Whether workers find what this process finds: its files, compiled kernels, processor."""
+    return bool(getattr(executor, "here", True))
 
 
 @dataclass(frozen=True)
@@ -155,7 +184,7 @@ class _Hand:
 def _serve(line: Line) -> None:
     """A worker's life."""
     prepare, settings = line.receive()
-    with _owning():
+    with owning():
         work = prepare(settings)
     while True:
         line.send(work(line.receive()))

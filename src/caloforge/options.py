@@ -12,7 +12,7 @@ from typing import Annotated, Any, Self, get_args, get_origin, get_type_hints
 
 from caloforge.errors import UsageError
 
-__all__ = ["EvaluateOptions", "GenerateOptions", "LikelihoodOptions", "Option", "Options", "options_of"]
+__all__ = ["CLUSTER_HELP", "EvaluateOptions", "GenerateOptions", "LikelihoodOptions", "Option", "Options", "options_of"]
 
 
 @dataclass(frozen=True)
@@ -78,6 +78,9 @@ _SEED = Option("Same seed, same result, for any number of processes.", least=0)
 _JOBS = Option("Number of processes.", least=1)
 _THREADS = Option("CPU threads of each process (default: its share).", least=1)
 _DEVICE = Option("cpu | cuda | cuda:N (default: where the model is; cpu for one that is loaded).")
+#: Also of verbs that have no such object yet.
+CLUSTER_HELP = "Dask workers instead of processes: local:N | tcp://HOST:PORT | FILE.yaml (Slurm, HTCondor ...)."
+_CLUSTER = Option(CLUSTER_HELP)
 _OVERWRITE = Option("Replace the output if it exists.")
 
 
@@ -101,6 +104,7 @@ class EvaluateOptions(Options):
     )
     seed: Annotated[int, _SEED] = 0
     jobs: Annotated[int, Option("Number of processes, for retrainings.", least=1)] = 1
+    cluster: Annotated[str | None, _CLUSTER] = None
     threads: Annotated[int | None, _THREADS] = None
     device: Annotated[str, Option("cpu | cuda | cuda:N, for the classifiers.")] = "cpu"
 
@@ -112,6 +116,7 @@ class GenerateOptions(Options):
     seed: Annotated[int, _SEED] = 0
     batch_size: Annotated[int, Option("Showers at a time; changes speed and memory, not the showers.", least=1)] = 1000
     jobs: Annotated[int, _JOBS] = 1
+    cluster: Annotated[str | None, _CLUSTER] = None
     threads: Annotated[int | None, _THREADS] = None
     device: Annotated[str | None, _DEVICE] = None
     format: Annotated[str, Option("Format: native | calogan | calochallenge | showerdata | ild.", flag="--to")] = (
@@ -130,6 +135,7 @@ class LikelihoodOptions(Options):
     seed: Annotated[int, _SEED] = 0
     batch_size: Annotated[int, Option("Showers at a time.", least=1)] = 500
     jobs: Annotated[int, _JOBS] = 1
+    cluster: Annotated[str | None, _CLUSTER] = None
     threads: Annotated[int | None, _THREADS] = None
     device: Annotated[str | None, _DEVICE] = None
     overwrite: Annotated[bool, _OVERWRITE] = False

@@ -23,7 +23,7 @@ from typing import Any
 from caloforge.errors import CaloForgeError, UsageError
 from caloforge.stopping import deaf, held_back
 
-__all__ = ["Line", "Worker", "WorkerDiedError", "call_elsewhere"]
+__all__ = ["Line", "Worker", "WorkerDiedError", "call_elsewhere", "packed", "unpacked"]
 
 
 class WorkerDiedError(CaloForgeError):
@@ -37,6 +37,27 @@ class WorkerDiedError(CaloForgeError):
     def __init__(self, text: str, code: int | None = None, printed: Sequence[str] = ()) -> None:
         super().__init__(text)
         self.code, self.printed = code, tuple(printed)
+
+
+def packed(what: Any) -> bytes:
+    """Something as it travels to another process.
+
+    Raises:
+        UsageError: if it cannot be pickled.
+    """
+    try:
+        return pickle.dumps(what, protocol=pickle.HIGHEST_PROTOCOL)
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        raise UsageError(f"this cannot be sent to another process: {error}") from None
+
+
+def unpacked(content: bytes) -> Any:
+    """What :func:`packed` has made bytes of.
+
+    Raises:
+        UsageError: if it is something that only the script of the other process knows.
+    """
+    return _Unpickler(io.BytesIO(content)).load()
 
 
 class Line:
@@ -58,11 +79,7 @@ class Line:
             UsageError: if it cannot be pickled.
             OSError: if nobody listens any more.
         """
-        try:
-            content = pickle.dumps(what, protocol=pickle.HIGHEST_PROTOCOL)
-        except (pickle.PicklingError, AttributeError, TypeError) as error:
-            raise UsageError(f"this cannot be sent to another process: {error}") from None
-        self.connection.send_bytes(content)
+        self.connection.send_bytes(packed(what))
 
     def receive(self) -> Any:
         """What the other end has sent.
@@ -72,7 +89,7 @@ class Line:
             CaloForgeError: whatever the other end failed with.
             RuntimeError: if it failed with something else, which is a bug; with the traceback.
         """
-        what = _Unpickler(io.BytesIO(self.connection.recv_bytes())).load()
+        what = unpacked(self.connection.recv_bytes())
         if isinstance(what, _Failure):
             raise what.error
         return what
@@ -166,6 +183,10 @@ class Worker:
         lines = [line.strip() for line in self._output.read().decode(errors="replace").splitlines() if line.strip()]
         said = f": {lines[-1].rstrip('.')}" if lines else ""
         return WorkerDiedError(f"a worker process died ({how}){said}", code, lines)
+
+    def kill(self) -> None:
+        """End the process, while another thread may be waiting for it: that one gets a WorkerDiedError."""
+        self._process.kill()
 
     def stop(self) -> None:
         """End the worker, whatever it is doing. It owns no files, so nothing is lost."""

@@ -19,6 +19,7 @@ from typer.core import TyperCommand, TyperGroup
 from caloforge import atomic
 from caloforge.errors import Interrupted, UsageError
 from caloforge.names import printable
+from caloforge.options import CLUSTER_HELP
 
 if TYPE_CHECKING:
     from caloforge.detectors import Detector
@@ -27,6 +28,7 @@ __all__ = [
     "JOBS_HELP",
     "App",
     "BinOption",
+    "ClusterOption",
     "OverwriteOption",
     "ResumeOption",
     "SeedOption",
@@ -67,6 +69,8 @@ BinOption = Annotated[
         "--bin", help="Of a binning file (XML) with several: its range of eta (20:25), particle, or gamma/20:25."
     ),
 ]
+
+ClusterOption = Annotated[str | None, typer.Option("--cluster", help=CLUSTER_HELP)]
 
 #: Least widths of the columns of a comparison, characters.
 _TITLE_WIDTH, _COLUMN_WIDTH = 30, 12

@@ -10,6 +10,7 @@ import typer
 
 from caloforge.cli.common import (
     JOBS_HELP,
+    ClusterOption,
     OverwriteOption,
     ResumeOption,
     SeedOption,
@@ -54,6 +55,7 @@ def simulate(
     out: Annotated[Path | None, typer.Option("--out", "-o", help="File to write.")] = None,
     seed: SeedOption = 1,
     jobs: Annotated[int | None, typer.Option(min=1, help=JOBS_HELP)] = None,
+    cluster: ClusterOption = None,
     direction: Annotated[
         Direction,
         typer.Option(
@@ -107,7 +109,8 @@ def simulate(
         spectrum=energy,
         events=events,
         seed=seed,
-        jobs=jobs or available_cores(),
+        jobs=jobs or (available_cores() if cluster is None else 1),
+        cluster=cluster,
         directions=direction.value,
         points=points,
         tables=geant4_data,

@@ -7,7 +7,15 @@ from typing import Annotated
 
 import typer
 
-from caloforge.cli.common import App, SeedOption, console, kept_if_interrupted, print_comparison, print_table
+from caloforge.cli.common import (
+    App,
+    ClusterOption,
+    SeedOption,
+    console,
+    kept_if_interrupted,
+    print_comparison,
+    print_table,
+)
 
 __all__ = ["register"]
 
@@ -151,6 +159,7 @@ def models(
     jobs: Annotated[
         int, typer.Option(min=1, help="Number of processes; each works on one model at a time, teachers first.")
     ] = 1,
+    cluster: ClusterOption = None,
     threads: ThreadsOption = None,
     device: DeviceOption = "cpu",
 ) -> None:
@@ -164,7 +173,7 @@ def models(
     with kept_if_interrupted(_kept(out)):
         table = study_models(
             preset, data, reference, out, floor=floor, suite=suite, only=tuple(only or ()), retrainings=retrainings,
-            timing=timing, controls=controls, seed=seed, jobs=jobs, threads=threads, device=device,
+            timing=timing, controls=controls, seed=seed, jobs=jobs, cluster=cluster, threads=threads, device=device,
             say=lambda text: console.print(f"... {text}"),
         )  # fmt: skip
     print_comparison(table.columns, table.rows)

@@ -151,6 +151,11 @@ def file_of(name: str | Path) -> Path:
     return locate(name)[0] if isinstance(name, str) and name.partition(":")[0] in names() else Path(name)
 
 
+def from_anywhere(name: str | Path) -> str:
+    """The name of a file or sample that means the same in other folders: absolute, if it is a file."""
+    return str(Path(name).absolute()) if Path(name).exists() else str(name)
+
+
 def refuse_references(what: Sequence[str | Path]) -> None:
     """Refuse to train on what an evaluation judges by.
 

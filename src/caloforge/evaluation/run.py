@@ -30,9 +30,10 @@ from caloforge.evaluation.results import (
 )
 from caloforge.evaluation.sources import rows_trained_on
 from caloforge.evaluation.suites import CROSS_PARTICLE, UNITS, Plan, plan_evaluation
-from caloforge.executor import Executor, LocalProcesses
+from caloforge.executor import Executor
 from caloforge.options import EvaluateOptions
 from caloforge.random import Streams
+from caloforge.scaleout import check_choice, open_executor
 from caloforge.showers import ShowerPoints, Showers, row_hashes
 from caloforge.version import __version__
 
@@ -116,7 +117,7 @@ def evaluate(
         shared: which samples share showers, if that was looked at already; see ``checks.shared_rows``.
         remarks: what else a reader must know; they join the notes.
         advance: told of the progress, in the units of ``plan_evaluation``.
-        executor: who does the retrainings, instead of ``jobs`` processes of this machine.
+        executor: who does the retrainings, instead of ``jobs`` processes of this machine or a ``cluster``.
         settings: single options, instead of or beside ``options``.
 
     Raises:
@@ -124,9 +125,7 @@ def evaluate(
         ShowerFileError: on NaN, infinite or negative energies.
     """
     chosen = EvaluateOptions.merged(options, settings)
-    if executor is None and chosen.jobs > 1:
-        executor = LocalProcesses(chosen.jobs)
-    work = Work(keep, advance, executor)
+    check_choice(chosen.jobs, chosen.cluster)
     streams = Streams(chosen.seed, "evaluation")
     samples: dict[str, AnyShowers] = {"generated": generated, "reference": reference}
     if floor is not None:
@@ -164,7 +163,7 @@ def evaluate(
     notes = [*remarks, *plan.notes, *_notes(samples, infos, plan, checks, chosen.uncut), *_placement(raw, detector)]
     seconds: dict[str, float] = {}
 
-    def compare(word: str) -> Scores:
+    def compare(word: str, work: Work) -> Scores:
         def after(name: str, elapsed: float) -> None:
             key = name if word == "generated" else f"{name} (floor)"
             seconds[key] = round(elapsed, 2)
@@ -192,14 +191,16 @@ def evaluate(
         notes.extend(text for text in failed.values() if text not in notes)
         return found
 
-    scores = compare("generated")
-    floor_scores = None if floor is None else compare("floor")
     pairs: list[CrossParticleResult] = []
-    for other in cross_particle:
-        started = time.monotonic()
-        pairs.append(_cross_particle((generated, reference), other, detector, plan, streams, work))
-        name = f"cross-particle {'/'.join(pairs[-1].particles)}"
-        seconds[name] = round(time.monotonic() - started, 2)
+    with open_executor(executor, chosen.jobs, chosen.cluster) as who:
+        work = Work(keep, advance, who)
+        scores = compare("generated", work)
+        floor_scores = None if floor is None else compare("floor", work)
+        for other in cross_particle:
+            started = time.monotonic()
+            pairs.append(_cross_particle((generated, reference), other, detector, plan, streams, work))
+            name = f"cross-particle {'/'.join(pairs[-1].particles)}"
+            seconds[name] = round(time.monotonic() - started, 2)
     return EvaluationResult(
         caloforge_version=__version__,
         suite=chosen.suite,

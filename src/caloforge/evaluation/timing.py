@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import platform
 import time
 from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 
+from caloforge.cores import processor_name
 from caloforge.errors import UsageError
 from caloforge.evaluation.checks import AnyShowers
 from caloforge.evaluation.results import TimingResult, TimingRow
@@ -36,22 +36,11 @@ def timing_units() -> int:
     return len(BATCHES) * len(timing_devices())
 
 
-def _processor() -> str:
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            names = [line.partition(":")[2].strip() for line in file if line.startswith("model name")]
-    except OSError:
-        names = []
-    # A virtual machine may hide its processor's name.
-    known = [name for name in names if name.lower() not in ("", "unknown")]
-    return known[0] if known else platform.processor() or platform.machine()
-
-
 def _device_name(device: str) -> str:
     if device.startswith("cuda"):
         return str(torch.cuda.get_device_name(device))
     threads = torch.get_num_threads()
-    return f"CPU {_processor()}, {threads} thread{'' if threads == 1 else 's'}"
+    return f"CPU {processor_name()}, {threads} thread{'' if threads == 1 else 's'}"
 
 
 def _timed(work: Callable[[], object], device: str) -> float:

@@ -6,7 +6,7 @@ import hashlib
 import time
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,14 @@ import torch
 from caloforge.cores import available_cores
 from caloforge.detectors import Detector, particle_name
 from caloforge.errors import Interrupted, UsageError
-from caloforge.executor import Executor, LocalProcesses
+from caloforge.executor import Executor, on_this_machine, origin
 from caloforge.generation.conditions import ConditionSource
 from caloforge.generation.sampling import MAX_ATTEMPTS, Sample, Timing, borrowed, generation_streams, sample_showers
 from caloforge.generation.workers import Task, WorkerSettings, run_tasks
 from caloforge.models import ShowerModel, load_model
 from caloforge.options import GenerateOptions
 from caloforge.progress import progress
+from caloforge.scaleout import check_choice, open_executor
 from caloforge.showers import Writer, create_showers
 from caloforge.showers.files import open_any
 from caloforge.training.processes import Processes
@@ -94,7 +95,7 @@ def generate(
         conditions: what is asked for.
         out: shower file.
         asked: how it is done.
-        executor: who makes the blocks, instead of ``jobs`` processes of this machine.
+        executor: who makes the blocks, instead of ``jobs`` processes of this machine or a ``cluster``.
         max_attempts: how often a shower may be drawn.
         options: changes of how the model samples, see ``ShowerModel.adjust``; for a model that is loaded here.
         show: whether to show progress.
@@ -105,13 +106,13 @@ def generate(
         UsageError: if something was asked for that makes no sense, or conditions lie outside the model's range.
         ModelFileError: if the model is missing, damaged or not finished.
         GenerationError: if the model rejects a shower too often, or a worker dies.
+        ClusterError: if a cluster cannot be started or reached, or does not do the work.
         OutputError: if the file cannot be written; finished blocks are kept.
         Interrupted: if the user stopped it; the message says what was kept.
     """
     chosen = GenerateOptions.merged(asked, settings)
     seed, device, extrapolate = chosen.seed, chosen.device, chosen.extrapolate
-    if executor is None and chosen.jobs > 1:
-        executor = LocalProcesses(chosen.jobs)
+    check_choice(chosen.jobs, chosen.cluster)
     began = time.perf_counter()
     out = Path(out)
     if device is not None:
@@ -125,13 +126,13 @@ def generate(
     if valid is not None and not extrapolate:
         conditions.check(valid)
     needed = WorkerSettings(
-        model=loaded if executor is None else model,
+        model=model,
         conditions=conditions,
         streams=generation_streams(seed),
         batch_size=chosen.batch_size,
         max_attempts=max_attempts,
         device=str(loaded.device) if device is None else device,
-        threads=chosen.threads or max(1, available_cores() // (1 if executor is None else executor.jobs)),
+        threads=chosen.threads or 0,
         options=loaded.options,
     )
     identity = _identity(loaded)
@@ -172,8 +173,8 @@ def generate(
     job = _Job(writer, conditions, rows, provenance, _redrawn_before(out))
     before = len(writer)
     try:
-        with writer:
-            job.run(loaded, needed, executor, show=show)
+        with writer, open_executor(executor, chosen.jobs, chosen.cluster) as who:
+            job.run(loaded, needed, who, show=show)
     except KeyboardInterrupt:
         kept = f"{out} holds {len(writer)} of {len(conditions)} showers, --resume goes on from there"
         raise Interrupted(f"interrupted; {kept if len(writer) else 'no block was finished'}") from None
@@ -205,12 +206,18 @@ class _Job:
         writer.set_provenance(self._provenance | {"redrawn": redrawn})
         self.timing = Timing()
         self.writing = self.loading = 0.0
+        self._executor: Executor | None = None
 
     def run(self, model: ShowerModel, settings: WorkerSettings, executor: Executor | None, *, show: bool) -> None:
         """Make all missing blocks."""
-        tasks = self._tasks(settings.batch_size, 1 if executor is None else executor.jobs)
+        jobs = 1 if executor is None else executor.jobs
+        tasks = self._tasks(settings.batch_size, jobs)
         if not tasks:
             return
+        settings = replace(settings, threads=settings.threads or max(1, available_cores() // jobs))
+        if executor is None or not on_this_machine(executor):
+            settings = replace(settings, model=model)  # others may not find it under its name
+        self._executor = executor
         began = time.perf_counter()
         shown = progress("generating", len(self._conditions), "showers", done=len(self._writer))
         samples = self._samples(tasks, model, settings, executor)
@@ -263,8 +270,9 @@ class _Job:
         began = time.perf_counter()
         self.timing.add(sample.timing)
         self.redrawn += sample.redrawn
-        if sample.redrawn:
-            self._writer.set_provenance(self._provenance | {"redrawn": self.redrawn})
+        who = origin(self._executor)
+        if sample.redrawn or who:
+            self._writer.set_provenance(self._provenance | who | {"redrawn": self.redrawn})
         for start in range(task.start, task.stop, self._rows):
             piece = sample.showers[start - task.start : start - task.start + self._rows]
             self._writer.write(piece, position=start // self._rows)

@@ -18,12 +18,13 @@ from caloforge import datasets
 from caloforge.atomic import output_error, refuse_existing, written_beside
 from caloforge.cores import available_cores
 from caloforge.errors import UsageError
-from caloforge.executor import Executor, InThisProcess, LocalProcesses
+from caloforge.executor import Executor, InThisProcess, on_this_machine
 from caloforge.generation.sampling import borrowed
 from caloforge.models import ShowerModel, load_model
 from caloforge.options import LikelihoodOptions
 from caloforge.progress import progress
 from caloforge.random import Streams
+from caloforge.scaleout import check_choice, open_executor
 from caloforge.showers import Reader
 from caloforge.showers.joining import open_several
 from caloforge.training.processes import Processes
@@ -73,7 +74,8 @@ def likelihood(
         data: shower file, a sample of the package (``NAME:SPLIT``), several of these as one, or an open file.
         out: table to write.
         options: how it is done.
-        executor: who computes the blocks, instead of ``jobs`` processes of this machine.
+        executor: who computes the blocks, instead of ``jobs`` processes of this machine or a ``cluster``, whose workers read
+            the files under the same names.
         show: whether to show progress.
         settings: single fields of ``LikelihoodOptions``, instead of or beside ``options``: ``seed``, ``jobs`` ...
 
@@ -81,12 +83,14 @@ def likelihood(
         UsageError: if the model has no likelihood or the showers do not suit it.
         ShowerFileError: if the file is damaged.
         ModelFileError: if the model is missing, damaged or not finished.
+        WorkerDiedError: if a worker dies.
+        ClusterError: if a cluster cannot be started or reached, or does not do the work.
         OutputError: if the table exists or cannot be written.
     """
     chosen = LikelihoodOptions.merged(options, settings)
-    if executor is None and chosen.jobs > 1:
-        executor = LocalProcesses(chosen.jobs)
-    if executor is not None and isinstance(data, Reader):
+    check_choice(chosen.jobs, chosen.cluster)
+    elsewhere = executor is not None or chosen.jobs > 1 or chosen.cluster is not None
+    if elsewhere and isinstance(data, Reader):
         raise UsageError("an open file cannot be sent to other processes, expected its name")
     out = Path(out)
     if not chosen.overwrite:
@@ -100,21 +104,26 @@ def likelihood(
     try:
         if chosen.threads is not None:
             torch.set_num_threads(chosen.threads)
-        with opened as reader, borrowed(loaded, where) as ready:
+        with (
+            opened as reader,
+            borrowed(loaded, where) as ready,
+            open_executor(executor, chosen.jobs, chosen.cluster) as who,
+        ):
             size = chosen.batch_size
             blocks = [(k, min(k + size, len(reader))) for k in range(0, len(reader), size)]
-            if executor is None:
+            if who is None:
                 found = InThisProcess().run(_Here(ready, reader, chosen.seed, chosen.noise_draws), None, blocks)
             else:
+                assert not isinstance(data, Reader)  # refused above
                 needed = _Settings(
-                    loaded if isinstance(model, ShowerModel) else model,
-                    data if isinstance(data, str | Path) else list(data),  # type: ignore[arg-type] # no reader, see above
+                    model if on_this_machine(who) else loaded,
+                    [datasets.from_anywhere(name) for name in ([data] if isinstance(data, str | Path) else data)],
                     chosen.seed,
                     chosen.noise_draws,
-                    chosen.threads or max(1, available_cores() // executor.jobs),
+                    chosen.threads or max(1, available_cores() // who.jobs),
                     str(ready.device),
                 )
-                found = executor.run(_prepare, needed, blocks)
+                found = who.run(_prepare, needed, blocks)
             with closing(found):
                 values = _write_table(_in_order(found, blocks), len(reader), out, show=show)
     finally:
@@ -141,7 +150,7 @@ class _Settings:
     """What every worker needs to know; see :func:`likelihood`."""
 
     model: str | Path | ShowerModel
-    data: str | Path | list[str | Path]
+    data: list[str]
     seed: int
     noise_draws: int
     threads: int
@@ -174,9 +183,8 @@ def _prepare(settings: _Settings) -> Callable[[_Block], _Values]:
     if not isinstance(model, ShowerModel):
         model = load_model(model)
     model = model.to(settings.device).eval()
-    names = [settings.data] if isinstance(settings.data, str | Path) else settings.data
     # Whether they belong together was looked at before the workers were called.
-    reader = open_several([datasets.file_of(name) for name in names], model.detector, check_rows=False)
+    reader = open_several([datasets.file_of(name) for name in settings.data], model.detector, check_rows=False)
     return _Here(model, reader, settings.seed, settings.noise_draws).block
 
 

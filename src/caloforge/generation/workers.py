@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from caloforge.detectors import Readout
 from caloforge.errors import GenerationError
-from caloforge.executor import Executor
+from caloforge.executor import Executor, on_this_machine
 from caloforge.generation.conditions import ConditionSource
 from caloforge.generation.sampling import Sample, Timing, sample_showers
 from caloforge.kernels.ops.registry import Choice, use_choice
@@ -124,7 +124,8 @@ def run_tasks(
         GenerationError: if a worker dies.
         CaloForgeError: whatever a worker has to say.
     """
-    settings = replace(settings, kernels=use_choice())  # built before the workers start, not by each of them
+    if on_this_machine(executor):
+        settings = replace(settings, kernels=use_choice())  # built before the workers start, not by each of them
     try:
         with closing(executor.run(prepare, settings, tasks)) as answers:
             for task, answer in answers:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 from caloforge.detectors import Detector, Directions, EnergySpectrum, particle_id
 from caloforge.errors import Interrupted, UsageError
-from caloforge.executor import Executor
+from caloforge.executor import Executor, origin
 from caloforge.progress import progress
+from caloforge.scaleout import check_choice, open_executor
 from caloforge.showers.blocks import refuse_taken
 from caloforge.showers.files import Writer, create_showers
 from caloforge.simulation.plan import SimulationPlan
@@ -59,6 +60,7 @@ def simulate_to_file(
     overwrite: bool = False,
     command: str | None = None,
     executor: Executor | None = None,
+    cluster: str | None = None,
 ) -> SimulationSummary:
     """Simulate showers and write them, block by block, into a native file.
 
@@ -78,16 +80,19 @@ def simulate_to_file(
         resume: go on with an interrupted production of the same request.
         overwrite: replace an existing file.
         command: the command line, for provenance.
-        executor: who makes the blocks, instead of ``jobs`` processes of this machine.
+        executor: who makes the blocks, instead of ``jobs`` processes of this machine or a ``cluster``.
+        cluster: see ``caloforge.scaleout.open_cluster``; then ``jobs`` is 1.
 
     Raises:
         UsageError: if the request makes no sense.
         OutputError: if the file cannot be written, or was begun for another request.
         SimulationError: if Geant4 fails; finished blocks are kept.
+        ClusterError: if a cluster cannot be started or reached, or does not do the work.
     """
     pdg, spectrum = _defaults(detector, particle, spectrum)
     plan = SimulationPlan(detector, pdg, spectrum, events, seed, directions, points, tables, engine)
     started = time.monotonic()
+    check_choice(jobs, cluster)
 
     def begin(production: Production) -> Writer:
         return create_showers(
@@ -95,7 +100,7 @@ def simulate_to_file(
             detector=detector,
             particle=pdg,
             kind="points" if points else "voxels",
-            provenance=production.provenance(command),
+            provenance=production.provenance(command) | origin(who),
             request=plan.request() | {"tables": production.tables.fingerprint},
             expected=events,
             resume=resume,
@@ -103,7 +108,10 @@ def simulate_to_file(
         )
 
     refuse_taken(out, resume=resume, overwrite=overwrite)
-    with Production(plan, jobs=jobs, executor=executor) as production:
+    with (
+        nullcontext(executor) if cluster is None else open_executor(executor, 1, cluster) as who,
+        Production(plan, jobs=jobs, executor=who) as production,
+    ):
         # Provenance tells of the workers. Those of a new file are heard of with its first block, so there is no file if Geant4
         # cannot be started; one that is gone on with says which blocks are to be made.
         writer = begin(production) if resume and out.exists() else None
@@ -116,6 +124,8 @@ def simulate_to_file(
                 for block in production:
                     if writer is None:
                         writer = stack.enter_context(begin(production))
+                    elif origin(who):
+                        writer.set_provenance(production.provenance(command) | origin(who))
                     writer.write(block.showers, position=block.number)
                     bar.advance(len(block.showers))
         except KeyboardInterrupt:

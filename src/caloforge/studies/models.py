@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Callable, Sequence
 from contextlib import closing
@@ -12,15 +13,17 @@ import torch
 
 from caloforge.atomic import replace_file
 from caloforge.cores import available_cores
+from caloforge.datasets import from_anywhere
 from caloforge.errors import TrainingError, UsageError
 from caloforge.evaluation import EvaluationResult
 from caloforge.evaluation.files import prepare_evaluation
 from caloforge.evaluation.timing import BATCHES, measure_timing
-from caloforge.executor import Executor, LocalProcesses
+from caloforge.executor import Executor
 from caloforge.generation import conditions_of_file, generate
 from caloforge.models import load_model, load_preset, model_class, read_record
 from caloforge.models.preset import Preset
 from caloforge.report import Comparison, compare_reports, load_report, write_report
+from caloforge.scaleout import Rules, check_choice, open_executor
 from caloforge.showers import open_showers
 from caloforge.stage import GradientStage, Stage, TrainingConfig
 from caloforge.studies.controls import contest, layer_verdict, shuffle_voxels, untrained_copy
@@ -49,6 +52,7 @@ def study_models(
     controls: bool = False,
     seed: int = 0,
     jobs: int = 1,
+    cluster: str | None = None,
     threads: int | None = None,
     device: str = "cpu",
     executor: Executor | None = None,
@@ -75,6 +79,7 @@ def study_models(
         controls: also compare with untrained copies and with shuffled voxels.
         seed: of everything.
         jobs: processes; each works on one model at a time, those first that others learn from.
+        cluster: workers of a cluster instead, see ``caloforge.scaleout.open_cluster``; they see the same disk.
         threads: CPU threads of training and generation; None for torch's choice, or the share of each of several processes.
         device: ``cpu`` or a CUDA device.
         executor: who works on the models, instead of ``jobs`` processes of this machine; it sees the same disk.
@@ -87,6 +92,7 @@ def study_models(
         UsageError: if a preset occurs twice, or needs another model that is not there; if there are neither one file nor one
             for each preset.
     """
+    check_choice(jobs, cluster)
     chosen = [load_preset(name) for name in presets]
     names = [Path(name).stem for name in presets]
     if len(set(names)) < len(names):
@@ -99,13 +105,13 @@ def study_models(
     for place, (name, preset) in enumerate(zip(names, chosen, strict=True)):
         inputs = _inputs(preset, dict(zip(names[:place], chosen[:place], strict=True)), out)
         todo.append(_Job(name, preset, out / name, rows[place], references[place], floors[place], inputs, how))
-    if executor is None and jobs > 1:
-        executor = LocalProcesses(jobs)
-    if executor is None:
-        for position, job in enumerate(todo):
-            _work(replace(job, judged=tuple(other.folder / "report" for other in todo[:position])), say)
-    else:
-        _work_elsewhere(todo, executor, say)
+    # Trainings differ in length, and two of them in one folder would spoil it: nothing that takes long is done again.
+    with open_executor(executor, jobs, cluster, rules=Rules(patience=math.inf)) as who:
+        if who is None:
+            for position, job in enumerate(todo):
+                _work(replace(job, judged=tuple(other.folder / "report" for other in todo[:position])), say)
+        else:
+            _work_elsewhere([_from_anywhere(job) for job in todo], who, say)
     reports = [_timed(job, load_report(job.folder / "report"), say) for job in todo]
     judged = [job.folder / "report" for job in todo]
 
@@ -119,8 +125,6 @@ def study_models(
         return _judge(copy, folder / "generated.h5", folder / "model")
 
     table = compare_reports(reports, names)
-    if timing and executor is not None and executor.jobs > 1:
-        table.notes.append(f"Speeds were measured while up to {executor.jobs} models were being worked on.")
     if controls:
         say("shuffled voxels: evaluating")
         # Of several files the first ones: models of voxels share their data.
@@ -173,6 +177,14 @@ class _Job:
     inputs: dict[str, Path]
     how: _How
     judged: tuple[Path, ...] = ()
+
+
+def _from_anywhere(job: _Job) -> _Job:
+    """A job whose files are named as workers in other folders name them."""
+    floor = None if job.floor is None else from_anywhere(job.floor)
+    inputs = {name: path.absolute() for name, path in job.inputs.items()}
+    data, reference = from_anywhere(job.data), from_anywhere(job.reference)
+    return replace(job, folder=job.folder.absolute(), data=data, reference=reference, floor=floor, inputs=inputs)
 
 
 def _work(job: _Job, say: Say) -> None:
