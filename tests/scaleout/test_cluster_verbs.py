@@ -152,7 +152,19 @@ def test_without_dask(tmp_path, capsys, monkeypatch):
 
 @pytest.mark.geant4
 def test_simulate_equals_one_process(address, tmp_path):
-    arguments = ["simulate", "--detector", "calogan", "--particle", "gamma", "--energy", "1:2", "--events", "40", "--seed", "5"]
+    arguments = [
+        "simulate",
+        "--detector",
+        "calogan",
+        "--particle",
+        "gamma",
+        "--energy",
+        "1:2",
+        "--events",
+        "40",
+        "--seed",
+        "5",
+    ]
     assert main([*arguments, "--jobs", "1", "--out", str(tmp_path / "one.h5")]) == 0
     assert main([*arguments, "--cluster", address, "--out", str(tmp_path / "two.h5")]) == 0
     told = equal(tmp_path / "two.h5", tmp_path / "one.h5")

@@ -7,10 +7,12 @@ import re
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from caloforge.errors import MissingDependencyError, UsageError
 from caloforge.executor import Executor, LocalProcesses
+from caloforge.scaleout.batch import Batch, batch_cluster, read_batch
 from caloforge.scaleout.dask_executor import DaskExecutor
 from caloforge.scaleout.state import ClusterError, Rules
 
@@ -92,6 +94,9 @@ def open_cluster(cluster: str, *, isolated: bool = True, rules: Rules | None = N
 
             address = stack.enter_context(LocalCluster(wanted.workers, wanted.slots)).address
             client, jobs = stack.enter_context(_client(address, direct=True)), wanted.workers * wanted.slots
+        elif isinstance(wanted, Batch):
+            client = stack.enter_context(_client(stack.enter_context(batch_cluster(wanted)), direct=None))
+            jobs = wanted.slots
         else:
             client = stack.enter_context(_client(wanted, direct=None))
             jobs = max(1, sum(client.nthreads().values()))
@@ -107,8 +112,8 @@ class _Local:
     slots: int
 
 
-def _parse(cluster: str) -> _Local | str:
-    """What a text means: workers of this machine, or the address of a scheduler."""
+def _parse(cluster: str) -> _Local | Batch | str:
+    """What a text means: workers of this machine, jobs of a batch system, or the address of a scheduler."""
     if local := re.fullmatch(r"local:(\d+)(?:x(\d+))?", cluster):
         workers, slots = int(local[1]), int(local[2] or 1)
         if workers < 1 or slots < 1:
@@ -116,11 +121,13 @@ def _parse(cluster: str) -> _Local | str:
         return _Local(workers, slots)
     if re.fullmatch(r"(tcp|tls|ucx|ws|wss)://[^/\s]+:\d+", cluster):
         return cluster
+    if cluster.lower().endswith((".yaml", ".yml")):
+        return read_batch(Path(cluster))
     raise UsageError(f"the cluster is '{cluster}', {_FORMS}")
 
 
 @contextmanager
-def _client(address: str, *, direct: bool | None, **security: Any) -> Iterator[Any]:
+def _client(address: Any, *, direct: bool | None, **security: Any) -> Iterator[Any]:
     from distributed import Client
 
     try:
@@ -141,16 +148,18 @@ def _quiet() -> Iterator[None]:
     """Dask tells of lost workers at length; we do so ourselves."""
     import dask
 
-    logger = logging.getLogger("distributed")
-    before = logger.level
-    logger.setLevel(logging.CRITICAL)
+    loggers = [logging.getLogger(name) for name in ("distributed", "asyncio", "tornado", "dask_jobqueue")]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
     try:
         with dask.config.set(
             {"distributed.admin.large-graph-warning-threshold": "100GB", "distributed.comm.timeouts.connect": "10s"}
         ):
             yield
     finally:
-        logger.setLevel(before)
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)
 
 
 def _need_dask() -> None:

@@ -167,6 +167,8 @@ class Coordinator:
             raise RuntimeError(f"a task failed on the worker {worker.name}:\n{content.decode()}")
         if kind == Kind.UNKNOWN:
             self._ask(worker)
+        elif kind == Kind.LACKS:
+            self._refuse(worker, f"it has no module '{content.decode()}'")
         elif kind == Kind.DISK:
             self._refuse(worker, f"its disk refuses to be written ({content.decode()})")
         elif kind == Kind.DIED:

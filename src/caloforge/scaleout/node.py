@@ -46,6 +46,7 @@ class Kind:
     CRASHED = "crashed"  # the traceback of another error
     DIED = "died"  # a WorkerDiedError, which says how the child ended
     DISK = "disk"  # what the disk of the worker refused
+    LACKS = "lacks"  # a module that is not there
     UNKNOWN = "unknown"  # the run is to be begun (again) on this worker
 
 
@@ -239,7 +240,10 @@ def serve(line: Line) -> None:
 
 def _answered(worker: Callable[[], Callable[[Any], Any] | None], task: bytes) -> tuple[str, bytes]:
     try:
-        do = worker()
+        try:
+            do = worker()
+        except ModuleNotFoundError as error:
+            return Kind.LACKS, str(error.name).encode()
         assert do is not None  # prepared before
         return Kind.DONE, packed(do(unpacked(task)))
     except CaloForgeError as error:
