@@ -32,7 +32,7 @@ def equal(one, other):
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory):
     out = tmp_path_factory.mktemp("reference") / "g.h5"
-    assert main([*GENERATE, "--events", "4000", "--threads", "1", "--out", str(out)]) == 0
+    assert main([*GENERATE, "--events", "2500", "--threads", "1", "--out", str(out)]) == 0
     return out
 
 
@@ -43,7 +43,7 @@ def address(cluster):
 
 def test_generate_equals_one_process(reference, address, tmp_path):
     out = tmp_path / "g.h5"
-    assert main([*GENERATE, "--events", "4000", "--cluster", address, "--threads", "1", "--out", str(out)]) == 0
+    assert main([*GENERATE, "--events", "2500", "--cluster", address, "--threads", "1", "--out", str(out)]) == 0
     told = equal(out, reference)["cluster"]
     assert told["workers"] == 2
     assert list(told["processors"].values()) == [2]
@@ -61,7 +61,7 @@ def test_likelihood_equals_one_process(address, tmp_path, monkeypatch):
 
 def test_a_killed_coordinator_is_resumed(reference, address, tmp_path):
     out = tmp_path / "g.h5"
-    arguments = [*GENERATE, "--events", "4000", "--threads", "1", "--batch-size", "500", "--out", str(out)]
+    arguments = [*GENERATE, "--events", "2500", "--threads", "1", "--batch-size", "500", "--out", str(out)]
     process = subprocess.Popen(
         [sys.executable, "-m", "caloforge", *arguments, "--cluster", address],
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
@@ -72,7 +72,7 @@ def test_a_killed_coordinator_is_resumed(reference, address, tmp_path):
         present = showers_present(out)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert 500 <= present < 4000
+    assert 500 <= present < 2500
     assert main([*arguments, "--cluster", address, "--resume"]) == 0
     with h5py.File(out) as a, h5py.File(reference) as b:
         np.testing.assert_array_equal(a["incident_energies"][:], b["incident_energies"][:])
@@ -83,7 +83,7 @@ def test_a_killed_coordinator_is_resumed(reference, address, tmp_path):
 def test_generate_with_a_worker_killed_again_and_again(reference, tmp_path):
     out = tmp_path / "g.h5"
     with subprocess.Popen(
-        [sys.executable, "-m", "caloforge", *GENERATE, "--events", "4000", "--cluster", "local:2", "--threads", "1",
+        [sys.executable, "-m", "caloforge", *GENERATE, "--events", "2500", "--cluster", "local:2", "--threads", "1",
          "--out", str(out)],
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
     ) as process:  # fmt: skip

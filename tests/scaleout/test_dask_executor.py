@@ -18,6 +18,7 @@ from caloforge.scaleout import ClusterError, DaskExecutor, Rules, node, open_clu
 from caloforge.scaleout.local import LocalCluster
 from caloforge.workers import WorkerDiedError
 
+# Workers of this cluster come and go; notes of that are not what most tests are about.
 quiet = pytest.mark.filterwarnings("ignore::caloforge.errors.CaloForgeWarning")
 
 
@@ -93,6 +94,7 @@ def test_a_frozen_worker_is_given_up(executor):
     all_there(executor, gone=[frozen])
 
 
+@quiet
 def test_a_task_that_hangs_is_done_once_more(executor, tmp_path):
     with pytest.warns(CaloForgeWarning, match="takes longer than 2 s on the worker"):
         found = dict(executor.run(prepare_fault, (str(tmp_path), "hang", 5, 1), list(range(30))))
@@ -109,6 +111,7 @@ def test_a_task_that_hangs_twice_is_given_up(executor, tmp_path):
         dict(executor.run(prepare_fault, (str(tmp_path), "hang", 5, 2), list(range(30))))
 
 
+@quiet
 def test_what_aborts_is_done_once_more(executor, tmp_path):
     with pytest.warns(CaloForgeWarning, match="Stuck in a wall; the task is done once more"):
         found = dict(executor.run(prepare_fault, (str(tmp_path), "abort", 3, 1), list(range(10))))
@@ -121,6 +124,7 @@ def test_what_aborts_twice_says_why(executor, tmp_path):
         dict(executor.run(prepare_fault, (str(tmp_path), "abort", 3, 2), list(range(10))))
 
 
+@quiet
 def test_errors_of_the_work_arrive_as_they_are(executor, tmp_path):
     with pytest.raises(SimulationError, match=r"^the shower left the world$"):
         dict(executor.run(prepare_fault, (str(tmp_path), "fail", 3, 1), list(range(10))))
@@ -128,6 +132,7 @@ def test_errors_of_the_work_arrive_as_they_are(executor, tmp_path):
         dict(executor.run(prepare_fault, (str(tmp_path), "bug", 3, 9), list(range(10))))
 
 
+@quiet
 def test_a_full_disk_takes_one_worker_out(executor, tmp_path):
     with pytest.warns(
         CaloForgeWarning, match=r"gets no work: its disk refuses to be written \(no space left on device\)"
@@ -143,6 +148,7 @@ def test_full_disks_everywhere_end_the_work(executor, tmp_path):
         dict(executor.run(prepare_fault, (str(tmp_path), "disk", 3, 99), list(range(20))))
 
 
+@quiet
 def test_a_worker_of_another_version_is_refused(executor, tmp_path):
     """A real worker process, whose CaloForge says that it is another one."""
     info = tmp_path / "caloforge-9.9.dist-info"

@@ -101,6 +101,7 @@ def batch_cluster(batch: Batch) -> Iterator[Any]:
         yield cluster
     finally:
         over.set()
+        _forget_unsubmitted(cluster)
         with suppress(Exception):  # jobs end by themselves when the scheduler is gone
             cluster.close(timeout=10)
 
@@ -114,15 +115,37 @@ def _made(batch: Batch) -> Any:
     submit = kind.job_cls.submit_command.split()[0]
     if shutil.which(submit) is None:
         raise ClusterError(f"{batch.path}: asks for {batch.kind}, but there is no '{submit}' on this machine")
+    # Made in two steps, so that what is left half made can be closed.
+    cluster = kind.__new__(kind)
     try:
         # Dask's page takes any port that is free, unless the file names one.
         options = {"dashboard_address": ":0"} | dict(batch.settings.get("scheduler_options") or {})
         settings = {"processes": 1} | dict(batch.settings) | {"scheduler_options": options}
-        return kind(cores=batch.cores, **settings)
+        cluster.__init__(cores=batch.cores, **settings)
     except (TypeError, ValueError, KeyError) as error:
+        _abandon(cluster)
         raise ConfigError(f"{batch.path}: dask-jobqueue does not take this: {str(error).splitlines()[0]}") from None
     except (OSError, RuntimeError) as error:
+        _abandon(cluster)
         raise ClusterError(f"{batch.path}: a scheduler cannot be started ({str(error).splitlines()[0]})") from None
+    return cluster
+
+
+def _abandon(cluster: Any) -> None:
+    """Nothing was started, so there is nothing to close."""
+    from distributed.core import Status
+
+    cluster.status = Status.closed
+
+
+def _forget_unsubmitted(cluster: Any) -> None:
+    """Jobs that the batch system did not take cannot be cancelled, and would keep the cluster from being closed."""
+    from distributed.core import Status
+
+    for name, job in list(cluster.workers.items()):
+        if job.status == Status.created:
+            job.status = Status.failed
+            del cluster.workers[name]
 
 
 def _submit(batch: Batch, cluster: Any) -> None:
