@@ -14,7 +14,7 @@ import pytest
 from cluster_tasks import prepare_block, prepare_fault, prepare_where
 
 from caloforge.errors import CaloForgeWarning, SimulationError
-from caloforge.scaleout import ClusterError, DaskExecutor, Rules, node, open_cluster
+from caloforge.scaleout import ClusterError, DaskExecutor, Rules, coordinator, node, open_cluster
 from caloforge.scaleout.local import LocalCluster
 from caloforge.workers import WorkerDiedError
 
@@ -213,3 +213,21 @@ def test_numbers_equal_those_of_this_process(executor):
 
 def test_rules_have_what_the_documentation_says():
     assert Rules() == Rules(patience=60.0, factor=20.0, wait=20.0)
+
+
+@quiet
+def test_what_is_large_travels_once_and_comes_from_here_if_its_holder_stands_still(executor, monkeypatch):
+    monkeypatch.setattr(coordinator, "_SMALL", 10)
+    found = list(executor.run(prepare_where, "x" * 5_000_000, list(range(10))))
+    assert sorted(task for task, _ in found) == list(range(10))
+    # Nobody ever gets what Dask was to bring: without asking directly this never ends.
+    submit = executor.client.submit
+
+    def lost(function, *arguments, **options):
+        if function is bytes:
+            return submit(time.sleep, 1000, key=options["key"], workers=["tcp://127.0.0.1:1"], pure=False)
+        return submit(function, *arguments, **options)
+
+    monkeypatch.setattr(executor.client, "submit", lost)
+    found = list(executor.run(prepare_where, "x" * 1000, list(range(10))))
+    assert sorted(task for task, _ in found) == list(range(10))

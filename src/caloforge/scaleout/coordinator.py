@@ -31,6 +31,8 @@ _KEPT = "; what is finished is kept"
 
 #: Results that are fetched at the same time, and that may be here at all.
 _FETCHERS, _HELD = 4, 8
+#: Bytes that are sent to every worker rather than once to all of them.
+_SMALL = 1_000_000
 #: Seconds between two looks at who is there.
 _LOOK = 0.5
 #: How often a task may be lost with the worker that it runs on, and how often its process may die, before it is to blame.
@@ -98,7 +100,8 @@ class Coordinator:
         """Tasks with their results, as they come; see ``caloforge.executor.Executor.run`` for errors."""
         try:
             # As a task of its own, so that it travels once and from worker to worker, and is there again if they are gone.
-            self._order_future = self._client.submit(bytes, self._order, pure=False, key=f"order-{self._name}")
+            if len(self._order) > _SMALL:
+                self._order_future = self._client.submit(bytes, self._order, pure=False, key=f"order-{self._name}")
             while self._left:
                 self._look_around()
                 self._hand_out()
@@ -147,8 +150,8 @@ class Coordinator:
 
     def _answer(self, worker: WorkerState, in_hand: InHand, kind: str, seconds: float, content: bytes) -> Result | None:
         task = in_hand.task
-        if in_hand.abandoned and kind == Kind.DIED:  # we killed it ourselves, and its slot is free again
-            worker.stuck = any(one.abandoned for one in worker.in_hand)
+        worker.stuck = any(one.abandoned for one in worker.in_hand)  # it is there, and its slots are free again
+        if in_hand.abandoned and kind == Kind.DIED:  # we killed it ourselves
             return None
         if task.done:
             return None
@@ -195,6 +198,9 @@ class Coordinator:
             if address not in self._workers:
                 self._workers[address] = worker = WorkerState(address, max(1, slots), name=address)
                 self._ask(worker)
+        for worker in self._workers.values():
+            if not (worker.ready or worker.refused or worker.directly) and now - worker.asked > self._rules.patience:
+                self._ask(worker, directly=True)
         self._look_for_hanging(now)
         self._look_for_use(now)
 
@@ -223,14 +229,17 @@ class Coordinator:
             self._said_waiting = True
             _note(f"no worker of {self._cluster} is there; waiting for one")
 
-    def _ask(self, worker: WorkerState) -> None:
-        """Give a worker what it needs to know, and hear who it is."""
-        worker.ready = False
+    def _ask(self, worker: WorkerState, *, directly: bool = False) -> None:
+        """Give a worker what it needs to know, and hear who it is.
+
+        What is large comes from another worker; ``directly`` from here, should that one stand still.
+        """
+        worker.ready, worker.asked, worker.directly = False, time.monotonic(), directly
         worker.future = self._client.submit(
             node.begin,
             self._name,
             node.versions(),
-            self._order_future,
+            self._order if directly or self._order_future is None else self._order_future,
             self._isolated,
             key=f"begin-{uuid.uuid4().hex}",
             workers=[worker.address],
@@ -283,6 +292,12 @@ class Coordinator:
                 self._count_loss(one.task, f"the worker {worker.name} is gone")
 
     def _look_for_hanging(self, now: float) -> None:
+        for worker in self._workers.values():
+            for one in list(worker.in_hand):
+                if one.fetched is not None and now - one.fetched > self._rules.patience:
+                    _note(f"the worker {worker.name} does not hand out a result; the task is done once more")
+                    worker.stuck = True
+                    self._take_back(worker, one)
         if not self._seconds:
             return  # nothing to compare with
         limit = max(self._rules.patience, self._rules.factor * statistics.median(self._seconds))
@@ -363,6 +378,7 @@ class Coordinator:
             if in_hand not in worker.in_hand:
                 continue
             self._held += 1
+            in_hand.fetched = time.monotonic()
             self._fetchers.submit(self._bring, worker, in_hand)
 
     def _bring(self, worker: WorkerState, in_hand: InHand) -> None:

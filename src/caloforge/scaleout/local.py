@@ -24,6 +24,8 @@ __all__ = ["LocalCluster", "main"]
 
 #: Seconds until the scheduler of a busy machine is there.
 _PATIENCE = 120.0
+#: Seconds between two looks whether workers are missing.
+_RENEW = 5.0
 
 
 class LocalCluster:
@@ -116,7 +118,9 @@ def main(workers: int, threads: int) -> None:
         ) as cluster,
     ):
         print(json.dumps({"address": cluster.scheduler_address}), flush=True)
-        sys.stdin.buffer.read()
+        # Who starts a worker anew gives up if it dies once more while it starts; then another one is started here.
+        while not select.select([sys.stdin], [], [], _RENEW)[0]:
+            cluster.scale(workers)
 
 
 if __name__ == "__main__":

@@ -70,6 +70,7 @@ class InHand:
     future: Any
     started: float | None
     finished: bool = False
+    fetched: float | None = None
     abandoned: bool = False
 
 
@@ -81,6 +82,8 @@ class WorkerState:
     slots: int
     future: Any = None
     ready: bool = False
+    asked: float = 0.0
+    directly: bool = False
     stuck: bool = False
     refused: bool = False
     in_hand: list[InHand] = field(default_factory=list)
