@@ -112,6 +112,7 @@ def study_models(
                 _work(replace(job, judged=tuple(other.folder / "report" for other in todo[:position])), say)
         else:
             _work_elsewhere([_from_anywhere(job) for job in todo], who, say)
+        together = 1 if who is None else who.jobs
     reports = [_timed(job, load_report(job.folder / "report"), say) for job in todo]
     judged = [job.folder / "report" for job in todo]
 
@@ -125,6 +126,8 @@ def study_models(
         return _judge(copy, folder / "generated.h5", folder / "model")
 
     table = compare_reports(reports, names)
+    if timing and together > 1:
+        table.notes.append(f"Speeds were measured while up to {together} models were being worked on.")
     if controls:
         say("shuffled voxels: evaluating")
         # Of several files the first ones: models of voxels share their data.
