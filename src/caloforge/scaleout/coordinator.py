@@ -159,7 +159,7 @@ class Coordinator:
             task.done = True
             self._left -= 1
             self._seconds.append(seconds)
-            for other in self._workers.values():
+            for other in self._workers.values() if task.tries > 1 else ():
                 for one in [one for one in other.in_hand if one.task is task]:
                     one.future.cancel()
                     other.in_hand.remove(one)

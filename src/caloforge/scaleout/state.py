@@ -96,8 +96,10 @@ class WorkerState:
 
     def start_next(self) -> None:
         """Note that it goes on to its next tasks, in the order in which it got them."""
+        free = self.slots - self.running
         for one in self.in_hand:
-            if self.running >= self.slots:
+            if free <= 0:
                 return
             if one.started is None and not one.finished:
                 one.started = time.monotonic()
+                free -= 1
