@@ -78,6 +78,10 @@ VOXELS: dict[str, tuple[Detector, Any, dict[str, Any]]] = {
     "deep": (toy_detector(), (), {"shapes": SMALL | {"hidden_layers": 3, "bins": 5}, "alpha": 1e-4, "layer_offset": 0.1}),
     "noise of voxels": (toy_detector(), (), {"energy_noise_per": "voxel", "cut": 0.0}),
     "polar": (POLAR, (), {}),
+    "voxels left out": (toy_detector(), (), {"drop_voxel": True, "energy_noise_per": "voxel"}),
+    "likewise, renormalised": (
+        toy_detector(), (), {"drop_voxel": True, "energy_noise_per": "voxel", "postprocessing": "renormalise"},
+    ),
 }  # fmt: skip
 
 
@@ -191,14 +195,15 @@ def test_another_seed_is_noticed(built: Built, tmp_path: Path) -> None:
 
 
 def test_what_the_runtime_does_not_know_is_refused(tmp_path: Path) -> None:
-    flow = {"flow": {"blocks": 2, "hidden_features": 8}}
-    other = saved(tmp_path / "inn", build_model("caloinn", flow, toy_detector()).eval())
-    with pytest.raises(UsageError, match=r"no models of the kind 'caloinn', only caloflow.*--target onnx"):
+    other = saved(tmp_path / "library", build_model("shower-library", {}, toy_detector()).eval())
+    with pytest.raises(
+        UsageError, match=r"no models of the kind 'shower-library', only caloflow.*'caloforge generate'"
+    ):
         export_model(other, "cpp", tmp_path / "out", verify=False)
-    noise = {"drop_voxel": True, "energy_noise_per": "voxel"}
-    dropped = saved(tmp_path / "dropped", voxel_model(toy_detector(), **noise))
-    with pytest.raises(UsageError, match="drop_voxel"):
-        export_model(dropped, "cpp", tmp_path / "out", verify=False)
+    sizes = {"steps": 1, "hidden_channels": 2, "levels": 0, "energies": SMALL, "energy_scale": 1.0}
+    images = saved(tmp_path / "images", build_model("l2lflows-conv", sizes, toy_detector()).eval())
+    with pytest.raises(UsageError, match=r"'l2lflows-conv'.*--target ddml-l2lflows carries it"):
+        export_model(images, "cpp", tmp_path / "out", verify=False)
     with pytest.raises(UsageError, match=r"no target 'root', expected one of cpp, onnx, .*par04, torchscript"):
         export_model("calogan-gamma", "root", tmp_path / "out")
     (tmp_path / "out").mkdir()

@@ -213,7 +213,10 @@ def with_changes(folder: Path, **changes: Any) -> None:
     ("changes", "expected"),
     [
         ({"format": 99}, VERSION),
-        ({"kind": "caloinn"}, UNSUPPORTED),
+        ({"kind": "shower-library"}, UNSUPPORTED),
+        ({"kind": "caloinn"}, DAMAGED),
+        ({"kind": "icaloflow"}, DAMAGED),
+        ({"kind": "l2lflows"}, DAMAGED),
         ({"kind": "caloclouds3"}, DAMAGED),
         ({"kind": 3}, DAMAGED),
         ({"layer_sizes": [288, 144]}, DAMAGED),

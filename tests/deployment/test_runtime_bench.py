@@ -6,11 +6,15 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import Built
+from model_samples import toy_detector
 
 from caloforge.bench import runtime as bench
 from caloforge.cli.main import main
+from caloforge.conditions import ConditionRange
 from caloforge.deployment.targets import cpp
+from caloforge.models import build_model, save_model
 
 
 def test_both_are_timed_in_turns(
@@ -31,8 +35,23 @@ def test_both_are_timed_in_turns(
         assert row["python_ms"] > 0
     assert 20 < photons["spots"] < 504  # lit voxels
     assert clouds["spots"] > 504  # random weights make as many points as the sample has
+    assert (photons["onnx_ms"], clouds["torchscript_ms"]) == (0, 0)  # no graph carries them
     # Reading and packing need more than nothing, and the weights are not there many times.
     assert 0.5 < photons["memory_mb"] / photons["weights_mb"] < 3
+
+
+def test_graphs_are_timed_where_they_carry_a_model(
+    built: Built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (bench, cpp):
+        monkeypatch.setattr(module, "built_runtime", lambda: built.build)
+    monkeypatch.setattr(bench, "_ROUNDS", 1)
+    torch.manual_seed(3)
+    model = build_model("caloinn", {"flow": {"blocks": 2, "hidden_features": 8}, "energy_scale": 1.2}, toy_detector())
+    save_model(tmp_path / "m", model.eval(), ConditionRange(particle=22, incident_energy=(1e3, 9e4)))
+    (row,) = bench.bench_runtime([tmp_path / "m"], showers=2, say=lambda _: None)
+    assert row.onnx_ms > 0
+    assert row.torchscript_ms > 0
 
 
 def test_an_energy_that_was_not_trained_is_refused(

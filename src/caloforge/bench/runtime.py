@@ -12,6 +12,7 @@ import statistics
 import subprocess
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,10 +27,12 @@ from caloforge.conditions import ConditionRange, Conditions
 from caloforge.datasets import load as load_sample
 from caloforge.deployment import export_model
 from caloforge.deployment.build import built_runtime
+from caloforge.deployment.targets.onnx import check_carried
 from caloforge.errors import GenerationError, UsageError
 from caloforge.generation import generation_streams, sample_showers
 from caloforge.models import ShowerModel, save_model
 from caloforge.parts.point_model import PointCloudModel
+from caloforge.representation import EnergyScale
 from caloforge.showers import ShowerPoints
 from caloforge.units import GeV
 
@@ -37,8 +40,8 @@ __all__ = ["DEFAULT_MODELS", "RuntimeRow", "bench_runtime"]
 
 Say = Callable[[str], None]
 
-#: What is measured if nothing is named: the packaged model, and point clouds of the published size.
-DEFAULT_MODELS = ("calogan-gamma", "caloclouds3")
+#: What is measured if nothing is named: the packaged model, point clouds of the published size, and a model that graphs carry.
+DEFAULT_MODELS = ("calogan-gamma", "caloclouds3", "caloinn-tiny")
 #: Rounds in which both are timed by turns.
 _ROUNDS = 5
 _WARM_UP = 3
@@ -64,6 +67,8 @@ class RuntimeRow:
         first_cpu_s: CPU time from the start of the program until then, shortest.
         memory_mb: memory that the open model and its showers need, MB (10^6 bytes).
         weights_mb: size of its weights file, MB.
+        onnx_ms: CPU time of a shower in ONNX Runtime, without random numbers and placing, likewise; 0 if no graph carries it.
+        torchscript_ms: likewise in TorchScript.
     """
 
     model: str
@@ -80,6 +85,8 @@ class RuntimeRow:
     first_cpu_s: float
     memory_mb: float
     weights_mb: float
+    onnx_ms: float = 0.0
+    torchscript_ms: float = 0.0
 
 
 def bench_runtime(
@@ -117,6 +124,8 @@ def _row(name: str | Path, energy: float, showers: int, folder: Path, say: Say) 
         where = _saved(model, folder / "model")
     exported = export_model(where, "cpp", folder / "export", showers=10).path / "model"
     program = built_runtime() / "timing"
+    graphs = _graphs(where, model, energy, folder, say)
+    others: dict[str, list[float]] = {target: [] for target in graphs}
     _python(model, energy, _WARM_UP)
     made: list[dict[str, float]] = []
     times = []
@@ -124,6 +133,8 @@ def _row(name: str | Path, energy: float, showers: int, folder: Path, say: Say) 
         say(f"timing {name}, round {turn + 1} of {_ROUNDS}")
         made.append(_native(program, exported, energy, showers))
         times.append(_python(model, energy, showers))
+        for target, once in graphs.items():
+            others[target].append(_timed(once, showers))
     ratios = [(one["ms"] + one["placing_ms"]) / other for one, other in zip(made, times, strict=True)]
     return RuntimeRow(
         model=str(name),
@@ -140,7 +151,56 @@ def _row(name: str | Path, energy: float, showers: int, folder: Path, say: Say) 
         first_cpu_s=min(one["first_cpu_s"] for one in made),
         memory_mb=1.024e-3 * statistics.median(one["memory_kb"] for one in made),
         weights_mb=1e-6 * (exported / "runtime.safetensors").stat().st_size,
+        **{f"{target}_ms": statistics.median(found) for target, found in others.items()},
     )
+
+
+def _graphs(
+    where: str | Path, model: ShowerModel, energy: float, folder: Path, say: Say
+) -> dict[str, Callable[[], object]]:
+    """What makes one shower of a model in ONNX Runtime and in TorchScript, on one thread; nothing if no graph carries it."""
+    try:
+        check_carried(model)
+    except UsageError:
+        return {}
+    import onnxruntime
+
+    for target in ("onnx", "torchscript"):
+        say(f"exporting {where} as {target}")
+        export_model(where, target, folder / target, verify=False)
+    particle = _PHOTON if model.record is None else model.record.valid.particle
+    conditions = Conditions.first(np.array([energy * GeV]), particle)
+    latents = model.latents(conditions, generation_streams(1))
+    settings = onnxruntime.SessionOptions()
+    settings.intra_op_num_threads = settings.inter_op_num_threads = 1
+    path = str(folder / "onnx" / "model.onnx")
+    session = onnxruntime.InferenceSession(path, settings, providers=["CPUExecutionProvider"])
+    feed = {"incident_energy": conditions.incident_energy} | {name: value.numpy() for name, value in latents.items()}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        module: Any = torch.jit.load(str(folder / "torchscript" / "model.pt"))  # type: ignore[no-untyped-call]
+
+    @torch.inference_mode()
+    def scripted() -> object:
+        return module(conditions.tensors()["incident_energy"], *latents.values())
+
+    for _ in range(_WARM_UP):  # TorchScript optimises in the first two
+        scripted()
+    return {"onnx": lambda: session.run(None, feed), "torchscript": scripted}
+
+
+def _timed(once: Callable[[], object], showers: int) -> float:
+    """Median CPU time of a shower, ms, on one thread."""
+    former, times = torch.get_num_threads(), []
+    torch.set_num_threads(1)
+    try:
+        for _ in range(showers):
+            began = time.thread_time()
+            once()
+            times.append(time.thread_time() - began)
+    finally:
+        torch.set_num_threads(former)
+    return 1000 * statistics.median(times)
 
 
 def _saved(model: ShowerModel, folder: Path) -> Path:
@@ -149,6 +209,9 @@ def _saved(model: ShowerModel, folder: Path) -> Path:
         real = load_sample("ild-gamma-clouds", split="test")
         assert isinstance(real, ShowerPoints)
         fit_scales(model, [real])
+    for scale in (module for module in model.modules() if isinstance(module, EnergyScale)):
+        if not bool(torch.isfinite(scale.value)):  # a training would have found it
+            scale.value.fill_(1.0)
     gun = model.detector.gun
     if gun is None:
         raise UsageError(f"the detector '{model.detector.name}' has no gun, so a preset has no range of energies")

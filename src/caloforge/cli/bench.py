@@ -238,7 +238,8 @@ def runtime(
     model: Annotated[
         list[str] | None,
         typer.Option(
-            help="Trained model, or preset (its size, random weights); may be repeated (default: calogan-gamma, caloclouds3)."
+            help="Trained model, or preset (its size, random weights); may be repeated (default: calogan-gamma, caloclouds3, "
+            "caloinn-tiny)."
         ),
     ] = None,
     energy: Annotated[float, typer.Option(min=0.001, help="Incident energy, GeV.")] = 20.0,
@@ -267,13 +268,16 @@ def runtime(
         "placing in it",
         "Python [ms]",
         "ratio",
+        "ONNX [ms]",
+        "TorchScript [ms]",
         "first shower [s]",
         "memory / weights",
     ]
     cells = [
         [
             r.model, f"{r.spots:.0f}", f"{r.ms:.3f}", f"{r.placing_ms:.3f}", f"{r.python_ms:.3f}",
-            f"{r.ratio:.2f} ({r.ratio_lowest:.2f}-{r.ratio_highest:.2f})", f"{r.first_s:.2f} (CPU {r.first_cpu_s:.2f})",
+            f"{r.ratio:.2f} ({r.ratio_lowest:.2f}-{r.ratio_highest:.2f})",
+            *(f"{ms:.3f}" if ms else "-" for ms in (r.onnx_ms, r.torchscript_ms)), f"{r.first_s:.2f} (CPU {r.first_cpu_s:.2f})",
             f"{r.memory_mb:.0f} / {r.weights_mb:.0f} MB",
         ]
         for r in rows

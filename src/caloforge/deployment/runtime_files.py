@@ -12,29 +12,49 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors.torch import save
-from torch import Tensor
+from torch import Tensor, nn
 
 from caloforge.aids.emphasis import EmphasisSettings
 from caloforge.atomic import replace_file
+from caloforge.deployment.one_pass import one_pass_autoregressive, one_pass_coupling
 from caloforge.detectors import Detector
 from caloforge.detectors.grids import PolarGrid
 from caloforge.errors import UsageError
 from caloforge.kernels.ops.linear_rational import MARGIN, MIN_SIZE, MIN_SLOPE, SLOPE_SHIFT
 from caloforge.models import Aid, ShowerModel, aid_class, aid_kinds
 from caloforge.nn.autoregressive import AutoregressiveFlow
+from caloforge.nn.coupling import CouplingFlow
+from caloforge.parts.distillation import DistilledModel
+from caloforge.parts.layer_energies import LayerEnergyFlow
 from caloforge.parts.point_model import PointCloudModel
 from caloforge.parts.point_settings import SAMPLERS
-from caloforge.representation import ROOM, EnergyScale, LogEnergy
+from caloforge.representation import (
+    ROOM,
+    EnergyConditions,
+    EnergyScale,
+    FixedEnergy,
+    LayerEnergies,
+    LogEnergy,
+    LogShares,
+    VoxelShares,
+)
 from caloforge.zoo.caloflow import CaloFlow
+from caloforge.zoo.caloinn import CaloINN
+from caloforge.zoo.caloinn_factorised import CaloINNFactorised
+from caloforge.zoo.icaloflow import ICaloFlow
+from caloforge.zoo.l2lflows import AutoregressiveLayer, L2LFlows
 
 __all__ = ["FORMAT", "KINDS", "RuntimeFiles", "aid_support", "runtime_files", "write_runtime_files"]
 
 #: Version of runtime.json; model.cpp has the same number.
-FORMAT = 1
+FORMAT = 2
 
 #: Aids that change generation and that the runtime knows, by kind of model.
 _KNOWN_AIDS: Mapping[str, frozenset[str]] = {
-    "caloflow": frozenset({"emphasis"}),
+    **dict.fromkeys(
+        ("caloflow", "caloflow-student", "caloinn", "caloinn-factorised", "icaloflow", "icaloflow-student", "l2lflows"),
+        frozenset({"emphasis"}),
+    ),
     **dict.fromkeys(
         ("caloclouds2", "caloclouds3"), frozenset({"layer-factors", "moment-map", "totals-map", "trend"})
     ),
@@ -83,7 +103,11 @@ def runtime_files(model: ShowerModel) -> RuntimeFiles:
 
 
 def _instead(kind: str) -> str:
-    return "--target onnx carries it" if kind == "caloinn" else "'caloforge generate' makes its showers into a file"
+    return (
+        "--target ddml-l2lflows carries it on 'ild-ecal/90x90'"
+        if kind == "l2lflows-conv"
+        else "'caloforge generate' makes its showers into a file"
+    )
 
 
 def write_runtime_files(folder: Path, model: ShowerModel, name: str) -> None:
@@ -157,53 +181,184 @@ def _network(name: str, unpacked: tuple[list[Tensor], Tensor]) -> dict[str, Tens
     return {f"{name}.plan": plan} | {f"{name}.weights.{k}": weight.float().clone() for k, weight in enumerate(weights)}
 
 
+def _flow(name: str, flow: nn.Module) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Settings and tensors of a flow of vectors.
+
+    Raises:
+        UsageError: if the runtime does not know it.
+    """
+    if isinstance(flow, CouplingFlow):
+        return one_pass_coupling(name, flow)
+    assert isinstance(flow, AutoregressiveFlow)  # there are no others
+    if flow.reads_latents:
+        return one_pass_autoregressive(name, flow)
+    return {"kind": "autoregressive", "spline": flow.spline_shape}, _network(name, flow.unpacked())
+
+
 def _log_energy(energy: LogEnergy) -> dict[str, float]:
-    assert energy.factor == 1  # other kinds of models have one
-    return {"reference": energy.reference, "offset": energy.offset}
+    return {"reference": energy.reference, "offset": energy.offset, "factor": energy.factor}
+
+
+def _energies(representation: LayerEnergies) -> dict[str, Any]:
+    scale = representation.scale
+    fixed = scale.reference if isinstance(scale, FixedEnergy) else 0.0
+    return {
+        "recursive": representation.recursive,
+        "scale": float(scale.value) if isinstance(scale, EnergyScale) else 1.0,
+        "extra": scale.extra if isinstance(scale, EnergyScale) else 0.0,
+        "alpha": representation.logit.alpha,
+        "fixed": fixed,
+    }
+
+
+def _shares(shares: VoxelShares) -> dict[str, Any]:
+    dropped: list[int] = []
+    if shares.dropped is not None:
+        starts = np.cumsum([0, *shares.sums.layer_sizes])[:-1]
+        dropped = (shares.dropped.dropped.numpy() - starts).tolist()
+    noisy = not shares.share_noise
+    return {
+        "alpha": shares.logit.alpha,
+        "postprocessing": shares.postprocessing,
+        "noise": shares.settings.noise if noisy else 0.0,
+        "energy_noise": shares.settings.energy_noise,
+        "share_noise": shares.share_noise,
+        "energy_shift": shares.energy_shift.double().tolist(),
+        "cut": shares.cut,
+        "least": shares.least,
+        "dropped": dropped,
+    }
+
+
+def _emphasis(model: ShowerModel) -> float:
+    found = [aid.config for aid in model.aids.values() if isinstance(aid, Aid) and aid.kind == "emphasis"]
+    return found[0].factor if found and isinstance(found[0], EmphasisSettings) else 1.0
 
 
 # ---- kinds of models ------------------------------------------------------------------------------------------------
 
 
-def _caloflow(model: ShowerModel) -> RuntimeFiles:
-    assert isinstance(model, CaloFlow)
-    shares, representation = model.shares, model.energies.representation
-    if shares.dropped is not None:
-        raise UsageError(
-            "the C++ runtime does not know models with 'drop_voxel'; one trained without it makes showers as good"
-        )
-    scale = representation.scale
-    assert isinstance(scale, EnergyScale)
-    emphasis = [
-        helper.config for helper in model.aids.values() if isinstance(helper, Aid) and helper.kind == "emphasis"
-    ]
-    factor = emphasis[0].factor if emphasis and isinstance(emphasis[0], EmphasisSettings) else 1.0
-    settings = model.config
-    flows: dict[str, AutoregressiveFlow] = {"energies": model.energies.flow, "shapes": model.shapes}
+def _two_flows(
+    model: ShowerModel, energies: LayerEnergyFlow, shapes: nn.Module, shares: VoxelShares, conditions: EnergyConditions,
+    stream: str, *, first: bool,
+) -> RuntimeFiles:  # fmt: skip
+    """Energies of the layers from one flow, shares of the voxels from another."""
+    of_energies, energy_tensors = _flow("energies", energies.flow)
+    of_shapes, shape_tensors = _flow("shapes", shapes)
     return RuntimeFiles(
         {
-            "energies": {
-                "spline": flows["energies"].spline_shape,
-                "recursive": representation.recursive,
-                "scale": float(scale.value),
-                "extra": scale.extra,
-                "alpha": representation.logit.alpha,
-            },
-            "log_incident": _log_energy(model.energy_conditions.log_incident),
-            "log_layers": _log_energy(model.energy_conditions.log_layers),
-            "emphasis": factor,
-            "shapes": {
-                "spline": flows["shapes"].spline_shape,
-                "alpha": shares.logit.alpha,
-                "postprocessing": shares.postprocessing,
-                "noise": settings.noise,
-                "energy_noise": settings.energy_noise,
-                "energy_shift": shares.energy_shift.double().tolist(),
-                "cut": shares.cut,
-                "least": shares.least,
-            },
+            "energies": _energies(energies.representation) | {"flow": of_energies},
+            "log_incident": _log_energy(conditions.log_incident),
+            "log_layers": _log_energy(conditions.log_layers),
+            "emphasis": _emphasis(model),
+            "shapes": _shares(shares) | {"flow": of_shapes, "stream": stream, "first": first},
         },
-        {key: value for name, flow in flows.items() for key, value in _network(name, flow.unpacked()).items()},
+        energy_tensors | shape_tensors,
+    )
+
+
+def _caloflow(model: ShowerModel) -> RuntimeFiles:
+    made = model.model if isinstance(model, DistilledModel) else model
+    assert isinstance(made, CaloFlow)
+    return _two_flows(model, made.energies, made.shapes, made.shares, made.energy_conditions, "shapes", first=False)
+
+
+def _caloinn_factorised(model: ShowerModel) -> RuntimeFiles:
+    assert isinstance(model, CaloINNFactorised)
+    return _two_flows(model, model.energies, model.flow, model.shares, model.energy_conditions, "flow", first=True)
+
+
+def _caloinn(model: ShowerModel) -> RuntimeFiles:
+    assert isinstance(model, CaloINN)
+    of_flow, tensors = _flow("flow", model.flow)
+    made, settings = model.representation, {"flow": of_flow, "emphasis": _emphasis(model)}
+    settings |= {"log_incident": _log_energy(model.energy_conditions.log_incident)}
+    if isinstance(made, LogShares):
+        shapes = {"whole": made.of == "shower", "width": made.width, "alpha": made.log.alpha}
+        return RuntimeFiles(settings | {"logarithms": True, "shapes": shapes}, tensors)
+    own = {"logarithms": False, "energies": _energies(made.energies), "shapes": _shares(made.shares)}
+    return RuntimeFiles(settings | own, tensors)
+
+
+def _icaloflow(model: ShowerModel) -> RuntimeFiles:
+    made = model.model if isinstance(model, DistilledModel) else model
+    assert isinstance(made, ICaloFlow)
+    tensors: dict[str, Tensor] = {}
+    flows: dict[str, Any] = {}
+    for name in ("first", "following"):
+        flow = getattr(made, name)
+        if flow is not None:
+            flows[name], own = _flow(name, flow)
+            tensors |= own
+    of_energies, own = _flow("energies", made.energies.flow)
+    conditions = made.conditions
+    return RuntimeFiles(
+        flows
+        | {
+            "energies": _energies(made.energies.representation) | {"flow": of_energies},
+            "log_incident": _log_energy(conditions.energies.log_incident),
+            "log_layers": _log_energy(conditions.energies.log_layers),
+            "emphasis": _emphasis(model),
+            "shapes": _shares(made.shares),
+            "noise": made.config.noise,
+            "reference": conditions.reference,
+            "alpha": made.config.alpha,
+            "logits": conditions.kind == "logits",
+        },
+        tensors | own,
+    )
+
+
+def _l2lflows(model: ShowerModel) -> RuntimeFiles:
+    assert isinstance(model, L2LFlows)
+    assert model.energies is not None  # only the convolutional ones may have none
+    of_energies, tensors = _flow("energies", model.energies.flow)
+    flows: dict[str, Any] = {}
+    for name, layer in model.layers.items():
+        assert isinstance(layer, AutoregressiveLayer)
+        of_flow, own = _flow(name, layer.flow)
+        tensors |= own
+        linear = [part for part in layer.embedding or () if isinstance(part, nn.Linear)]
+        weights = [weight for part in linear for weight in (part.weight, part.bias)]
+        tensors |= {f"{name}.embedding.weights.{k}": w.detach().float().clone() for k, w in enumerate(weights)}
+        if layer.place is not None:
+            tensors[f"{name}.place.weights.0"] = layer.place.numbers.detach().float().clone()
+        flows[name] = {
+            "flow": of_flow,
+            "shares": _shares(layer.shares),
+            "size": layer.shares.sums.layer_sizes[0],
+            "each": 0 if layer.place is None else layer.place.features,
+            "sharing": len(model.groups[name]),
+            "seen": linear[0].in_features if linear else 0,
+            "hidden": linear[0].out_features if linear else 1,
+            "made": linear[1].out_features if linear else 1,
+        }
+    layers = []
+    for number, name in enumerate(model.names):
+        flow = next((key for key in flows if number in model.groups[key]), "")
+        before = max(0, model.config.previous - number) if model.config.share and flow else 0
+        layers.append(
+            {
+                "name": name,
+                "flow": flow,
+                "place": model.groups[flow].index(number) if flow else 0,
+                "missing": before * model.detector.readout.layer_sizes[number],
+            }
+        )
+    conditions = model.energy_conditions
+    return RuntimeFiles(
+        {
+            "energies": _energies(model.energies.representation) | {"flow": of_energies},
+            "log_incident": _log_energy(conditions.log_incident),
+            "log_layers": _log_energy(conditions.log_layers),
+            "emphasis": _emphasis(model),
+            "least": model.least,
+            "shift": model.dequantisation.energy_shift.double().tolist(),
+            "previous": model.config.previous,
+            "flows": flows,
+            "layers": layers,
+        },
+        tensors,
     )
 
 
@@ -233,6 +388,12 @@ def _caloclouds(model: ShowerModel) -> RuntimeFiles:
 
 KINDS: Mapping[str, Callable[[ShowerModel], RuntimeFiles]] = {
     "caloflow": _caloflow,
+    "caloflow-student": _caloflow,
+    "caloinn": _caloinn,
+    "caloinn-factorised": _caloinn_factorised,
+    "icaloflow": _icaloflow,
+    "icaloflow-student": _icaloflow,
+    "l2lflows": _l2lflows,
     "caloclouds2": _caloclouds,
     "caloclouds3": _caloclouds,
 }

@@ -21,7 +21,7 @@ from caloforge.parts.layer_voxels import LayerByLayer, LayerByLayerConfig, Layer
 from caloforge.representation import EncodedShares, ShareSettings, VoxelShares, check_noise
 from caloforge.validation import Settings, Size
 
-__all__ = ["EmbeddingSize", "L2LFlows", "L2LFlowsConfig"]
+__all__ = ["AutoregressiveLayer", "EmbeddingSize", "L2LFlows", "L2LFlowsConfig"]
 
 
 class EmbeddingSize(Settings):
@@ -87,7 +87,7 @@ class L2LFlows(LayerByLayer):
     def layer_flow(self, group: tuple[int, ...]) -> LayerFlow | None:
         """See :meth:`caloforge.parts.layer_voxels.LayerByLayer.layer_flow`."""
         # The share of a layer's only voxel is 1, so there is nothing to learn about it.
-        return None if self.detector.readout.layer_sizes[group[0]] == 1 else _AutoregressiveLayer(self, group)
+        return None if self.detector.readout.layer_sizes[group[0]] == 1 else AutoregressiveLayer(self, group)
 
     @property
     def counts_deposits(self) -> bool:
@@ -99,7 +99,7 @@ class L2LFlows(LayerByLayer):
         return VoxelShares(self.config, self.detector).describe()
 
 
-class _AutoregressiveLayer(LayerFlow):
+class AutoregressiveLayer(LayerFlow):
     """Shares of one layer's voxels, or of those of any layer of a group, from a masked autoregressive flow."""
 
     flow: AutoregressiveFlow
@@ -131,6 +131,7 @@ class _AutoregressiveLayer(LayerFlow):
         )
 
     def encode(self, noisy: Tensor) -> EncodedShares:
+        """See :meth:`caloforge.parts.layer_voxels.LayerFlow.encode`."""
         return self.shares.encode(noisy)
 
     def _context(self, conditions: Tensor) -> Tensor:
@@ -142,12 +143,15 @@ class _AutoregressiveLayer(LayerFlow):
         return torch.cat(parts, dim=1)
 
     def log_prob(self, y: Tensor, conditions: Tensor) -> Tensor:
+        """See :meth:`caloforge.parts.layer_voxels.LayerFlow.log_prob`."""
         return self.flow.log_prob(y, self._context(conditions))
 
     def sample(self, latents: Tensor, conditions: Tensor) -> Tensor:
+        """See :meth:`caloforge.parts.layer_voxels.LayerFlow.sample`."""
         y, _ = self.flow.inverse(latents, self._context(conditions))
         return y
 
     def decode(self, y: Tensor, energy: Tensor | None) -> Tensor:
+        """See :meth:`caloforge.parts.layer_voxels.LayerFlow.decode`."""
         assert energy is not None
         return self.shares.decode(y, energy)

@@ -22,33 +22,6 @@ Packed::Packed(size_t count) {
 #endif
 }
 
-namespace {
-
-constexpr int64_t kLargest = 1 << 22;  // of any size in a plan
-
-// Weights and biases of one network, in the order in which the kernels take them.
-class Weights {
-public:
-    Weights(const Tensors& tensors, const std::string& name) : tensors_(tensors), name_(name) {}
-
-    void take(int64_t count) {
-        rooms_.emplace_back();
-        const std::string number = std::to_string(pointers_.size());
-        pointers_.push_back(tensors_.floats(name_ + ".weights." + number, count, rooms_.back()));
-    }
-    void take(int64_t rows, int64_t columns) {
-        take(rows * columns);
-        take(rows);
-    }
-    const float* const* data() const { return pointers_.data(); }
-
-private:
-    const Tensors& tensors_;
-    const std::string& name_;
-    std::vector<std::vector<float>> rooms_;
-    std::vector<const float*> pointers_;
-};
-
 void need_sizes(const std::vector<int64_t>& plan, size_t count) {
     need(plan.size() >= count, "a plan is too short");
     for (size_t k = 0; k < count; ++k) need(plan[k] >= 0 && plan[k] <= kLargest, "a size in a plan is out of range");
@@ -59,7 +32,13 @@ void need_places(const int64_t* from, int64_t count, int64_t limit) {
          "a plan names a value that is not there");
 }
 
-}  // namespace
+std::unique_ptr<Flow> open_flow(const Tensors& tensors, const std::string& name, const Json& settings) {
+    const std::string& kind = settings["kind"].text();
+    const std::vector<double> spline = settings["spline"].numbers(4);
+    if (kind == "autoregressive") return std::make_unique<AutoregressiveSampler>(tensors, name, spline);
+    need(kind == "one-pass", "a flow is of an unknown kind");
+    return std::make_unique<OnePassSampler>(tensors, name, spline);
+}
 
 // ---- autoregressive -------------------------------------------------------------------------------------------------
 

@@ -11,11 +11,20 @@ namespace caloforge::runtime {
 
 namespace {
 
-constexpr int64_t kFormat = 1;  // of runtime.json
+constexpr int64_t kFormat = 2;  // of runtime.json
 
 using Opener = std::unique_ptr<Model> (*)(Json, std::unique_ptr<Tensors>);
 constexpr std::pair<const char*, Opener> kKinds[] = {
-    {"caloflow", open_caloflow}, {"caloclouds2", open_caloclouds}, {"caloclouds3", open_caloclouds}};
+    {"caloflow", open_caloflow},
+    {"caloflow-student", open_caloflow},
+    {"caloinn", open_caloinn},
+    {"caloinn-factorised", open_caloflow},
+    {"icaloflow", open_icaloflow},
+    {"icaloflow-student", open_icaloflow},
+    {"l2lflows", open_l2lflows},
+    {"caloclouds2", open_caloclouds},
+    {"caloclouds3", open_caloclouds},
+};
 
 template <size_t N>
 void copy_text(const std::string& text, char (&to)[N]) {

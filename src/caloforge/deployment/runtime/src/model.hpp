@@ -71,6 +71,9 @@ public:
 
 // One function for each kind; the list of kinds is in model.cpp.
 std::unique_ptr<Model> open_caloflow(Json description, std::unique_ptr<Tensors> tensors);
+std::unique_ptr<Model> open_caloinn(Json description, std::unique_ptr<Tensors> tensors);
+std::unique_ptr<Model> open_icaloflow(Json description, std::unique_ptr<Tensors> tensors);
+std::unique_ptr<Model> open_l2lflows(Json description, std::unique_ptr<Tensors> tensors);
 std::unique_ptr<Model> open_caloclouds(Json description, std::unique_ptr<Tensors> tensors);
 
 std::unique_ptr<Model> open_model(const std::string& directory);

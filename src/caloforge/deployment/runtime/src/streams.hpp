@@ -39,7 +39,7 @@ private:
 // Uniform numbers in [0, 1) of one shower, those of numpy's Generator(Philox).random().
 class Uniforms {
 public:
-    Uniforms(const Stream& stream, uint64_t shower) : key_(stream.key()), shower_(shower) {}
+    Uniforms(const Stream& stream, uint64_t shower, uint64_t attempt = 0) : key_(stream.key()), shower_(shower), attempt_(attempt) {}
 
     double next() {
         if (at_ == 4) refill();
@@ -48,7 +48,7 @@ public:
 
 private:
     void refill() {
-        std::array<uint64_t, 4> c{++counter_, 0, 0, shower_};
+        std::array<uint64_t, 4> c{++counter_, 0, attempt_, shower_};
         std::array<uint64_t, 2> k = key_;
         for (int round = 0; round < 10; ++round) {
             uint64_t high[2], low[2];
@@ -72,7 +72,7 @@ private:
 
     std::array<uint64_t, 2> key_;
     std::array<uint64_t, 4> words_{};
-    uint64_t shower_, counter_ = 0;
+    uint64_t shower_, attempt_, counter_ = 0;
     int at_ = 4;
 };
 

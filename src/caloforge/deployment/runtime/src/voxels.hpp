@@ -22,10 +22,10 @@ class LayerEnergies {
 public:
     explicit LayerEnergies(const Json& settings)
         : recursive_(settings["recursive"].boolean()), scale_(settings["scale"].number()), extra_(settings["extra"].number()),
-          alpha_(settings["alpha"].number()) {}
+          alpha_(settings["alpha"].number()), fixed_(settings["fixed"].number()) {}
 
     void restore(int layers, const float* logits, double incident, double* energies) const {
-        const double available = incident * scale_ + extra_;
+        const double available = fixed_ > 0 ? fixed_ : incident * scale_ + extra_;
         for (int l = 0; l < layers; ++l) energies[l] = unit_interval(unlogit(double(logits[l]), alpha_));
         if (recursive_) {
             double left = energies[0] * available;  // of this layer and all behind it
@@ -39,6 +39,7 @@ public:
         }
         double sum = 0;
         for (int l = 0; l < layers; ++l) sum += energies[l] *= available;
+        if (fixed_ > 0) return;  // fractions of a fixed energy bound each layer by itself
         const double factor = available / std::max(sum, 1e-16);
         if (factor < 1)
             for (int l = 0; l < layers; ++l) energies[l] *= factor;
@@ -46,16 +47,17 @@ public:
 
 private:
     bool recursive_;
-    double scale_, extra_, alpha_;
+    double scale_, extra_, alpha_, fixed_;
 };
 
 // Logarithms of energies as conditions of a flow.
 struct LogEnergy {
-    double reference, offset;
-    explicit LogEnergy(const Json& settings) : reference(settings["reference"].number()), offset(settings["offset"].number()) {
-        need(reference > 0 && offset >= 0, "a reference energy is out of range");
+    double reference, offset, factor;
+    explicit LogEnergy(const Json& settings)
+        : reference(settings["reference"].number()), offset(settings["offset"].number()), factor(settings["factor"].number()) {
+        need(reference > 0 && offset >= 0 && factor > 0, "a reference energy is out of range");
     }
-    double operator()(double energy) const { return std::log10((energy + offset) / reference); }
+    double operator()(double energy) const { return factor * std::log10((energy + offset) / reference); }
 };
 
 // Shares of the voxels and noisy energies of the layers to deposits.
@@ -64,21 +66,28 @@ public:
     SharesToDeposits(const Json& settings, std::vector<int64_t> sizes)
         : sizes_(std::move(sizes)), alpha_(settings["alpha"].number()), noise_(settings["noise"].number()),
           energy_noise_(settings["energy_noise"].number()), cut_(settings["cut"].number()), least_(settings["least"].number()),
-          shift_(settings["energy_shift"].numbers(sizes_.size())) {
+          share_noise_(settings["share_noise"].number()), shift_(settings["energy_shift"].numbers(sizes_.size())) {
         const std::string& back = settings["postprocessing"].text();
         need(back == "exact" || back == "renormalise" || back == "multiply", "deposits are made in an unknown way");
         way_ = back == "exact" ? Way::exact : back == "renormalise" ? Way::renormalise : Way::multiply;
+        dropped_.assign(sizes_.size(), -1);
+        const auto& dropped = settings["dropped"].list();
+        need(dropped.empty() || dropped.size() == sizes_.size(), "not as many voxels are left out as there are layers");
+        for (size_t l = 0; l < dropped.size(); ++l) dropped_[l] = int(dropped[l].whole(0, sizes_[l] - 1));
         need(alpha_ > 0 && alpha_ < 0.5 && least_ > 0 && noise_ >= 0 && energy_noise_ >= 0, "a setting is out of range");
     }
 
-    // Number of logits: voxels of layers that have several.
+    // Number of logits: voxels of layers that have several, less those that are left out.
     int64_t features() const {
         int64_t all = 0;
-        for (int64_t size : sizes_) all += size > 1 ? size : 0;
+        for (size_t l = 0; l < sizes_.size(); ++l) all += sizes_[l] > 1 ? sizes_[l] - (dropped_[l] >= 0) : 0;
         return all;
     }
 
-    // Work memory.
+    // Voxels of the first layer.
+    int64_t size() const { return sizes_[0]; }
+
+    // Work memory; `values` are the deposits of the last layer that was made.
     struct Room {
         std::vector<double> values, kept;
         std::vector<int> order;
@@ -91,11 +100,15 @@ public:
             const int size = int(sizes_[l]);
             room.values.resize(size_t(size));
             double* const values = room.values.data();
+            const int missing = size > 1 ? dropped_[l] : -1;
+            double taken = 0;
             for (int i = 0; i < size; ++i) {
+                if (i == missing) continue;
                 const double share = size == 1 ? 1 : unlogit(double(*logits++), alpha_);
-                values[i] = way_ == Way::renormalise ? share : unit_interval(share);
+                taken += values[i] = way_ == Way::renormalise ? share : unit_interval(share);
                 finite &= std::isfinite(share);
             }
+            if (missing >= 0) values[missing] = way_ == Way::renormalise ? 1 - taken : std::max(1 - taken, 0.0);
             finite &= std::isfinite(energies[l]);
             if (!finite) return false;
             layer(size, values, energies[l], shift_[l], room);
@@ -114,6 +127,8 @@ private:
             double clean = energy - shift;
             clean = clean >= least_ - energy_noise_ / 2 ? least_ + std::fabs(clean - least_) : std::max(clean, 0.0);
             const double total = clean + size * (noise_ / 2);
+            if (share_noise_ > 0)
+                for (int i = 0; i < size; ++i) values[i] = std::max((1 + share_noise_) * values[i] - share_noise_ / 2, 0.0);
             for (int i = 0; i < size; ++i) values[i] = values[i] * total - noise_ / 2;
             cut(size, values, clean, room);
             return;
@@ -169,8 +184,9 @@ private:
     }
 
     std::vector<int64_t> sizes_;
-    double alpha_, noise_, energy_noise_, cut_, least_;
+    double alpha_, noise_, energy_noise_, cut_, least_, share_noise_;
     std::vector<double> shift_;
+    std::vector<int> dropped_;  // the voxel of each layer that follows from the others, or -1
     Way way_;
 };
 
