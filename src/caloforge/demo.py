@@ -12,6 +12,7 @@ from caloforge import datasets
 from caloforge.atomic import save_figure
 from caloforge.detectors import EnergySpectrum, load_detector, particle_id
 from caloforge.errors import OutputError
+from caloforge.evaluation import Scores
 from caloforge.evaluation.files import FileEvaluation, prepare_evaluation
 from caloforge.generation import GenerationResult, SpectrumConditions, generate
 from caloforge.progress import progress
@@ -26,6 +27,8 @@ from caloforge.training import TrainingResult, train
 __all__ = ["Demo", "ReportedEvaluation", "SimulationDemo"]
 
 _SAMPLE = "calogan-gamma-sample"
+_PACKAGED = "calogan-gamma"
+_MEASURE = "boosted"
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,10 @@ class SimulationDemo:
     files: list[Path]
 
 
+#: An AUC and its error.
+Scored = tuple[float, float]
+
+
 @dataclass(frozen=True)
 class ReportedEvaluation:
     """What the evaluation found.
@@ -52,10 +59,12 @@ class ReportedEvaluation:
     Attributes:
         page: the report.
         lines: three sentences that sum it up.
+        scores: AUC of boosted trees and its error, by what was judged: the demonstration's model, and Geant4 as the floor.
     """
 
     page: Path
     lines: list[str]
+    scores: dict[str, Scored]
 
 
 @dataclass(frozen=True)
@@ -149,7 +158,34 @@ class Demo:
             result = job.run(keep=keep, advance=bar.advance)
         files = write_report(result, folder)
         assert files.page is not None  # it was not asked to leave it out
-        return ReportedEvaluation(files.page, summary_lines(result))
+        floor = {} if result.floor is None else {"Geant4": result.floor}
+        scores = {name: _score(found) for name, found in {"this model": result.generated, **floor}.items()}
+        return ReportedEvaluation(files.page, summary_lines(result), {k: v for k, v in scores.items() if v is not None})
+
+    def judge_packaged(self, showers: int) -> Scored | None:
+        """The same test of as many showers of the model that ships with the package.
+
+        Args:
+            showers: how many to generate.
+        """
+        conditions = SpectrumConditions(EnergySpectrum.parse("1:100"), showers, self.seed, particle_id("gamma"))
+        made = self.out / "packaged.h5"
+        generate(
+            _PACKAGED, conditions, made, seed=self.seed, threads=self.jobs, resume=not self.overwrite, overwrite=self.overwrite,
+            command="caloforge demo", show=False,
+        )  # fmt: skip
+        job = prepare_evaluation(
+            made, f"{_SAMPLE}:test", suite="quick", only=(_MEASURE,), model=_PACKAGED, seed=self.seed, timing=False
+        )
+        return _score(job.run().generated)
+
+
+def _score(scores: Scores) -> Scored | None:
+    found = scores.classifiers.get(_MEASURE)
+    if found is None:
+        return None
+    error = found.auc.error
+    return found.auc.mean, found.statistical_error if error is None else error
 
 
 def _typical(showers: Showers) -> int:
