@@ -71,6 +71,13 @@ def running(folder: Path) -> Iterator[Path]:
             raise RuntimeError(f"no Slurm: {said.stdout}{said.stderr} {(folder / 'd.log').read_text()[-500:]}")
         yield conf
     finally:
+        # The steps of its jobs are processes of their own, which end with the jobs.
+        subprocess.run(["scancel", "--user", "root", "--full"], env=environment, capture_output=True, check=False)
+        for _ in range(50):
+            left = subprocess.run(["squeue", "-h"], env=environment, capture_output=True, text=True, check=False)
+            if not left.stdout.strip():
+                break
+            time.sleep(0.2)
         for daemon in daemons:
             daemon.kill()
             daemon.wait()
