@@ -15,7 +15,10 @@ from model_samples import toy_detector
 from caloforge import plugins
 from caloforge.cli.main import main
 from caloforge.errors import ConfigError, PluginError
+from caloforge.evaluation import catalogue
+from caloforge.evaluation.measures import find_measure, measure_names
 from caloforge.models import aid_kinds, build_model, model_class, model_kinds
+from caloforge.showers.formats.base import Format
 
 #: A model of somebody else's, whose file stands somewhere on the path.
 MODEL = """
@@ -87,6 +90,41 @@ def test_presets_and_trained_models_are_files(group: str) -> None:
 def test_every_entry_of_the_package_loads_and_bears_its_name(group: str) -> None:
     for name in plugins.names(group):
         assert plugins.load(group, name).kind == name
+
+
+@pytest.mark.parametrize("group", ["measures", "formats"])
+def test_measures_and_formats_of_the_package_stand_in_modules_that_list_them(group: str) -> None:
+    """Mutation: a name in ``ENTRIES`` that nothing bears, or an object that no ``ENTRIES`` names."""
+    found = plugins.find(group)
+    assert {"fpd", "boosted", "response"} <= set(found) if group == "measures" else {"native", "hits"} <= set(found)
+    held = set()
+    for name, plugin in found.items():
+        assert plugins.load(group, name).name == name
+        module = sys.modules[plugin.value]
+        objects = (
+            module.MEASURES if group == "measures" else [v for v in vars(module).values() if isinstance(v, Format)]
+        )
+        held |= {one.name for one in objects}
+    assert held == set(found)
+
+
+def test_a_new_measure_is_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Mutation: a table of names somewhere else."""
+    folder = Path(catalogue.__file__).parent
+    monkeypatch.setattr(catalogue, "__path__", [str(folder), str(tmp_path)])
+    (tmp_path / "lit.py").write_text(
+        "from caloforge.evaluation import Measure, Number\n"
+        'ENTRIES = ("lit",)\n'
+        'MEASURES = (Measure("lit", "lit voxels", "measured", lambda job: [Number(title="n", value=2.0)]),)\n'
+    )
+    original = plugins._folder
+    monkeypatch.setattr(
+        plugins, "_folder", lambda value: tmp_path if value == "caloforge.evaluation.catalogue" else original(value)
+    )
+    plugins.find.cache_clear()
+    assert measure_names() == ["lit"]
+    assert find_measure("lit").title == "lit voxels"
+    sys.modules.pop("caloforge.evaluation.catalogue.lit")
 
 
 def test_a_model_of_another_package_is_built_like_any_other(offer: Any) -> None:

@@ -9,14 +9,37 @@ from typing import Any
 
 import pytest
 
+import caloforge as cf
+from caloforge.arguments import typed
 from caloforge.cli import evaluate as evaluate_command
+from caloforge.cli import files as files_command
 from caloforge.cli import generate as generate_command
+from caloforge.cli import simulate as simulate_command
+from caloforge.cli import study as study_command
+from caloforge.cli import train as train_command
 from caloforge.cli.expand import with_options
 from caloforge.errors import UsageError
 from caloforge.evaluation import evaluate, plan_evaluation
 from caloforge.evaluation.files import prepare_evaluation
 from caloforge.generation import generate, likelihood
-from caloforge.options import EvaluateOptions, GenerateOptions, LikelihoodOptions, Options, options_of
+from caloforge.options import (
+    ConvertOptions,
+    EvaluateOptions,
+    GenerateOptions,
+    LikelihoodOptions,
+    Options,
+    SimulateOptions,
+    StudyCloudsOptions,
+    StudyLearningOptions,
+    StudyModelsOptions,
+    StudyParticlesOptions,
+    StudyVariantsOptions,
+    TrainOptions,
+    options_of,
+)
+from caloforge.simulation import simulate_to_file
+from caloforge.studies import run_study, study_clouds, study_learning, study_models, study_particles
+from caloforge.training import train
 
 
 def test_options_are_frozen_and_checked_where_they_are_made() -> None:
@@ -26,7 +49,7 @@ def test_options_are_frozen_and_checked_where_they_are_made() -> None:
         options.seed = 3  # type: ignore[misc]
     for wrong, message in (
         ({"retrainings": 0}, "retrainings is 0, expected 1 or more"),
-        ({"max_showers": 9}, "max showers is 9, expected 10 or more"),
+        ({"max_showers": 9}, "max_showers is 9, expected 10 or more"),
         ({"seed": -1}, "seed is -1, expected 0 or more"),
         ({"only": "fpd"}, r"only is 'fpd', expected a list of words such as only=\['fpd'\]"),
     ):
@@ -41,6 +64,15 @@ VERBS = [
     (EvaluateOptions, evaluate_command.evaluate, (evaluate, plan_evaluation, prepare_evaluation)),
     (GenerateOptions, generate_command.generate, (generate,)),
     (LikelihoodOptions, generate_command.likelihood, (likelihood,)),
+    (SimulateOptions, simulate_command.simulate, (simulate_to_file, cf.simulate)),
+    (StudyModelsOptions, study_command.models, (study_models,)),
+    (StudyCloudsOptions, study_command.clouds, (study_clouds,)),
+    (StudyVariantsOptions, study_command.noise, (run_study,)),
+    (StudyVariantsOptions, study_command.symmetries, (run_study,)),
+    (StudyLearningOptions, study_command.learning, (study_learning,)),
+    (StudyParticlesOptions, study_command.particles, (study_particles,)),
+    (TrainOptions, train_command.train, (train, cf.train)),
+    (ConvertOptions, files_command.convert, (cf.convert,)),
 ]
 
 
@@ -67,3 +99,21 @@ def test_what_is_typed_becomes_the_object() -> None:
 
     verb(name="x", **EvaluateOptions(seed=5).plain() | {"only": ["fpd, kpd", "prdc"], "skip": None})
     assert seen == [("x", EvaluateOptions(seed=5, only=("fpd", "kpd", "prdc")))]
+
+
+@pytest.mark.parametrize(
+    ("cls", "wrong", "python", "command_line"),
+    [
+        (SimulateOptions, {"direction": "up"}, "direction is 'up', expected fixed, random, angles or barrel", "--direction is"),
+        (ConvertOptions, {"sub_cells": 0}, "sub_cells is 0, expected 1 or more", "--sub-cells is 0"),
+        (GenerateOptions, {"batch_size": 0}, "batch_size is 0, expected 1 or more", "--batch-size is 0"),
+    ],
+)  # fmt: skip
+def test_errors_call_an_argument_what_the_reader_calls_it(
+    cls: type[Options], wrong: dict[str, Any], python: str, command_line: str
+) -> None:
+    """Mutation: one of the two words for both."""
+    with pytest.raises(UsageError, match=f"^{python}"):
+        cls(**wrong)
+    with typed(), pytest.raises(UsageError, match=f"^{command_line}"):
+        cls(**wrong)

@@ -98,7 +98,7 @@ class Demo:
         detector = load_detector("calogan")
         path = self.out / "geant4.h5"
         summary = simulate_to_file(
-            detector, path, particle="gamma", spectrum="1:100", events=events, seed=self.seed, jobs=self.jobs,
+            detector, path, particle="gamma", energy="1:100", events=events, seed=self.seed, jobs=self.jobs,
             resume=not self.overwrite, overwrite=self.overwrite,
             command=f"caloforge demo --events {events} --seed {self.seed}",
         )  # fmt: skip

@@ -10,9 +10,26 @@ from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from typing import Annotated, Any, Self, get_args, get_origin, get_type_hints
 
+from caloforge.arguments import argument
 from caloforge.errors import UsageError
 
-__all__ = ["CLUSTER_HELP", "EvaluateOptions", "GenerateOptions", "LikelihoodOptions", "Option", "Options", "options_of"]
+__all__ = [
+    "CLUSTER_HELP",
+    "ConvertOptions",
+    "EvaluateOptions",
+    "GenerateOptions",
+    "LikelihoodOptions",
+    "Option",
+    "Options",
+    "SimulateOptions",
+    "StudyCloudsOptions",
+    "StudyLearningOptions",
+    "StudyModelsOptions",
+    "StudyParticlesOptions",
+    "StudyVariantsOptions",
+    "TrainOptions",
+    "options_of",
+]
 
 
 @dataclass(frozen=True)
@@ -22,12 +39,18 @@ class Option:
     Attributes:
         help: one sentence.
         least: smallest value of a number.
+        most: largest one.
+        choices: all values that a word may have; None stands for the default where that is None.
+        metavar: what stands for the value in ``--help``.
         commas: of a list: several words may stand in one value, with commas.
         flag: on the command line, where it is not the name.
     """
 
     help: str
-    least: int | None = None
+    least: float | None = None
+    most: float | None = None
+    choices: tuple[str, ...] = ()
+    metavar: str = ""
     commas: bool = False
     flag: str = ""
 
@@ -37,17 +60,24 @@ class Options:
     """Base of the options of all verbs.
 
     Raises:
-        UsageError: if a number is smaller than it may be, or a word stands where a list of words is expected.
+        UsageError: if a number is smaller or larger than it may be, a word is none of the choices, or one stands where a list of
+            words is expected.
     """
 
     def __post_init__(self) -> None:
         for name, _, option in options_of(type(self)):
-            value = getattr(self, name)
-            if option.least is not None and value is not None and value < option.least:
-                raise UsageError(f"{name.replace('_', ' ')} is {value}, expected {option.least} or more")
+            value, word = getattr(self, name), argument(name, option.flag)
+            if value is not None and (
+                (option.least is not None and value < option.least) or (option.most is not None and value > option.most)
+            ):
+                limits = f"{option.least:g} or more" if option.most is None else f"{option.least:g} to {option.most:g}"
+                raise UsageError(f"{word} is {value}, expected {limits}")
+            if option.choices and value is not None and value not in option.choices:
+                *others, last = option.choices
+                raise UsageError(f"{word} is '{value}', expected {', '.join(others)} or {last}")
             if isinstance(getattr(type(self), name), tuple):
                 if isinstance(value, str):
-                    raise UsageError(f"{name} is '{value}', expected a list of words such as {name}=['{value}']")
+                    raise UsageError(f"{word} is '{value}', expected a list of words such as {name}=['{value}']")
                 object.__setattr__(self, name, tuple(value or ()))
 
     @classmethod
@@ -78,6 +108,7 @@ _SEED = Option("Same seed, same result, for any number of processes.", least=0)
 _JOBS = Option("Number of processes.", least=1)
 _THREADS = Option("CPU threads of each process (default: its share).", least=1)
 _DEVICE = Option("cpu | cuda | cuda:N (default: where the model is; cpu for one that is loaded).")
+_RESUME = Option("Continue an interrupted run; what is finished is kept.")
 #: Also of verbs that have no such object yet.
 CLUSTER_HELP = "Dask workers instead of processes: local:N | tcp://HOST:PORT | FILE.yaml (Slurm, HTCondor ...)."
 _CLUSTER = Option(CLUSTER_HELP)
@@ -123,7 +154,7 @@ class GenerateOptions(Options):
         "native"
     )
     extrapolate: Annotated[bool, Option("Allow energies outside the trained range; the file says so.")] = False
-    resume: Annotated[bool, Option("Continue an interrupted run; what is finished is kept.")] = False
+    resume: Annotated[bool, _RESUME] = False
     overwrite: Annotated[bool, _OVERWRITE] = False
 
 
@@ -139,3 +170,195 @@ class LikelihoodOptions(Options):
     threads: Annotated[int | None, _THREADS] = None
     device: Annotated[str | None, _DEVICE] = None
     overwrite: Annotated[bool, _OVERWRITE] = False
+
+
+@dataclass(frozen=True)
+class SimulateOptions(Options):
+    """Which showers Geant4 makes, and how."""
+
+    particle: Annotated[str | None, Option("Name or PDG id (default: the detector's first).")] = None
+    energy: Annotated[
+        str | None, Option("GeV: 50 | 5,10,20 | 1:100 | 1:100:log | 10:100:10 (default: the detector's).")
+    ] = None
+    events: Annotated[int, Option("Number of showers.", least=1)] = 100
+    seed: Annotated[int, _SEED] = 1
+    jobs: Annotated[int | None, Option("Number of processes (default: all cores).", least=1)] = None
+    cluster: Annotated[str | None, _CLUSTER] = None
+    direction: Annotated[
+        str,
+        Option(
+            "Along the gun (fixed), or random within its range: as the detector says (random), even in the angles (angles), or "
+            "even over the face of a barrel segment (barrel).",
+            choices=("fixed", "random", "angles", "barrel"),
+        ),
+    ] = "fixed"
+    points: Annotated[bool, Option("Keep every deposit as a point instead of voxels.")] = False
+    field: Annotated[
+        float | None,
+        Option("Strength of the magnetic field, tesla, along the detector's own direction; 0 for none."),
+    ] = None
+    engine: Annotated[
+        str | None,
+        Option(
+            "What runs Geant4: calzone | geant4-pybind (default: calzone; with a magnetic field geant4-pybind).",
+            choices=("calzone", "geant4-pybind"),
+        ),
+    ] = None
+    geant4_data: Annotated[str, Option("Geant4's tables: auto | builtin | official | a directory.")] = "auto"
+    resume: Annotated[bool, _RESUME] = False
+    overwrite: Annotated[bool, _OVERWRITE] = False
+
+
+@dataclass(frozen=True)
+class TrainOptions(Options):
+    """How a model is trained."""
+
+    overrides: Annotated[
+        tuple[str, ...], Option("Change the preset: training.epochs=5.", flag="--set", metavar="KEY=VALUE")
+    ] = ()
+    stages: Annotated[
+        tuple[str, ...], Option("Train only this stage (may be given more than once).", flag="--stage")
+    ] = ()
+    val_fraction: Annotated[
+        float | None, Option("Share of showers kept for validation (default: the preset's).", least=0, most=0.9)
+    ] = None
+    seed: Annotated[int, Option("Same seed, same model.", least=0)] = 0
+    jobs: Annotated[
+        int, Option("Number of processes; each computes the gradients of its share of every batch.", least=1)
+    ] = 1
+    device: Annotated[str, Option("cpu | cuda | cuda:N")] = "cpu"
+    threads: Annotated[int | None, Option("CPU threads of each process (default: its share).", least=1)] = None
+    memory: Annotated[
+        float | None, Option("GB that the data may take; larger data stream from the file.", least=1e-6)
+    ] = None
+    tf32: Annotated[bool, Option("Let a GPU round matrix products (faster, not reproducible).")] = False
+    tensorboard: Annotated[bool, Option("Also log for TensorBoard.")] = False
+    resume: Annotated[bool, _RESUME] = False
+    overwrite: Annotated[bool, _OVERWRITE] = False
+
+
+@dataclass(frozen=True)
+class ConvertOptions(Options):
+    """What becomes of showers on their way into another file."""
+
+    format: Annotated[str, Option("native | calogan | calochallenge | showerdata | ild | edm4hep", flag="--to")] = (
+        "native"
+    )
+    kind: Annotated[
+        str | None, Option("voxels | points, where the format leaves a choice.", choices=("voxels", "points"))
+    ] = None
+    sub_cells: Annotated[
+        int | None,
+        Option("Merge points in sub-cells, this many along each side of a cell (6: 36 per cell).", least=1),
+    ] = None
+    position: Annotated[
+        str,
+        Option(
+            "Of merged points: at the highest deposit of the sub-cell, or at its centre.", choices=("highest", "centre")
+        ),
+    ] = "highest"
+    seed: Annotated[int, Option("Of the random shifts of the sub-cells.", least=0)] = 0
+    cells: Annotated[str | None, Option("Place points into cells: ideal (no gaps), or a cell map (TOML).")] = None
+    entry: Annotated[
+        str | None,
+        Option("Where the particles entered, mm, if points are not relative to that place.", metavar="X,Y"),
+    ] = None
+    cut: Annotated[float, Option("Cells with less are dark, MeV.", least=0)] = 0.0
+    collection: Annotated[str | None, Option("Of edm4hep: name of the hits' collection (CalorimeterHits).")] = None
+    resume: Annotated[bool, _RESUME] = False
+    overwrite: Annotated[bool, _OVERWRITE] = False
+
+
+_SAMPLES = Option("Showers to generate and compare (default: as many as the reference holds).", least=100)
+_RETRAININGS = Option("Of every classifier (default: the suite's).", least=1)
+_ONLY = Option("Only these of its measures, with commas.", commas=True)
+_SET = Option("Change the preset for all variants.", flag="--set", metavar="KEY=VALUE")
+_PLACE = Option("cpu | cuda | cuda:N")
+_ALL_THREADS = Option("CPU threads (default: all cores, or the share of each process).", least=1)
+
+
+@dataclass(frozen=True)
+class StudyModelsOptions(Options):
+    """How several models are compared."""
+
+    suite: Annotated[str, Option("Suite of the evaluation: quick | calogan | calochallenge.")] = "quick"
+    only: Annotated[tuple[str, ...], _ONLY] = ()
+    retrainings: Annotated[int | None, _RETRAININGS] = None
+    timing: Annotated[bool, Option("Also measure how fast the models are.")] = True
+    controls: Annotated[bool, Option("Also hold each against an untrained copy and against shuffled voxels.")] = False
+    seed: Annotated[int, _SEED] = 0
+    jobs: Annotated[int, Option("Number of processes; each works on one model at a time, teachers first.", least=1)] = 1
+    cluster: Annotated[str | None, _CLUSTER] = None
+    threads: Annotated[int | None, _ALL_THREADS] = None
+    device: Annotated[str, _PLACE] = "cpu"
+
+
+@dataclass(frozen=True)
+class StudyCloudsOptions(Options):
+    """How point-cloud models are compared."""
+
+    only: Annotated[tuple[str, ...], Option("Measures of the suite caloclouds, with commas.", commas=True)] = (
+        "caloclouds-profiles",
+        "layers",
+    )
+    retrainings: Annotated[int | None, _RETRAININGS] = None
+    seed: Annotated[int, _SEED] = 0
+    jobs: Annotated[int, Option("Number of processes; each works on one model at a time.", least=1)] = 1
+    threads: Annotated[int | None, _ALL_THREADS] = None
+    device: Annotated[str, _PLACE] = "cpu"
+
+
+@dataclass(frozen=True)
+class StudyVariantsOptions(Options):
+    """How variants of one training are compared."""
+
+    preset: Annotated[
+        str | None, Option("What to train (default: caloflow-small for noise, caloflow-tiny for symmetries).")
+    ] = None
+    overrides: Annotated[tuple[str, ...], _SET] = ()
+    showers: Annotated[int | None, _SAMPLES] = None
+    repetitions: Annotated[int, Option("Trainings of each variant, from different seeds.", least=1)] = 1
+    classifier: Annotated[
+        str | None, Option("Also train a classifier of the evaluation: caloflow-dnn-unnormalised.")
+    ] = None
+    rows: Annotated[int | None, Option("Training showers (default: the study's).", least=10)] = None
+    seed: Annotated[int, _SEED] = 0
+    threads: Annotated[int | None, _ALL_THREADS] = None
+    device: Annotated[str, _PLACE] = "cpu"
+
+
+@dataclass(frozen=True)
+class StudyLearningOptions(Options):
+    """How learning curves are measured."""
+
+    training: Annotated[
+        tuple[int, ...],
+        Option("Training showers, with commas (default: 1/16, 1/8, ... of all).", commas=True, metavar="N,N,..."),
+    ] = ()
+    classifier: Annotated[
+        tuple[int, ...],
+        Option(
+            "Showers of each kind for classifiers, with commas (default: 1/8, 1/4, 1/2 of all).",
+            commas=True,
+            metavar="N,N,...",
+        ),
+    ] = ()
+    only: Annotated[
+        tuple[str, ...],
+        Option("Only these of the measures, such as boosted, with commas (default: all five).", commas=True),
+    ] = ()
+    overrides: Annotated[tuple[str, ...], _SET] = ()
+    retrainings: Annotated[int | None, _RETRAININGS] = None
+    seed: Annotated[int, _SEED] = 0
+    threads: Annotated[int | None, _ALL_THREADS] = None
+    device: Annotated[str, _PLACE] = "cpu"
+
+
+@dataclass(frozen=True)
+class StudyParticlesOptions(Options):
+    """How two particles are told apart."""
+
+    noise_draws: Annotated[int, Option("Draws of the training noise to average over.", least=1)] = 1
+    showers: Annotated[int | None, Option("How many of each file (default: all).", least=10)] = None
+    seed: Annotated[int, _SEED] = 0
+    batch_size: Annotated[int, Option("Showers at a time.", least=1)] = 500

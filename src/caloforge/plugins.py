@@ -1,8 +1,10 @@
 """One registry for what the package and others bring: models, presets, trained models, aids, measures, formats.
 
-What the package itself brings is found by its files, named like them with dashes for underscores: modules of ``caloforge.zoo``
-and ``caloforge.aids``, YAML files and model directories beside the former. Another distribution names its entries in the entry
-point group ``caloforge.<group>``::
+What the package itself brings is found by its files. Models, aids, presets and trained models are named like them, with dashes
+for underscores: modules of ``caloforge.zoo`` and ``caloforge.aids``, YAML files and model directories beside the former. Modules
+of ``caloforge.evaluation.catalogue`` and ``caloforge.showers.formats`` say which measures and formats they hold, in a line
+``ENTRIES = ("fpd", "kpd")`` that is read without importing them. Another distribution names its entries in the entry point group
+``caloforge.<group>``::
 
     [project.entry-points."caloforge.models"]
     my-model = "mypackage.my_model"            # a module with a class of this kind, or module:object
@@ -21,6 +23,7 @@ sentence and stops nothing else.
 
 from __future__ import annotations
 
+import ast
 import importlib
 import pkgutil
 import warnings
@@ -37,11 +40,12 @@ from caloforge.errors import CaloForgeWarning, PluginError
 
 __all__ = ["GROUPS", "Plugin", "checked", "find", "load", "load_each", "locate", "names"]
 
-#: Folders of the package whose modules are entries, and those whose files are.
+#: Folders of the package whose modules are entries, those whose modules list entries, and those whose files are entries.
 _MODULES = {"models": "caloforge.zoo", "aids": "caloforge.aids"}
+_LISTED = {"measures": "caloforge.evaluation.catalogue", "formats": "caloforge.showers.formats"}
 _FILES = {"presets": "caloforge.zoo.presets", "pretrained": "caloforge.zoo.pretrained"}
 
-#: All groups, and what one of their entries is called. Measures and formats of the package itself stand in tables of their rooms.
+#: All groups, and what one of their entries is called.
 _WORDS = {
     "models": "model",
     "presets": "preset",
@@ -105,11 +109,26 @@ def _own(group: str) -> Iterator[tuple[str, str]]:
         for module in pkgutil.iter_modules(spec.submodule_search_locations if spec is not None else None):
             if not module.ispkg and not module.name.startswith("_"):
                 yield module.name.replace("_", "-"), f"{_MODULES[group]}.{module.name}"
+    elif group in _LISTED:
+        folder = _folder(_LISTED[group])
+        for path in [] if folder is None else sorted(folder.glob("*.py")):
+            for name in _listed(path):
+                yield name, f"{_LISTED[group]}.{path.stem}"
     elif group in _FILES:
         folder = _folder(_FILES[group])
         ending = "*.yaml" if group == "presets" else "*/model.json"
         for path in [] if folder is None else folder.glob(ending):
             yield path.stem if group == "presets" else path.parent.name, _FILES[group]
+
+
+def _listed(path: Path) -> tuple[str, ...]:
+    """The names in the line ``ENTRIES = ...`` of a module; nothing is imported."""
+    for statement in ast.parse(path.read_bytes()).body:
+        if isinstance(statement, ast.Assign) and any(
+            isinstance(target, ast.Name) and target.id == "ENTRIES" for target in statement.targets
+        ):
+            return tuple(ast.literal_eval(statement.value))
+    return ()
 
 
 def _folder(value: str) -> Path | None:
@@ -152,7 +171,8 @@ def locate(group: str, name: str) -> Path:
 def load(group: str, name: str) -> Any:
     """Load an entry.
 
-    If it is a module, the class in it whose attribute ``kind`` is the entry's name is the result.
+    If it is a module, the class in it whose attribute ``kind`` is the entry's name is the result, or the object whose attribute
+    ``name`` is, which may stand in a tuple.
 
     Args:
         group: one of ``GROUPS``.
@@ -181,7 +201,12 @@ def load(group: str, name: str) -> Any:
     for value in vars(found).values():
         if isinstance(value, type) and vars(value).get("kind") == name and value.__module__ == found.__name__:
             return value
-    raise plugin.broken(f": the module '{module}' has no class of that kind")
+        for one in value if isinstance(value, tuple) else (value,):
+            if not isinstance(one, type) and group in _LISTED and getattr(one, "name", None) == name:
+                return one
+    raise plugin.broken(
+        f": the module '{module}' has no {'object of that name' if group in _LISTED else 'class of that kind'}"
+    )
 
 
 def load_each(group: str, *, expected: type) -> Iterator[tuple[Plugin, Any]]:
@@ -192,6 +217,8 @@ def load_each(group: str, *, expected: type) -> Iterator[tuple[Plugin, Any]]:
         expected: the class that an entry must be of.
     """
     for name, plugin in find(group).items():
+        if plugin.distribution == "caloforge":
+            continue
         try:
             yield plugin, checked(plugin, load(group, name), expected)
         except PluginError as error:

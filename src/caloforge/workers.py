@@ -20,6 +20,7 @@ from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from typing import Any
 
+from caloforge.arguments import is_typed, typed
 from caloforge.errors import CaloForgeError, UsageError
 from caloforge.stopping import deaf, held_back
 
@@ -141,7 +142,8 @@ class Worker:
                 start_new_session=True,
             )
         try:
-            self.line.connection.send_bytes(pickle.dumps(sys.path))  # with which everything else can be found
+            # With the path everything else can be found; errors call arguments as they are called here.
+            self.line.connection.send_bytes(pickle.dumps((sys.path, is_typed())))
             self.send(serve)
         except BaseException:
             self.stop()
@@ -224,9 +226,10 @@ def _main(descriptor: int) -> None:
     connection: Connection[Any, Any] = Connection(descriptor)
     with connection:
         line = Line(connection)
-        sys.path[:] = line.receive()
+        sys.path[:], by_command = line.receive()
         try:
-            line.receive()(line)
+            with typed(by_command):
+                line.receive()(line)
         except (EOFError, BrokenPipeError, ConnectionResetError):
             return  # nobody wants to know any more
         except CaloForgeError as error:

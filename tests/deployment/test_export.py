@@ -202,7 +202,7 @@ def test_what_the_runtime_does_not_know_is_refused(tmp_path: Path) -> None:
         export_model(other, "cpp", tmp_path / "out", verify=False)
     sizes = {"steps": 1, "hidden_channels": 2, "levels": 0, "energies": SMALL, "energy_scale": 1.0}
     images = saved(tmp_path / "images", build_model("l2lflows-conv", sizes, toy_detector()).eval())
-    with pytest.raises(UsageError, match=r"'l2lflows-conv'.*--target ddml-l2lflows carries it"):
+    with pytest.raises(UsageError, match=r"'l2lflows-conv'.*target='ddml-l2lflows' carries it"):
         export_model(images, "cpp", tmp_path / "out", verify=False)
     with pytest.raises(UsageError, match=r"no target 'root', expected one of cpp, onnx, .*par04, torchscript"):
         export_model("calogan-gamma", "root", tmp_path / "out")

@@ -109,13 +109,13 @@ def test_a_graph_of_another_model_is_not_written(inn: Path, tmp_path: Path, monk
 
 
 def test_what_no_graph_can_carry_is_refused_with_what_can(inn: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"504 features would be 504 passes.*--target cpp"):
+    with pytest.raises(UsageError, match=r"504 features would be 504 passes.*target='cpp'"):
         export_model("calogan-gamma", "onnx", tmp_path / "out")
     preset = load_preset("caloclouds3-tiny")
     from caloforge.detectors import load_detector
 
     clouds = preset.build(load_detector("ild-ecal"))
-    with pytest.raises(UsageError, match=r"fixed number of points.*--target cpp"):
+    with pytest.raises(UsageError, match=r"fixed number of points.*target='cpp'"):
         onnx.check_carried(clouds)
     tilted = saved(tmp_path / "tilted", load_model(inn), ((-0.1, -0.1, 0.9), (0.1, 0.1, 1.0)))
     with pytest.raises(UsageError, match="several directions"):

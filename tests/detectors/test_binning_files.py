@@ -59,7 +59,7 @@ def test_a_bin_is_chosen(tmp_path: Path, text: str, chosen: str | None, voxels: 
 @pytest.mark.parametrize(
     ("text", "chosen", "message"),
     [
-        (SEVERAL, None, r"holds 3 bins, and one has to be chosen \(--bin\): gamma/0:5, gamma/20:25, gamma/25:30$"),
+        (SEVERAL, None, r"holds 3 bins, and one has to be chosen \(bin_\): gamma/0:5, gamma/20:25, gamma/25:30$"),
         (SEVERAL, "30:35", r"none of its bins is '30:35', expected one of gamma/0:5"),
         (SEVERAL, "2:25", "none of its bins is '2:25'"),
         (SEVERAL, "gamma", "'gamma' may be any of 3 bins"),

@@ -51,7 +51,7 @@ def test_some_showers_of_a_large_file_are_chosen_at_random_and_always_the_same(t
 def test_a_file_that_does_not_name_its_particle_needs_one(tmp_path: Path) -> None:
     with create_showers(tmp_path / "a.h5", detector=DETECTOR, particle=0) as writer:
         writer.write(replace(showers(5), particle=0))
-    with pytest.raises(UsageError, match="must be named \\(--particle\\)"):
+    with pytest.raises(UsageError, match="must be named \\(particle\\)"):
         open_source(tmp_path / "a.h5", streams=STREAMS)
     assert open_source(tmp_path / "a.h5", particle="gamma", streams=STREAMS).showers.particle == 22
 
@@ -93,7 +93,9 @@ def test_ctrl_c_says_what_was_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         raise KeyboardInterrupt
 
     monkeypatch.setattr("caloforge.evaluation.files.evaluate", interrupted)
-    with pytest.raises(Interrupted, match=r"finished retrainings are kept in .* \(1\), --resume goes on") as caught:
+    with pytest.raises(
+        Interrupted, match=r"finished retrainings are kept in .* \(1\), the same call goes on"
+    ) as caught:
         job.run(keep=tmp_path / "kept")
     assert caught.value.exit_code == 130
     with pytest.raises(Interrupted, match="no retraining was finished"):

@@ -171,7 +171,7 @@ def test_three_honest_sentences(result: EvaluationResult) -> None:
     classifiers, distributions, limits = summary_lines(alone)
     assert "none was trained" in classifiers
     assert "none was compared" in distributions
-    assert "without a second reference (--floor) nobody knows" in limits
+    assert "without a second reference (floor) nobody knows" in limits
     # A verdict must not hang on a single odd shower, and the reader must hear of it.
     fpd = result.generated.fpd
     assert fpd is not None

@@ -261,7 +261,7 @@ def test_interrupted_conversion_goes_on(tmp_path: Path, monkeypatch: pytest.Monk
         if len(seen) == 3:
             raise KeyboardInterrupt
 
-    with pytest.raises(Interrupted, match=r"b\.h5 holds 12 of 25 showers, --resume goes on from there"):
+    with pytest.raises(Interrupted, match=r"b\.h5 holds 12 of 25 showers, resume=True goes on from there"):
         convert(tmp_path / "a.h5", tmp_path / "b.h5", "calogan", progress=stop)
     assert seen == [(4, 25), (8, 25), (12, 25)]
     found = describe(tmp_path / "b.h5")

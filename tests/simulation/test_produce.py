@@ -207,7 +207,7 @@ def test_who_makes_the_blocks_changes_nothing(reference, executor, tmp_path):
     assert_same(Showers.concatenate([blocks[number] for number in range(3)]), reference)
     out = tmp_path / "e.h5"
     simulate_to_file(
-        load_detector("calogan"), out, particle="e+", spectrum="0.1:0.5", events=25, seed=5, tables="builtin",
+        load_detector("calogan"), out, particle="e+", energy="0.1:0.5", events=25, seed=5, geant4_data="builtin",
         executor=executor,
     )  # fmt: skip
     with open_showers(out) as reader:
@@ -240,7 +240,7 @@ def test_workers_with_different_versions_are_refused(tmp_path):
     out = tmp_path / "s.h5"
     with pytest.raises(SimulationError, match=r"not all workers simulate with the same: geant4 11\.4\.0 and 11\.4\.1"):
         simulate_to_file(
-            load_detector("calogan"), out, particle="e+", spectrum="0.1:0.5", events=25, seed=5, tables="builtin",
+            load_detector("calogan"), out, particle="e+", energy="0.1:0.5", events=25, seed=5, geant4_data="builtin",
             executor=Elsewhere(),
         )  # fmt: skip
     with open_showers(out) as reader:
@@ -253,7 +253,7 @@ def test_there_is_no_file_if_geant4_cannot_be_started(tmp_path):
     out = tmp_path / "s.h5"
     out.write_bytes(b"precious")
     with pytest.raises(SimulationError, match="G4_lXr"):
-        simulate_to_file(wrong, out, particle="e+", spectrum="1", events=5, seed=1, tables="builtin", overwrite=True)
+        simulate_to_file(wrong, out, particle="e+", energy="1", events=5, geant4_data="builtin", overwrite=True)
     assert out.read_bytes() == b"precious"
     assert list(tmp_path.iterdir()) == [out]
 

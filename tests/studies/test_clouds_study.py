@@ -37,9 +37,7 @@ def test_numbers_of_a_loss_curve() -> None:
 def test_other_models_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="'caloflow-tiny' is for 'caloflow', expected a CaloClouds model"):
         study_clouds("a.h5", "b.h5", tmp_path, presets=("caloclouds3-tiny", "caloflow-tiny"))
-    with pytest.raises(
-        UsageError, match="3 files were given for --data, expected one, or one for each of the 2 presets"
-    ):
+    with pytest.raises(UsageError, match="3 files were given for data, expected one, or one for each of the 2 presets"):
         study_clouds(["a.h5"] * 3, "b.h5", tmp_path)
     with pytest.raises(UsageError, match="1 presets were given, expected two or three"):
         study_clouds("a.h5", "b.h5", tmp_path, presets=("caloclouds3-tiny",))

@@ -67,14 +67,14 @@ def test_a_measure_that_is_not_known_or_fills_another_field_is_rejected() -> Non
 
 @pytest.fixture(autouse=True)
 def _formats() -> Iterator[None]:
-    known = dict(registry.FORMATS)
+    known = dict(registry.own_formats())
     yield
-    registry.FORMATS.clear()
-    registry.FORMATS.update(known)
+    registry.own_formats().clear()
+    registry.own_formats().update(known)
 
 
 def offer(form: Format) -> str:
-    registry.FORMATS[form.name] = form
+    registry.own_formats()[form.name] = form
     return form.name
 
 

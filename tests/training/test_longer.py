@@ -80,7 +80,7 @@ def test_a_finished_training_goes_on(tmp_path: Path, data: Path, schedule: str, 
 def test_a_schedule_over_all_epochs_forbids_it_by_name(tmp_path: Path, data: Path, schedule: str) -> None:
     run(tmp_path / "run", data, preset(3, schedule))
     before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
-    message = rf"'gauss' was begun for 3 epochs, and its schedule '{schedule}' stretches.*--stage gauss --overwrite"
+    message = rf"'gauss' was begun for 3 epochs, and its schedule '{schedule}' stretches.*stages=\['gauss'\] and overwrite=True"
     with pytest.raises(OutputError, match=message):
         run(tmp_path / "run", data, preset(7, schedule), resume=True)
     assert before == {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}

@@ -98,7 +98,7 @@ def test_ctrl_c_saves_and_resume_is_bit_equal(data, whole, tmp_path, monkeypatch
 
     with monkeypatch.context() as patch:
         patch.setattr(toy_model._Gauss, "loss", interrupted)
-        with pytest.raises(Interrupted, match=r"stopped in stage 'gauss' .* kept in .* --resume"):
+        with pytest.raises(Interrupted, match=r"stopped in stage 'gauss' .* kept in .* resume=True"):
             train(PRESET, data, tmp_path / "run", threads=1, show=False)
     assert signal.getsignal(number) not in (None, signal.SIG_IGN)
     assert last_state_file(tmp_path / "run", "gauss").is_file()

@@ -11,9 +11,24 @@ Example:
     100
 """
 
-from caloforge.api.data import detector, read, simulate
-from caloforge.api.model import Model, load
-from caloforge.api.result import Result, evaluate
-from caloforge.api.training import train
+from typing import TYPE_CHECKING
 
-__all__ = ["Model", "Result", "detector", "evaluate", "load", "read", "simulate", "train"]
+from caloforge.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from caloforge.api.data import convert, detector, read, simulate
+    from caloforge.api.model import Model, load
+    from caloforge.api.result import Result, evaluate
+    from caloforge.api.training import train
+else:  # who simulates, reads or converts does not wait for torch
+    __getattr__, __dir__ = lazy_names(
+        __name__,
+        {
+            "data": ["convert", "detector", "read", "simulate"],
+            "model": ["Model", "load"],
+            "result": ["Result", "evaluate"],
+            "training": ["train"],
+        },
+    )
+
+__all__ = ["Model", "Result", "convert", "detector", "evaluate", "load", "read", "simulate", "train"]

@@ -5,14 +5,23 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from caloforge import datasets
-from caloforge.cores import available_cores
-from caloforge.detectors import Detector, Directions, load_detector
-from caloforge.showers import ShowerPoints, Showers
+from caloforge.arguments import argument, given
+from caloforge.detectors import Detector, Readout, load_detector
+from caloforge.errors import UsageError
+from caloforge.executor import Executor
+from caloforge.names import printable
+from caloforge.options import ConvertOptions, SimulateOptions
+from caloforge.progress import counted, progress
+from caloforge.showers import ShowerPoints, Showers, open_showers
+from caloforge.showers.convert import Conversion, MergePoints, MovePoints, PlacePoints, PointChange, SeveralChanges
+from caloforge.showers.convert import convert as convert_file
+from caloforge.showers.projection import IdealGrid, cell_pitch, load_cell_map
 from caloforge.simulation import simulate_to_file
 
-__all__ = ["detector", "read", "simulate"]
+__all__ = ["convert", "detector", "read", "simulate"]
 
 
 def detector(name: str | Path) -> Detector:
@@ -56,37 +65,20 @@ def read(
 def simulate(
     detector: Detector | str | Path,
     *,
-    particle: str | int | None = None,
-    energy: str | float | None = None,
-    events: int = 100,
     out: str | Path | None = None,
-    seed: int = 1,
-    jobs: int | None = None,
-    direction: Directions = "fixed",
-    points: bool = False,
-    field: float | None = None,
-    engine: str | None = None,
-    geant4_data: str = "auto",
-    resume: bool = False,
-    overwrite: bool = False,
+    options: SimulateOptions | None = None,
+    executor: Executor | None = None,
+    **settings: Any,
 ) -> Showers | ShowerPoints:
-    """Simulate showers with Geant4; the options are those of ``caloforge simulate``.
+    """Simulate showers with Geant4, as ``caloforge simulate`` does.
 
     Args:
         detector: built-in name, a TOML file, or a detector.
-        particle: name or PDG id; None for the detector's first.
-        energy: GeV: ``50``, ``"5,10,20"``, ``"1:100"``, ``"1:100:log"``; None for the detector's.
-        events: number of showers.
         out: file to write them into, too; None keeps them in memory only.
-        seed: same seed, same showers, for any number of processes.
-        jobs: processes; None takes all cores.
-        direction: ``fixed``, ``random``, ``angles`` or ``barrel``.
-        points: keep every deposit as a point instead of voxels.
-        field: strength of the magnetic field, tesla, along the detector's own direction; 0 for none.
-        engine: ``calzone`` or ``geant4-pybind``; None for the one that suits.
-        geant4_data: ``auto``, ``builtin``, ``official`` or a directory.
-        resume: go on with an interrupted file.
-        overwrite: replace the file if it exists.
+        options: which showers, and how; see :class:`caloforge.options.SimulateOptions`.
+        executor: who makes them, instead of ``jobs`` processes of this machine.
+        settings: single options, instead of or beside ``options``: ``particle="gamma"``, ``energy="1:100"`` (GeV), ``events``,
+            ``seed``, ``jobs``, ``direction``, ``points``, ``field``, ``engine``, ``geant4_data``, ``resume``, ``overwrite``.
 
     Raises:
         UsageError: if the request makes no sense.
@@ -95,23 +87,103 @@ def simulate(
         OutputError: if the file cannot be written.
     """
     described = detector if isinstance(detector, Detector) else load_detector(detector)
-    if field is not None:
-        described = described.with_field(field)
     with tempfile.TemporaryDirectory(prefix="caloforge-") as folder:
         path = Path(folder) / "showers.h5" if out is None else Path(out)
-        simulate_to_file(
-            described,
-            path,
-            particle=particle,
-            spectrum=None if energy is None else str(energy),
-            events=events,
-            seed=seed,
-            jobs=jobs or available_cores(),
-            directions=direction,
-            points=points,
-            tables=geant4_data,
-            engine=engine,
-            resume=resume,
-            overwrite=overwrite,
-        )
+        simulate_to_file(described, path, options=options, executor=executor, **settings)
         return read(path)
+
+
+def convert(
+    source: str | Path,
+    target: str | Path,
+    *,
+    detector: Detector | str | Path | None = None,
+    particle: int | str | None = None,
+    options: ConvertOptions | None = None,
+    **settings: Any,
+) -> Conversion:
+    """Convert a shower file, or put points or hits into any readout, as ``caloforge convert`` does.
+
+    Args:
+        source: a shower file of any known format, a sample of the package (``NAME:SPLIT``), or hits of your own simulation.
+        target: the file to write.
+        detector: what the source is from; for points the readout to put them into.
+        particle: incident particle, if the source does not say.
+        options: what becomes of them; see :class:`caloforge.options.ConvertOptions`.
+        settings: single options, instead of or beside ``options``: ``format="calogan"``, ``kind``, ``sub_cells``, ``position``,
+            ``seed``, ``cells``, ``entry="40,0"``, ``cut``, ``collection``, ``resume``, ``overwrite``.
+
+    Raises:
+        UsageError: if the request makes no sense.
+        ShowerFileError: if the source is damaged.
+        OutputError: if the target cannot be written.
+    """
+    chosen = ConvertOptions.merged(options, settings)
+    source = datasets.file_of(source)
+    named = load_detector(detector) if isinstance(detector, str | Path) else detector
+    edm4hep = chosen.format == "edm4hep"
+    if edm4hep:
+        _refuse_for_edm4hep(chosen)
+    elif chosen.collection is not None:
+        raise UsageError(f"{argument('collection')} is for {given('format', 'edm4hep', flag='--to')}")
+    with open_showers(source, named, particle=particle) as reader:
+        total = len(reader)
+        readout = None if reader.detector is None else reader.detector.readout
+        read_as = reader.format, reader.kind, reader.complete
+    if edm4hep:
+        from caloforge.deployment.edm4hep import (
+            write_edm4hep,  # a room of models: who reads files does not wait for torch
+        )
+
+        names = {} if chosen.collection is None else {"collection": chosen.collection}
+        with progress("converting", total, "showers") as bar:
+            done = write_edm4hep(
+                source, target, detector=named, particle=None if particle is None else str(particle),
+                overwrite=chosen.overwrite, progress=counted(bar), **names,
+            )  # fmt: skip
+        return Conversion(done, read_as[0], "edm4hep", read_as[1], read_as[2], 0.0, 0.0, 0.0)
+    changes = _changes(chosen, source, readout)
+    with progress("converting", total, "showers") as bar:
+        return convert_file(
+            source, target, chosen.format, detector=named, particle=particle,
+            kind=chosen.kind,  # type: ignore[arg-type] # one of the choices
+            change=SeveralChanges(tuple(changes)) if changes else None, resume=chosen.resume, overwrite=chosen.overwrite,
+            progress=counted(bar),
+        )  # fmt: skip
+
+
+def _refuse_for_edm4hep(chosen: ConvertOptions) -> None:
+    to = given("format", "edm4hep", flag="--to")
+    for name in ("sub_cells", "cells", "entry", "kind"):
+        if getattr(chosen, name) is not None:
+            raise UsageError(f"{argument(name)} does not go with {to}; convert twice")
+    if chosen.resume:
+        raise UsageError(f"{argument('resume')} does not go with {to}, whose file is made in one go")
+
+
+def _changes(chosen: ConvertOptions, source: Path, readout: Readout | None) -> list[PointChange]:
+    """What is done to points."""
+    if chosen.sub_cells is not None and chosen.cells is not None:
+        raise UsageError(f"{argument('sub_cells')} and {argument('cells')} exclude each other, convert twice")
+    changes: list[PointChange] = []
+    if chosen.entry is not None:
+        try:
+            x, y = (float(part) for part in chosen.entry.split(","))
+        except (ValueError, AttributeError):
+            wanted = "two numbers in mm such as '40,0'"
+            raise UsageError(f"{argument('entry')} is '{chosen.entry}', expected {wanted}") from None
+        changes.append(MovePoints((x, y)))
+    if chosen.sub_cells is not None or chosen.cells == "ideal":
+        if readout is None:
+            raise UsageError(
+                f"{source}: does not say which detector it is from, so {argument('detector')} must name one"
+            )
+        pitch = cell_pitch(readout)
+        changes.append(
+            PlacePoints(IdealGrid(pitch), "ideal", chosen.cut)
+            if chosen.sub_cells is None
+            else MergePoints(pitch, chosen.sub_cells, chosen.position, chosen.seed)  # type: ignore[arg-type] # a choice
+        )
+    elif chosen.cells is not None:
+        changes.append(PlacePoints(load_cell_map(chosen.cells), printable(Path(chosen.cells).name), chosen.cut))
+    return changes

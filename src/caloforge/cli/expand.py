@@ -5,11 +5,11 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from functools import wraps
-from types import NoneType
 from typing import Annotated, Any, get_args, get_type_hints
 
 import typer
 
+from caloforge.errors import UsageError
 from caloforge.options import Option, Options, options_of
 
 __all__ = ["with_options"]
@@ -52,21 +52,29 @@ def with_options(
 
 def _words(cls: type[Options], name: str, value: Any) -> Any:
     """The words of a list that may be written with commas."""
-    option = {key: option for key, _, option in options_of(cls)}[name]
+    kind, option = {key: (kind, option) for key, kind, option in options_of(cls)}[name]
     if not option.commas:
         return value
-    return tuple(word.strip() for text in value or () for word in text.split(",") if word.strip())
+    if value is None:
+        return getattr(cls, name)
+    words = [word.strip() for text in value for word in text.split(",") if word.strip()]
+    try:
+        return tuple(get_args(kind)[0](word) for word in words)
+    except ValueError:
+        flag = option.flag or f"--{name.replace('_', '-')}"
+        raise UsageError(f"{flag} is '{','.join(words)}', expected whole numbers such as 500,1000,2000") from None
 
 
 def _parameter(cls: type[Options], name: str, kind: Any, option: Option) -> inspect.Parameter:
     default = getattr(cls, name)
+    settings: dict[str, Any] = {"help": option.help} | ({"metavar": option.metavar} if option.metavar else {})
+    if isinstance(default, tuple):
+        kind, default = list[str] | None, None
+    elif option.least is not None or option.most is not None:
+        assert {int, float} & {kind, *get_args(kind)}, f"the option '{name}' has a limit and is no number"
+        settings |= {"min": option.least, "max": option.most}
     flag = option.flag or f"--{name.replace('_', '-')}"
-    if kind is bool:
-        made = typer.Option(flag, help=option.help)
-    elif isinstance(default, tuple):
-        made, kind, default = typer.Option(flag, help=option.help), list[str] | None, None
-    else:
-        limits = {} if option.least is None or NoneType is kind else {"min": option.least}
-        assert not limits or int in (kind, *get_args(kind)), f"the option '{name}' has a limit and is no number"
-        made = typer.Option(flag, help=option.help, **limits)  # type: ignore[arg-type] # of a number
+    if kind is bool and default is True:
+        flag = f"{flag}/--no-{flag.removeprefix('--')}"
+    made = typer.Option(flag, **settings)
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, made])

@@ -10,14 +10,14 @@ import typer
 
 from caloforge.cli.common import (
     BinOption,
-    OverwriteOption,
-    ResumeOption,
     chosen_detector,
     console,
     print_json,
     print_table,
     save_figure,
 )
+from caloforge.cli.expand import with_options
+from caloforge.options import ConvertOptions
 
 if TYPE_CHECKING:
     from caloforge.detectors import Detector
@@ -186,6 +186,7 @@ def _summarise(path: Path, detector: Detector | None, drawing: Path | None) -> N
         save_figure(draw_average(showers), drawing)
 
 
+@with_options(ConvertOptions)
 def convert(
     source: Annotated[
         str,
@@ -194,93 +195,23 @@ def convert(
         ),
     ],
     target: Annotated[Path, typer.Argument(help="The file to write.")],
-    to: Annotated[str, typer.Option(help="native | calogan | calochallenge | showerdata | ild | edm4hep")] = "native",
     detector: Annotated[
         str | None, typer.Option(help="What the source is from; for points: the readout to put them into.")
     ] = None,
     bin_: BinOption = None,
     particle: Annotated[str | None, typer.Option(help="Incident particle, if the source does not say.")] = None,
-    kind: Annotated[str | None, typer.Option(help="voxels | points, where the format leaves a choice.")] = None,
-    sub_cells: Annotated[
-        int | None,
-        typer.Option(min=1, help="Merge points in sub-cells, this many along each side of a cell (6: 36 per cell)."),
-    ] = None,
-    position: Annotated[
-        str, typer.Option(help="Of merged points: at the highest deposit of the sub-cell, or at its centre.")
-    ] = "highest",
-    seed: Annotated[int, typer.Option(min=0, help="Of the random shifts of the sub-cells.")] = 0,
-    cells: Annotated[
-        str | None, typer.Option(help="Place points into cells: ideal (no gaps), or a cell map (TOML).")
-    ] = None,
-    entry: Annotated[
-        str | None,
-        typer.Option(metavar="X,Y", help="Where the particles entered, mm, if points are not relative to that place."),
-    ] = None,
-    cut: Annotated[float, typer.Option(min=0, help="Cells with less are dark, MeV.")] = 0.0,
-    collection: Annotated[
-        str | None, typer.Option(help="Of edm4hep: name of the hits' collection (CalorimeterHits).")
-    ] = None,
-    resume: ResumeOption = False,
-    overwrite: OverwriteOption = False,
+    *,
+    options: ConvertOptions,
 ) -> None:
     """Convert a shower file, or put points or hits into any readout.
 
     \b
     Example: caloforge convert hits.h5 showers.h5 --detector my_detector.toml
     """
-    from caloforge.datasets import file_of
-    from caloforge.errors import UsageError
-    from caloforge.names import printable
-    from caloforge.progress import counted, progress
-    from caloforge.showers.convert import MergePoints, MovePoints, PlacePoints, PointChange, SeveralChanges
-    from caloforge.showers.convert import convert as run
-    from caloforge.showers.files import open_showers
-    from caloforge.showers.projection import IdealGrid, cell_pitch, load_cell_map
+    from caloforge.api.data import convert as run
     from caloforge.units import format_energy
 
-    if kind not in (None, "voxels", "points"):
-        raise UsageError(f"--kind is '{kind}', expected voxels or points")
-    if position not in ("highest", "centre"):
-        raise UsageError(f"--position is '{position}', expected highest or centre")
-    if sub_cells is not None and cells is not None:
-        raise UsageError("--sub-cells and --cells exclude each other, convert twice")
-    source = str(file_of(source))
-    named = chosen_detector(detector, bin_)
-    if to == "edm4hep":
-        if sub_cells is not None or cells is not None or entry is not None or kind is not None:
-            raise UsageError("--sub-cells, --cells, --entry and --kind do not go with --to edm4hep; convert twice")
-        if resume:
-            raise UsageError("--resume does not go with --to edm4hep, whose file is made in one go")
-        _to_edm4hep(source, target, named, particle, collection, overwrite)
-        return
-    if collection is not None:
-        raise UsageError("--collection is for --to edm4hep")
-    with open_showers(source, named, particle=particle) as reader:
-        total = len(reader)
-        readout = None if reader.detector is None else reader.detector.readout
-    changes: list[PointChange] = []
-    if entry is not None:
-        try:
-            x, y = (float(part) for part in entry.split(","))
-        except ValueError:
-            raise UsageError(f"--entry is '{entry}', expected two numbers in mm such as 40,0") from None
-        changes.append(MovePoints((x, y)))
-    if sub_cells is not None or cells == "ideal":
-        if readout is None:
-            raise UsageError(f"{source}: does not say which detector it is from, so --detector must name one")
-        pitch = cell_pitch(readout)
-        changes.append(
-            PlacePoints(IdealGrid(pitch), "ideal", cut)
-            if sub_cells is None
-            else MergePoints(pitch, sub_cells, position, seed)  # type: ignore[arg-type] # checked above
-        )
-    elif cells is not None:
-        changes.append(PlacePoints(load_cell_map(cells), printable(Path(cells).name), cut))
-    with progress("converting", total, "showers") as bar:
-        result = run(
-            source, target, to, detector=named, particle=particle, kind=kind,  # type: ignore[arg-type] # checked above
-            change=SeveralChanges(tuple(changes)) if changes else None, resume=resume, overwrite=overwrite, progress=counted(bar),
-        )  # fmt: skip
+    result = run(source, target, detector=chosen_detector(detector, bin_), particle=particle, options=options)
     console.print(f"{target}: {result.showers} showers, {result.target} ({result.kind}), from {result.source}")
     if not result.source_complete:
         console.print(f"note: {source} is incomplete; only its finished showers were converted")
@@ -292,23 +223,6 @@ def convert(
             console.print(
                 f"left out: {format_energy(result.left_out)}, {result.left_out / total_energy:.3%} of the energy"
             )
-
-
-def _to_edm4hep(
-    source: str, target: Path, detector: Detector | None, particle: str | None, collection: str | None, overwrite: bool
-) -> None:
-    from caloforge.deployment.edm4hep import write_edm4hep
-    from caloforge.progress import counted, progress
-    from caloforge.showers.files import open_showers
-
-    with open_showers(source, detector, particle=particle) as reader:
-        total = len(reader)
-    names = {} if collection is None else {"collection": collection}
-    with progress("converting", total, "showers") as bar:
-        done = write_edm4hep(
-            source, target, detector=detector, particle=particle, overwrite=overwrite, progress=counted(bar), **names
-        )
-    console.print(f"{target}: {done} events, edm4hep, from {source}")
 
 
 def datasets(json_: Annotated[bool, typer.Option("--json", help="Machine-readable output.")] = False) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -17,11 +18,17 @@ from caloforge.cli.common import (
     pairs,
     print_table,
 )
-from caloforge.cli.simulate import EngineName
 from caloforge.cores import available_cores
 from caloforge.errors import UsageError
 
 __all__ = ["register"]
+
+
+class EngineName(StrEnum):
+    """What runs Geant4."""
+
+    calzone = "calzone"
+    geant4_pybind = "geant4-pybind"
 
 
 def hybrid(

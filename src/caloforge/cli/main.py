@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
+from caloforge.arguments import typed
 from caloforge.cli import streams
 from caloforge.cli.common import App
 from caloforge.errors import CaloForgeError, CaloForgeWarning, OutputError
@@ -98,7 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         0 done, 1 failed, 2 wrong usage, 130 interrupted.
     """
     _register()
-    with _notes():
+    with _notes(), typed():
         return _run(arguments)
 
 

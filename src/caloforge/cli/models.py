@@ -78,7 +78,7 @@ def plugins(
     check: Annotated[bool, typer.Option("--check", help="Load each of them, and say what is wrong.")] = False,
     json_: Annotated[bool, typer.Option("--json", help="Machine-readable output.")] = False,
 ) -> None:
-    r"""List what other packages add: models, presets, trained models, aids, measures, file formats.
+    r"""List models, presets, trained models, aids, measures and file formats: the package's own, and what other packages add.
 
     \b
     Example: caloforge plugins --check
@@ -87,19 +87,28 @@ def plugins(
     """
     from caloforge.plugins import GROUPS, find
 
-    entries = [plugin for group in GROUPS for plugin in find(group).values() if plugin.distribution != "caloforge"]
+    entries = [plugin for group in GROUPS for plugin in find(group).values()]
     problems = {(p.group, p.name): _problem(p.group, p.name) for p in entries} if check else {}
+    others = [p for p in entries if p.distribution != "caloforge"]
     if json_:
         print_json({"plugins": [vars(p) | ({"problem": problems[p.group, p.name]} if check else {}) for p in entries]})
-    elif not entries:
-        console.print("No installed package adds anything; docs/extending.md tells how to write your own.")
     else:
+        own = [
+            [group, ", ".join(p.name for p in entries if p.group == group and p.distribution == "caloforge")]
+            for group in GROUPS
+        ]  # fmt: skip
+        print_table("in caloforge itself", ["group", "names"], own)
         rows = [
             [p.group, p.name, f"{p.distribution} {p.version}".strip(), p.value]
             + ([problems[p.group, p.name] or "loads"] if check else [])
-            for p in entries
+            for p in others
         ]
-        print_table("", ["group", "name", "distribution", "where", *(["state"] if check else [])], rows)
+        if rows:
+            print_table(
+                "in other packages", ["group", "name", "distribution", "where", *(["state"] if check else [])], rows
+            )
+        else:
+            console.print("No installed package adds anything; docs/extending.md tells how to write your own.")
     broken = [problem for problem in problems.values() if problem]
     if broken:
         more = f" (and {len(broken) - 1} more)" if len(broken) > 1 else ""

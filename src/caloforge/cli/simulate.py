@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from caloforge.cli.common import (
-    JOBS_HELP,
-    ClusterOption,
-    OverwriteOption,
-    ResumeOption,
-    SeedOption,
-    command_line,
-    console,
-    print_table,
-)
-from caloforge.cores import available_cores
+from caloforge.cli.common import command_line, console, print_table
+from caloforge.cli.expand import with_options
 from caloforge.errors import UsageError
+from caloforge.options import SimulateOptions
 
 if TYPE_CHECKING:
     from caloforge.detectors import Detector
@@ -27,59 +18,17 @@ if TYPE_CHECKING:
 __all__ = ["register"]
 
 
-class Direction(StrEnum):
-    """How showers enter."""
-
-    fixed = "fixed"
-    random = "random"
-    angles = "angles"
-    barrel = "barrel"
-
-
-class EngineName(StrEnum):
-    """What runs Geant4."""
-
-    calzone = "calzone"
-    geant4_pybind = "geant4-pybind"
-
-
+@with_options(SimulateOptions)
 def simulate(
     detector: Annotated[
         str | None, typer.Option("--detector", help="Built-in name, or a TOML file of your own.")
     ] = None,
-    particle: Annotated[str | None, typer.Option(help="Name or PDG id (default: the detector's first).")] = None,
-    energy: Annotated[
-        str | None, typer.Option(help="GeV: 50 | 5,10,20 | 1:100 | 1:100:log | 10:100:10 (default: the detector's).")
-    ] = None,
-    events: Annotated[int, typer.Option(min=1, help="Number of showers.")] = 100,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="File to write.")] = None,
-    seed: SeedOption = 1,
-    jobs: Annotated[int | None, typer.Option(min=1, help=JOBS_HELP)] = None,
-    cluster: ClusterOption = None,
-    direction: Annotated[
-        Direction,
-        typer.Option(
-            help="Along the gun, or random within its range: as the detector says, even in the angles, or even over the "
-            "face of a barrel segment."
-        ),
-    ] = Direction.fixed,
-    points: Annotated[bool, typer.Option("--points", help="Keep every deposit as a point instead of voxels.")] = False,
-    field: Annotated[
-        float | None,
-        typer.Option(help="Strength of the magnetic field, tesla, along the detector's own direction; 0 for none."),
-    ] = None,
-    engine: Annotated[
-        EngineName | None,
-        typer.Option(help="What runs Geant4 (default: calzone; with a magnetic field geant4-pybind)."),
-    ] = None,
-    geant4_data: Annotated[
-        str, typer.Option(help="Geant4's tables: auto | builtin | official | a directory.", show_default=True)
-    ] = "auto",
+    *,
+    options: SimulateOptions,
     fetch_geant4_data: Annotated[
         bool, typer.Option("--fetch-geant4-data", help="Download the official tables (2 GB, once) and stop.")
     ] = False,
-    resume: ResumeOption = False,
-    overwrite: OverwriteOption = False,
 ) -> None:
     """Simulate showers with Geant4.
 
@@ -99,29 +48,10 @@ def simulate(
         raise UsageError("--detector is missing; 'caloforge detectors' lists the built-in ones")
     if out is None:
         raise UsageError("--out is missing: the file to write")
-    described = load_detector(detector)
-    if field is not None:
-        described = described.with_field(field)
-    summary = simulate_to_file(
-        described,
-        out,
-        particle=particle,
-        spectrum=energy,
-        events=events,
-        seed=seed,
-        jobs=jobs or (available_cores() if cluster is None else 1),
-        cluster=cluster,
-        directions=direction.value,
-        points=points,
-        tables=geant4_data,
-        engine=engine,
-        resume=resume,
-        overwrite=overwrite,
-        command=command_line(),
-    )
+    summary = simulate_to_file(load_detector(detector), out, options=options, command=command_line())
     rows = [
         ["showers", f"{summary.showers} {particle_name(summary.particle)}, {summary.spectrum.text()} GeV"],
-        ["Geant4", f"{summary.engine}, {summary.tables} tables" + _field(described)],
+        ["Geant4", f"{summary.engine}, {summary.tables} tables" + _field(summary.detector)],
         [
             "time",
             f"{summary.seconds:.1f} s" + (f" for {summary.made} of them" if summary.made < summary.showers else ""),

@@ -7,14 +7,14 @@ from typing import Annotated
 
 import typer
 
-from caloforge.cli.common import (
-    App,
-    ClusterOption,
-    SeedOption,
-    console,
-    kept_if_interrupted,
-    print_comparison,
-    print_table,
+from caloforge.cli.common import App, console, kept_if_interrupted, print_comparison, print_table
+from caloforge.cli.expand import with_options
+from caloforge.options import (
+    StudyCloudsOptions,
+    StudyLearningOptions,
+    StudyModelsOptions,
+    StudyParticlesOptions,
+    StudyVariantsOptions,
 )
 
 __all__ = ["register"]
@@ -29,96 +29,52 @@ DataOption = Annotated[str, typer.Option(help="Shower file to train on.")]
 ReferenceOption = Annotated[str, typer.Option(help="Geant4 showers that are not trained on.")]
 OutOption = Annotated[Path, typer.Option("--out", "-o", help="Directory; what is finished in it is kept and reused.")]
 FloorOption = Annotated[str | None, typer.Option(help="A second reference, for the floor.")]
-PresetOption = Annotated[str, typer.Option(help="What to train.")]
-SetOption = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change the preset for all variants.")
-]
-ShowersOption = Annotated[
-    int | None, typer.Option(min=100, help="Showers to generate and compare (default: as many as the reference holds).")
-]
-RepetitionsOption = Annotated[int, typer.Option(min=1, help="Trainings of each variant, from different seeds.")]
-ClassifierOption = Annotated[
-    str | None, typer.Option(help="Also train a classifier of the evaluation: caloflow-dnn-unnormalised.")
-]
-RowsOption = Annotated[int | None, typer.Option(min=10, help="Training showers (default: the study's).")]
-ThreadsOption = Annotated[int | None, typer.Option(min=1, help="CPU threads (default: all cores).")]
-DeviceOption = Annotated[str, typer.Option(help="cpu | cuda | cuda:N")]
 
 
 @app.command()
+@with_options(StudyVariantsOptions)
 def noise(
     data: DataOption,
     reference: ReferenceOption,
     out: OutOption,
     floor: FloorOption = None,
-    preset: PresetOption = "caloflow-small",
-    set_: SetOption = None,
-    showers: ShowersOption = None,
-    repetitions: RepetitionsOption = 1,
-    classifier: ClassifierOption = None,
-    rows: RowsOption = None,
-    seed: SeedOption = 0,
-    threads: ThreadsOption = None,
-    device: DeviceOption = "cpu",
+    *,
+    options: StudyVariantsOptions,
 ) -> None:
     r"""Train with and without noise regularisation (figure 4 of arXiv:2106.05285).
 
     \b
     Example: caloforge study noise --data piplus.h5 --reference test.h5 --out study
     """
-    _run(
-        "noise",
-        data,
-        reference,
-        out,
-        floor,
-        preset,
-        set_,
-        showers,
-        repetitions,
-        classifier,
-        rows,
-        seed,
-        threads,
-        device,
-    )
+    _run("noise", data, reference, out, floor, options)
 
 
 @app.command()
+@with_options(StudyVariantsOptions)
 def symmetries(
     data: DataOption,
     reference: ReferenceOption,
     out: OutOption,
     floor: FloorOption = None,
-    preset: PresetOption = "caloflow-tiny",
-    set_: SetOption = None,
-    showers: ShowersOption = None,
-    repetitions: RepetitionsOption = 1,
-    classifier: ClassifierOption = None,
-    rows: RowsOption = None,
-    seed: SeedOption = 0,
-    threads: ThreadsOption = None,
-    device: DeviceOption = "cpu",
+    *,
+    options: StudyVariantsOptions,
 ) -> None:
     r"""Train on few showers with and without the detector's symmetries as augmentation.
 
     \b
     Example: caloforge study symmetries --data photons.h5 --reference test.h5 --out study
     """
-    _run(
-        "symmetries", data, reference, out, floor, preset, set_, showers, repetitions, classifier, rows, seed, threads,
-        device,
-    )  # fmt: skip
+    _run("symmetries", data, reference, out, floor, options)
 
 
 @app.command()
+@with_options(StudyParticlesOptions)
 def particles(
     model: Annotated[list[str], typer.Option(help="The two models, one option each, in the order of the data.")],
     data: Annotated[list[str], typer.Option(help="Unseen showers of the two particles, one option each.")],
     out: OutOption,
-    noise_draws: Annotated[int, typer.Option(min=1, help="Draws of the training noise to average over.")] = 1,
-    showers: Annotated[int | None, typer.Option(min=10, help="How many of each file (default: all).")] = None,
-    seed: SeedOption = 0,
+    *,
+    options: StudyParticlesOptions,
 ) -> None:
     r"""Tell two particles apart by the likelihood ratio of two models.
 
@@ -130,9 +86,7 @@ def particles(
 
     if len(model) != 2 or len(data) != 2:
         raise UsageError(f"{len(model)} models and {len(data)} files were given, expected two of each")
-    found = study_particles(
-        (model[0], model[1]), (data[0], data[1]), out, noise_draws=noise_draws, showers=showers, seed=seed
-    )
+    found = study_particles((model[0], model[1]), (data[0], data[1]), out, options=options)
     first, second = found.particles
     console.print(f"{first} against {second}: AUC {found.auc:.4f} ± {found.error:.4f} ({found.showers} showers)")
     if found.impossible:
@@ -142,26 +96,15 @@ def particles(
 
 
 @app.command()
+@with_options(StudyModelsOptions)
 def models(
     preset: Annotated[list[str], typer.Option(help="A preset or YAML file; one option for each, teachers first.")],
     data: DataOption,
     reference: ReferenceOption,
     out: OutOption,
     floor: FloorOption = None,
-    suite: Annotated[str, typer.Option(help="Suite of the evaluation: quick | calogan | calochallenge.")] = "quick",
-    only: Annotated[list[str] | None, typer.Option(help="Only these of its measures.")] = None,
-    retrainings: Annotated[int | None, typer.Option(min=1, help="Of every classifier (default: the suite's).")] = None,
-    timing: Annotated[bool, typer.Option(help="Also measure how fast the models are.")] = True,
-    controls: Annotated[
-        bool, typer.Option("--controls", help="Also hold each against an untrained copy and against shuffled voxels.")
-    ] = False,
-    seed: SeedOption = 0,
-    jobs: Annotated[
-        int, typer.Option(min=1, help="Number of processes; each works on one model at a time, teachers first.")
-    ] = 1,
-    cluster: ClusterOption = None,
-    threads: ThreadsOption = None,
-    device: DeviceOption = "cpu",
+    *,
+    options: StudyModelsOptions,
 ) -> None:
     r"""Train several models on the same showers and put them into one table.
 
@@ -172,9 +115,7 @@ def models(
 
     with kept_if_interrupted(_kept(out)):
         table = study_models(
-            preset, data, reference, out, floor=floor, suite=suite, only=tuple(only or ()), retrainings=retrainings,
-            timing=timing, controls=controls, seed=seed, jobs=jobs, cluster=cluster, threads=threads, device=device,
-            say=lambda text: console.print(f"... {text}"),
+            preset, data, reference, out, floor=floor, options=options, say=lambda text: console.print(f"... {text}"),
         )  # fmt: skip
     print_comparison(table.columns, table.rows)
     for note in table.notes:
@@ -183,6 +124,7 @@ def models(
 
 
 @app.command()
+@with_options(StudyCloudsOptions)
 def clouds(
     data: Annotated[list[str], typer.Option(help="Shower file to train on, or one option for each preset.")],
     reference: Annotated[list[str], typer.Option(help="Geant4 showers that are not trained on, likewise.")],
@@ -191,13 +133,8 @@ def clouds(
         list[str] | None, typer.Option(help="Two or three presets or YAML files [caloclouds2-tiny, caloclouds3-tiny].")
     ] = None,
     floor: Annotated[list[str] | None, typer.Option(help="A second reference, for the floor, likewise.")] = None,
-    only: Annotated[
-        list[str] | None, typer.Option(help="Measures of the suite caloclouds [caloclouds-profiles and layers].")
-    ] = None,
-    retrainings: Annotated[int | None, typer.Option(min=1, help="Of every classifier (default: the suite's).")] = None,
-    seed: SeedOption = 0,
-    threads: ThreadsOption = None,
-    device: DeviceOption = "cpu",
+    *,
+    options: StudyCloudsOptions,
 ) -> None:
     r"""CaloClouds2 against CaloClouds3: ten observables, and the losses of their flows (figure 2 of arXiv:2511.01460).
 
@@ -212,8 +149,7 @@ def clouds(
     with kept_if_interrupted(_kept(out)):
         found = study_clouds(
             data, reference, out, presets=tuple(preset or ("caloclouds2-tiny", "caloclouds3-tiny")), floor=floor,
-            only=tuple(only or ("caloclouds-profiles", "layers")), retrainings=retrainings, seed=seed, threads=threads,
-            device=device, say=lambda text: console.print(f"... {text}"),
+            options=options, say=lambda text: console.print(f"... {text}"),
         )  # fmt: skip
     print_comparison(found.table.columns, found.table.rows)
     for note in found.table.notes:
@@ -228,27 +164,15 @@ def clouds(
 
 
 @app.command()
+@with_options(StudyLearningOptions)
 def learning(
     preset: Annotated[list[str], typer.Option(help="A preset or YAML file; one option for each.")],
     data: DataOption,
     reference: ReferenceOption,
     out: OutOption,
     floor: FloorOption = None,
-    training: Annotated[
-        str | None, typer.Option(metavar="N,N,...", help="Training showers (default: 1/16, 1/8, ... of all).")
-    ] = None,
-    classifier: Annotated[
-        str | None,
-        typer.Option(metavar="N,N,...", help="Showers of each kind for classifiers (default: 1/8, 1/4, 1/2 of all)."),
-    ] = None,
-    only: Annotated[
-        list[str] | None, typer.Option(help="Only these of the measures, such as boosted (default: all five).")
-    ] = None,
-    set_: SetOption = None,
-    retrainings: Annotated[int | None, typer.Option(min=1, help="Of every classifier (default: the suite's).")] = None,
-    seed: SeedOption = 0,
-    threads: ThreadsOption = None,
-    device: DeviceOption = "cpu",
+    *,
+    options: StudyLearningOptions,
 ) -> None:
     r"""How fidelity grows with training showers, and what classifiers see with more showers of the evaluation.
 
@@ -259,23 +183,11 @@ def learning(
 
     with kept_if_interrupted(_kept(out)):
         found = study_learning(
-            preset, data, reference, out, floor=floor, training=_numbers(training, "--training"),
-            classifier=_numbers(classifier, "--classifier"), only=tuple(only or ()), overrides=tuple(set_ or ()),
-            retrainings=retrainings, seed=seed, threads=threads, device=device,
-            say=lambda text: console.print(f"... {text}"),
+            preset, data, reference, out, floor=floor, options=options, say=lambda text: console.print(f"... {text}"),
         )  # fmt: skip
     print_table("learning curves", *found.table())
     for path in found.files:
         console.print(f"written: {path}")
-
-
-def _numbers(text: str | None, option: str) -> list[int]:
-    from caloforge.errors import UsageError
-
-    try:
-        return [int(word) for word in text.split(",")] if text else []
-    except ValueError:
-        raise UsageError(f"{option} is '{text}', expected whole numbers such as 500,1000,2000") from None
 
 
 def _kept(out: Path) -> str:
@@ -288,15 +200,7 @@ def _run(
     reference: str,
     out: Path,
     floor: str | None,
-    preset: str,
-    set_: list[str] | None,
-    showers: int | None,
-    repetitions: int,
-    classifier: str | None,
-    rows: int | None,
-    seed: int,
-    threads: int | None,
-    device: str,
+    options: StudyVariantsOptions,
 ) -> None:
     from caloforge.studies import STUDIES, run_study
 
@@ -304,13 +208,13 @@ def _run(
     console.print(study.question)
     with kept_if_interrupted(_kept(out)):
         result = run_study(
-            study, data, reference, out, floor=floor, preset=preset, overrides=tuple(set_ or ()), showers=showers,
-            repetitions=repetitions, classifier=classifier, rows=rows, seed=seed, threads=threads, device=device,
-            say=lambda text: console.print(f"... {text}"),
+            study, data, reference, out, floor=floor, options=options, say=lambda text: console.print(f"... {text}"),
         )  # fmt: skip
     columns, cells = result.table()
     print_table(
-        f"mean ± spread over {repetitions} training(s)" if repetitions > 1 else "one training each", columns, cells
+        f"mean ± spread over {options.repetitions} training(s)" if options.repetitions > 1 else "one training each",
+        columns,
+        cells,
     )
     for path in result.files:
         console.print(f"written: {path}")

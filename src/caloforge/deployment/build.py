@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 
+from caloforge.arguments import is_typed
 from caloforge.caches import cache_folder
 from caloforge.errors import MissingDependencyError, OutputError
 
@@ -68,7 +69,7 @@ def build_runtime(sources: Path, folder: Path, *, options: Sequence[str] = (), t
     if cmake is None:
         raise MissingDependencyError(
             "CMake was not found, which builds the C++ runtime to verify an export ('pip install cmake' brings it; "
-            "--no-verify writes without a proof)"
+            f"{'--no-verify' if is_typed() else 'verify=False'} writes without a proof)"
         )
     chosen = [f"--target={name}" for name in targets]
     for command in (

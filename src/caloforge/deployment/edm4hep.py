@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from caloforge.arguments import argument, switch
 from caloforge.atomic import written_beside
 from caloforge.detectors import Detector
 from caloforge.detectors.particles import particle_mass
@@ -99,12 +100,14 @@ def write_edm4hep(
         raise UsageError(f"'{collection}' is no name of a collection, expected letters, digits and underscores")
     path = Path(target)
     if path.exists() and not overwrite:
-        raise OutputError(f"'{path}' is there already (--overwrite replaces it)")
+        raise OutputError(f"'{path}' is there already ({switch('overwrite')} replaces it)")
     if not path.parent.is_dir():
         raise OutputError(f"'{path.parent}' is no folder")
     with open_showers(source, detector, particle=particle) as reader, tempfile.TemporaryDirectory() as folder:
         if not reader.particle:
-            raise ShowerFileError(f"{source}: does not say of which particle it is, so --particle must name it")
+            raise ShowerFileError(
+                f"{source}: does not say of which particle it is, so {argument('particle')} must name it"
+            )
         if not len(reader.readout.depths):
             raise ShowerFileError(
                 f"{source}: its detector does not know the depths of its layers, so hits have no place"

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from caloforge.arguments import switch
 from caloforge.atomic import output_error, replace_file
 from caloforge.deployment.parity import ParityResult
 from caloforge.deployment.targets import cpp, ddml_caloclouds, ddml_l2lflows, fastcalosim, onnx, par04, torchscript
@@ -117,7 +118,7 @@ def _folder_beside(path: Path, *, overwrite: bool) -> Iterator[Path]:
         OutputError: if there is something else, or it cannot be written.
     """
     if path.exists() and not overwrite:
-        raise OutputError(f"'{path}' is there already (--overwrite replaces it)")
+        raise OutputError(f"'{path}' is there already ({switch('overwrite')} replaces it)")
     if path.exists() and not ((path / "parity.json").is_file() and path.is_dir()):
         raise OutputError(f"'{path}' is no export of this program, so it is not replaced")
     beside = path.with_name(f".{path.name}.{secrets.token_hex(6)}.partial")

@@ -15,6 +15,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from caloforge.aids.emphasis import EmphasisSettings
+from caloforge.arguments import given
 from caloforge.atomic import replace_file
 from caloforge.deployment.one_pass import one_pass_autoregressive, one_pass_coupling
 from caloforge.detectors import Detector
@@ -104,7 +105,7 @@ def runtime_files(model: ShowerModel) -> RuntimeFiles:
 
 def _instead(kind: str) -> str:
     return (
-        "--target ddml-l2lflows carries it on 'ild-ecal/90x90'"
+        f"{given('target', 'ddml-l2lflows')} carries it on 'ild-ecal/90x90'"
         if kind == "l2lflows-conv"
         else "'caloforge generate' makes its showers into a file"
     )

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+from caloforge.arguments import argument
 from caloforge.detectors.particles import particle_id, particle_name
 from caloforge.errors import DetectorError, UsageError
 from caloforge.textfiles import read_text
@@ -112,7 +113,9 @@ def _choose(path: Path, bins: list[_Bin], chosen: str | None) -> _Bin:
         return meant[0]
     known = ", ".join(one.label for one in bins)
     if chosen is None:
-        raise DetectorError(f"{path}: holds {len(bins)} bins, and one has to be chosen (--bin): {known}")
+        raise DetectorError(
+            f"{path}: holds {len(bins)} bins, and one has to be chosen ({argument('bin_', '--bin')}): {known}"
+        )
     problem = f"none of its bins is '{chosen}'" if not meant else f"'{chosen}' may be any of {len(meant)} bins"
     raise DetectorError(f"{path}: {problem}, expected one of {known}")
 

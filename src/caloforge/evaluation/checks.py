@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import ks_2samp
 
+from caloforge.arguments import switch
 from caloforge.detectors import Detector, particle_name
 from caloforge.errors import UsageError
 from caloforge.evaluation.results import Check, SharedRows
@@ -145,7 +146,7 @@ def _detector(
 def _refuse(findings: Sequence[_Finding], allow_mismatch: bool) -> None:
     failed = [f for f in findings if not f.passed and not (f.forgivable and allow_mismatch)]
     if failed:
-        advice = "; --allow-mismatch compares them all the same" if all(f.forgivable for f in failed) else ""
+        advice = f"; {switch('allow_mismatch')} compares them all the same" if all(f.forgivable for f in failed) else ""
         raise UsageError("; ".join(f.text for f in failed) + advice)
 
 

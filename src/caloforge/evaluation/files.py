@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from caloforge.arguments import argument, is_typed
 from caloforge.detectors import Detector
 from caloforge.errors import Interrupted, UsageError
 from caloforge.evaluation.checks import shared_rows
@@ -80,7 +81,8 @@ class FileEvaluation:
             return self._run(keep, advance, executor)
         except KeyboardInterrupt:
             done = 0 if keep is None else len(list(keep.rglob("*.json")))
-            kept = f"finished retrainings are kept in {keep} ({done}), --resume goes on from there"
+            again = argument("resume") if is_typed() else "the same call"
+            kept = f"finished retrainings are kept in {keep} ({done}), {again} goes on from there"
             raise Interrupted(f"interrupted; {kept if done else 'no retraining was finished'}") from None
 
     def _run(
@@ -206,7 +208,7 @@ def prepare_evaluation(
     untimed = chosen.only or "timing" in chosen.skip
     timed = chosen.timing or (chosen.suite == "calogan" and found is not None and not untimed)
     if timed and found is None:
-        raise UsageError("the speed of a model was asked for, but no model is known; name it with --model")
+        raise UsageError(f"the speed of a model was asked for, but no model is known; {argument('model')} names it")
     say("trying how fast classifiers train here")
     # Speed is no measure of showers; it was dealt with above.
     chosen = replace(chosen, timing=timed, skip=tuple(name for name in chosen.skip if name != "timing"))

@@ -185,7 +185,7 @@ def evaluate(
             thresholded = {k: s.above(detector.analysis_threshold) for k, s in (others or {}).items()}
             job = replace(job, sampler=_thresholded(sampler, detector), others=thresholded)
         else:
-            measures = tuple(m for m in measures if m != "log-posterior")
+            measures = tuple(m for m in measures if not find_measure(m).several)
         failed: dict[str, str] = {}
         found = run_measures(measures, job, after=after, clock=time.monotonic, failed=failed)
         notes.extend(text for text in failed.values() if text not in notes)

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from caloforge import datasets
+from caloforge.arguments import argument
 from caloforge.detectors import Detector, load_detector
 from caloforge.errors import ModelFileError, UsageError
 from caloforge.evaluation.checks import AnyShowers
@@ -80,9 +81,9 @@ def _open(path: Path, detector: Detector | str | Path | None, particle: int | st
         reader = open_showers(path, named if reader.detector is None else reader.detector, particle=whose)
     lacking = ""
     if reader.detector is None:
-        lacking = "does not say which detector it belongs to, so one must be named (--detector)"
+        lacking = f"does not say which detector it belongs to, so one must be named ({argument('detector')})"
     elif reader.particle == 0:
-        lacking = "does not say which particle made its showers, so one must be named (--particle)"
+        lacking = f"does not say which particle made its showers, so one must be named ({argument('particle')})"
     if lacking:
         reader.close()
         raise UsageError(f"{path}: {lacking}")

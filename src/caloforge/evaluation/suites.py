@@ -7,17 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from caloforge.errors import UsageError
-from caloforge.evaluation.cells import square_cells
 from caloforge.evaluation.checks import AnyShowers
 from caloforge.evaluation.classifiers import (
-    RECIPES,
     ClassifierSettings,
-    expected_boosted_seconds,
     expected_seconds,
     recipe,
 )
-from caloforge.evaluation.classifiers.boosted import FEWEST_SHOWERS
-from caloforge.evaluation.clouds import energy_windows
 from caloforge.evaluation.measures import find_measure, measure_names
 from caloforge.options import EvaluateOptions
 from caloforge.showers import ShowerPoints, Showers
@@ -122,28 +117,12 @@ def _possible(
 ) -> str | None:
     """Why a measure cannot be run on these showers, ``count`` of each, or None."""
     measure = find_measure(name)
-    if name == "boosted" and count < FEWEST_SHOWERS:
-        return f"{measure.title}: needs at least {FEWEST_SHOWERS} showers of each sample, and there are {count}"
     if measure.voxels and isinstance(reference, ShowerPoints):
         return f"{measure.title}: needs voxels, and these showers are points"
-    if (
-        name == "calochallenge-resnet"
-        and reference.readout is not None
-        and len(set(reference.readout.layer_shapes)) > 1
-    ):
-        return f"{measure.title}: needs layers of equal shape, and those of this readout differ"
-    readout = reference.readout
-    if name == "internal-angle" and (readout is None or not len(readout.depths) or readout.n_layers < 3):
-        return f"{measure.title}: needs at least three layers of known depth"
-    if name == "di-photon":
-        if readout is None or square_cells(readout) is None:
-            return f"{measure.title}: needs equal Cartesian cells in all layers"
-        if reference.particle != 22:
-            return f"{measure.title}: needs photons"
-        if not energy_windows(generated.incident_energy, reference.incident_energy):
-            return f"{measure.title}: needs 20 showers of about one energy in each sample"
-    if name == "log-posterior" and not others:
+    if measure.several and not others:
         return f"{measure.title}: needs several generated files, and there is one"
+    if count < measure.fewest:
+        return f"{measure.title}: needs at least {measure.fewest} showers of each sample, and there are {count}"
     reason = "" if measure.unsuited is None else measure.unsuited(generated, reference)
     return f"{measure.title}: {reason}" if reason else None
 
@@ -215,16 +194,17 @@ def plan_evaluation(
     rounds = 2 if with_floor else 1
     seconds, units = {}, 0
     for name in names:
-        if name in RECIPES:
-            if measure_time and (isinstance(reference, Showers) or not find_measure(name).voxels):
-                seconds[name] = rounds * expected_seconds(recipe(name), reference, count, training)
-            units += rounds * (training.epochs or recipe(name).epochs) * training.retrainings
-        elif name == "log-posterior":
-            units += (training.epochs or recipe("calochallenge-low").epochs) * training.retrainings
-        else:
-            if name == "boosted" and measure_time:
-                seconds[name] = rounds * expected_boosted_seconds(reference, count)
-            units += rounds * UNITS
+        measure = find_measure(name)
+        # Several samples are compared once, without the floor.
+        times = 1 if measure.several else rounds
+        if measure.recipe:
+            if measure_time and not measure.several:
+                seconds[name] = times * expected_seconds(recipe(measure.recipe), reference, count, training)
+            units += times * (training.epochs or recipe(measure.recipe).epochs) * training.retrainings
+            continue
+        if measure.seconds is not None and measure_time:
+            seconds[name] = times * measure.seconds(reference, count)
+        units += times * UNITS
     if cross_particle:
         chosen_recipe = recipe(CROSS_PARTICLE)
         trainings = 2 * cross_particle

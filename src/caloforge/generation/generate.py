@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from caloforge.arguments import switch
 from caloforge.cores import available_cores
 from caloforge.detectors import Detector, particle_name
 from caloforge.errors import Interrupted, UsageError
@@ -176,7 +177,7 @@ def generate(
         with writer, open_executor(executor, chosen.jobs, chosen.cluster) as who:
             job.run(loaded, needed, who, show=show)
     except KeyboardInterrupt:
-        kept = f"{out} holds {len(writer)} of {len(conditions)} showers, --resume goes on from there"
+        kept = f"{out} holds {len(writer)} of {len(conditions)} showers, {switch('resume')} goes on from there"
         raise Interrupted(f"interrupted; {kept if len(writer) else 'no block was finished'}") from None
     closed = time.perf_counter()
     return GenerationResult(

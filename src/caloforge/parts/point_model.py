@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from caloforge.arguments import switch
 from caloforge.conditions import Conditions
 from caloforge.detectors import Detector
 from caloforge.errors import ConfigError, UsageError
@@ -183,7 +184,7 @@ class PointCloudModel(ShowerModel):
         """
         if not isinstance(batch, PointBatch):
             raise UsageError(
-                f"the model '{self.kind}' learns from points, the data hold voxels (simulate with --points)"
+                f"the model '{self.kind}' learns from points, the data hold voxels (simulate with {switch('points')})"
             )
         return cloud_of(batch, self.shift, self.config.box)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from caloforge.arguments import argument
 from caloforge.evaluation.results import EvaluationResult, SharedRows, observable_name
 from caloforge.report.tables import FAINTEST, auc_pair, far_showers, number, summary_rows, verdict, worst_observables
 
@@ -103,7 +104,9 @@ def _limits_line(result: EvaluationResult) -> str:
     if errors:
         parts.append(f"an AUC within {FAINTEST * max(errors):.2g} of 0.5 could not be seen")
     if result.floor is None:
-        parts.append("without a second reference (--floor) nobody knows what a perfect generator would score here")
+        parts.append(
+            f"without a second reference ({argument('floor')}) nobody knows what a perfect generator would score here"
+        )
     failed = [c.name for c in result.checks if not c.passed]
     if failed:
         parts.append(f"compared in spite of a mismatch of {' and '.join(failed)}")

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from caloforge.arguments import argument, is_typed, switch
 from caloforge.atomic import reason, replace_file
 from caloforge.detectors import detector_from_toml
 from caloforge.errors import OutputError, UsageError
@@ -145,13 +146,11 @@ def claim_folder(out: Path, *, resume: bool = False, overwrite: bool = False) ->
         if overwrite:
             _remove(*ours)
         elif not resume and (out / "report.json").exists():
-            raise OutputError(
-                f"{out}: holds a report already; --overwrite replaces it, --resume uses its finished retrainings again"
-            )
+            again = f", {argument('resume')} uses its finished retrainings again" if is_typed() else ""
+            raise OutputError(f"{out}: holds a report already; {switch('overwrite')} replaces it{again}")
         elif not resume and kept.exists():
-            raise OutputError(
-                f"{out}: holds an interrupted evaluation; --resume goes on with it, --overwrite starts anew"
-            )
+            again = f"{argument('resume')} goes on with it, " if is_typed() else ""
+            raise OutputError(f"{out}: holds an interrupted evaluation; {again}{switch('overwrite')} starts anew")
         out.mkdir(parents=True, exist_ok=True)
     return kept
 

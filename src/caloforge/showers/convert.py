@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from caloforge.arguments import switch
 from caloforge.detectors import Detector, load_detector, particle_name
 from caloforge.errors import Interrupted, UsageError
 from caloforge.names import printable
@@ -284,7 +285,7 @@ def _interruption_told(writer: Writer, showers: int) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         raise Interrupted(
-            f"interrupted; {writer.path} holds {len(writer)} of {showers} showers, --resume goes on from there"
+            f"interrupted; {writer.path} holds {len(writer)} of {showers} showers, {switch('resume')} goes on from there"
             if len(writer)
             else "interrupted; no block was finished"
         ) from None

@@ -6,10 +6,14 @@ import time
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from caloforge.detectors import Detector, Directions, EnergySpectrum, particle_id
+from caloforge.arguments import argument, switch
+from caloforge.cores import available_cores
+from caloforge.detectors import Detector, EnergySpectrum, particle_id
 from caloforge.errors import Interrupted, UsageError
 from caloforge.executor import Executor, origin
+from caloforge.options import SimulateOptions
 from caloforge.progress import progress
 from caloforge.scaleout import check_choice, open_executor
 from caloforge.showers.blocks import refuse_taken
@@ -25,6 +29,7 @@ class SimulationSummary:
     """What a production did.
 
     Attributes:
+        detector: with the field that it was simulated in.
         particle: PDG id.
         spectrum: incident energies.
         showers: in the file.
@@ -34,6 +39,7 @@ class SimulationSummary:
         engine: which engine ran Geant4.
     """
 
+    detector: Detector
     particle: int
     spectrum: EnergySpectrum
     showers: int
@@ -47,41 +53,20 @@ def simulate_to_file(
     detector: Detector,
     out: Path,
     *,
-    particle: str | int | None = None,
-    spectrum: EnergySpectrum | str | None = None,
-    events: int,
-    seed: int,
-    jobs: int = 1,
-    directions: Directions = "fixed",
-    points: bool = False,
-    tables: str = "auto",
-    engine: str | None = None,
-    resume: bool = False,
-    overwrite: bool = False,
+    options: SimulateOptions | None = None,
     command: str | None = None,
     executor: Executor | None = None,
-    cluster: str | None = None,
+    **settings: Any,
 ) -> SimulationSummary:
     """Simulate showers and write them, block by block, into a native file.
 
     Args:
         detector: with a stack.
         out: the file.
-        particle: name or PDG id; None for the first one of the detector's gun.
-        spectrum: incident energies; text as on the command line (GeV); None for those of the detector's gun.
-        events: number of showers.
-        seed: same seed, same showers, whatever ``jobs`` is.
-        jobs: worker processes.
-        directions: ``fixed``, or random within the range that the detector's gun gives: ``random`` (with the gun's
-            density), ``angles`` or ``barrel``.
-        points: raw deposits as points instead of voxels.
-        tables: ``auto``, ``builtin``, ``official`` or a directory with Geant4's data.
-        engine: ``calzone`` or ``geant4-pybind``; by default the one that suits the detector.
-        resume: go on with an interrupted production of the same request.
-        overwrite: replace an existing file.
+        options: which showers, and how; see ``SimulateOptions``.
         command: the command line, for provenance.
         executor: who makes the blocks, instead of ``jobs`` processes of this machine or a ``cluster``.
-        cluster: see ``caloforge.scaleout.open_cluster``; then ``jobs`` is 1.
+        settings: single options, instead of or beside ``options``.
 
     Raises:
         UsageError: if the request makes no sense.
@@ -89,17 +74,25 @@ def simulate_to_file(
         SimulationError: if Geant4 fails; finished blocks are kept.
         ClusterError: if a cluster cannot be started or reached, or does not do the work.
     """
-    pdg, spectrum = _defaults(detector, particle, spectrum)
-    plan = SimulationPlan(detector, pdg, spectrum, events, seed, directions, points, tables, engine)
+    chosen = SimulateOptions.merged(options, settings)
+    if chosen.field is not None:
+        detector = detector.with_field(chosen.field)
+    pdg, spectrum = _defaults(detector, chosen.particle, chosen.energy)
+    events, resume, overwrite = chosen.events, chosen.resume, chosen.overwrite
+    plan = SimulationPlan(
+        detector, pdg, spectrum, events, chosen.seed, chosen.direction,  # type: ignore[arg-type] # one of the choices
+        chosen.points, chosen.geant4_data, chosen.engine,
+    )  # fmt: skip
     started = time.monotonic()
-    check_choice(jobs, cluster)
+    check_choice(chosen.jobs or 1, chosen.cluster)
+    jobs = chosen.jobs or (available_cores() if chosen.cluster is None else 1)
 
     def begin(production: Production) -> Writer:
         return create_showers(
             out,
             detector=detector,
             particle=pdg,
-            kind="points" if points else "voxels",
+            kind="points" if chosen.points else "voxels",
             provenance=production.provenance(command) | origin(who),
             request=plan.request() | {"tables": production.tables.fingerprint},
             expected=events,
@@ -109,7 +102,7 @@ def simulate_to_file(
 
     refuse_taken(out, resume=resume, overwrite=overwrite)
     with (
-        nullcontext(executor) if cluster is None else open_executor(executor, 1, cluster) as who,
+        nullcontext(executor) if chosen.cluster is None else open_executor(executor, 1, chosen.cluster) as who,
         Production(plan, jobs=jobs, executor=who) as production,
     ):
         # Provenance tells of the workers. Those of a new file are heard of with its first block, so there is no file if Geant4
@@ -132,9 +125,10 @@ def simulate_to_file(
             if writer is None:
                 raise Interrupted("interrupted before the first showers were finished") from None
             raise Interrupted(
-                f"interrupted; {out} holds {len(writer)} of {events} showers, --resume goes on from there"
+                f"interrupted; {out} holds {len(writer)} of {events} showers, {switch('resume')} goes on from there"
             ) from None
         return SimulationSummary(
+            detector,
             pdg,
             spectrum,
             events,
@@ -146,16 +140,18 @@ def simulate_to_file(
 
 
 def _defaults(
-    detector: Detector, particle: str | int | None, spectrum: EnergySpectrum | str | None
+    detector: Detector, particle: str | int | None, spectrum: EnergySpectrum | str | float | None
 ) -> tuple[int, EnergySpectrum]:
     """Particle and energies, from the detector's gun where they are not named."""
     gun = detector.gun
     if particle is None:
         if gun is None:
-            raise UsageError("--particle is missing, and the detector has no gun that would name one")
+            raise UsageError(f"{argument('particle')} is missing, and the detector has no gun that would name one")
         particle = gun.particles[0]
     if spectrum is None:
         if gun is None:
-            raise UsageError("--energy is missing, and the detector has no gun that would name one")
+            raise UsageError(f"{argument('energy')} is missing, and the detector has no gun that would name any")
         spectrum = gun.energy
-    return particle_id(particle), EnergySpectrum.parse(spectrum) if isinstance(spectrum, str) else spectrum
+    return particle_id(particle), spectrum if isinstance(spectrum, EnergySpectrum) else EnergySpectrum.parse(
+        str(spectrum)
+    )

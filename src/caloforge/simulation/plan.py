@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from caloforge.arguments import switch
 from caloforge.detectors import Detector, Directions, EnergySpectrum, particle_name
 from caloforge.errors import SimulationError, UsageError
 from caloforge.random import Streams
@@ -99,7 +100,9 @@ class SimulationPlan:
                 f"{format_energy(low)} to {format_energy(high)}"
             )
         if not self.points and not self.detector.readout.has_voxels:
-            raise UsageError(f"the readout of '{self.detector.name}' has no voxels; ask for points (--points)")
+            raise UsageError(
+                f"the readout of '{self.detector.name}' has no voxels; ask for points ({switch('points')})"
+            )
         Streams(self.seed, "simulation")  # checks the seed
         self.conditions(0)  # checks the directions
         choose_engine(self.detector, self.engine)  # checks the engine

@@ -16,7 +16,9 @@ from matplotlib.figure import Figure
 
 from caloforge.atomic import replace_file, save_figure
 from caloforge.errors import UsageError
+from caloforge.executor import Executor
 from caloforge.models import load_model, load_preset, model_class
+from caloforge.options import StudyCloudsOptions
 from caloforge.parts.point_model import PointCloudModel
 from caloforge.report import Comparison, load_report
 from caloforge.report.cloud_figures import cloud_groups, draw_cloud_models
@@ -106,12 +108,10 @@ def study_clouds(
     *,
     presets: Sequence[str] = ("caloclouds2-tiny", "caloclouds3-tiny"),
     floor: Files | None = None,
-    only: Sequence[str] = ("caloclouds-profiles", "layers"),
-    retrainings: int | None = None,
-    seed: int = 0,
-    threads: int | None = None,
-    device: str = "cpu",
+    options: StudyCloudsOptions | None = None,
+    executor: Executor | None = None,
     say: Say = print,
+    **settings: Any,
 ) -> CloudStudy:
     """Train point-cloud models on the same showers and compare them.
 
@@ -123,17 +123,16 @@ def study_clouds(
         out: directory for everything that is made.
         presets: names of two or three presets, or YAML files.
         floor: a second reference, likewise.
-        only: measures of the suite ``caloclouds``.
-        retrainings: of every classifier; None takes the suite's.
-        seed: of everything.
-        threads: CPU threads of training and generation.
-        device: ``cpu`` or a CUDA device.
         say: where progress goes.
+        options: see ``StudyCloudsOptions``.
+        executor: who works on the models, instead of ``jobs`` processes of this machine.
+        settings: single options, instead of or beside ``options``.
 
     Raises:
         UsageError: if a preset is for no point-cloud model, or there are too few or too many.
         OutputError: if the figures cannot be written.
     """
+    asked_for = StudyCloudsOptions.merged(options, settings)
     if not 2 <= len(presets) <= 3:
         raise UsageError(f"{len(presets)} presets were given, expected two or three")
     for name in presets:
@@ -141,8 +140,8 @@ def study_clouds(
         if not issubclass(model_class(kind), PointCloudModel):
             raise UsageError(f"the preset '{name}' is for '{kind}', expected a CaloClouds model")
     table = study_models(
-        presets, data, reference, out, floor=floor, suite="caloclouds", only=only, retrainings=retrainings, timing=False,
-        seed=seed, threads=threads, device=device, say=say,
+        presets, data, reference, out, floor=floor, executor=executor, say=say, suite="caloclouds", timing=False,
+        **asked_for.plain(),
     )  # fmt: skip
     names = [Path(name).stem for name in presets]
     losses = [_losses(name, out / name / "model") for name in names]

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from caloforge.atomic import replace_file
 from caloforge.errors import UsageError
@@ -13,6 +14,7 @@ from caloforge.evaluation import EvaluationResult, Scores
 from caloforge.evaluation.files import prepare_evaluation
 from caloforge.generation import conditions_of_file, generate
 from caloforge.models import load_preset, model_class
+from caloforge.options import StudyLearningOptions
 from caloforge.showers import open_showers
 from caloforge.studies.extrapolation import Extrapolated, extrapolated, together
 from caloforge.studies.learning_curves import Curve, Point
@@ -92,15 +94,9 @@ def study_learning(
     out: Path,
     *,
     floor: str | Path | None = None,
-    training: Sequence[int] = (),
-    classifier: Sequence[int] = (),
-    only: Sequence[str] = (),
-    overrides: Sequence[str] = (),
-    retrainings: int | None = None,
-    seed: int = 0,
-    threads: int | None = None,
-    device: str = "cpu",
+    options: StudyLearningOptions | None = None,
     say: Say = print,
+    **settings: Any,
 ) -> LearningResult:
     """Train each preset on the first showers of a file, more and more of them, and evaluate each with all test showers.
 
@@ -113,32 +109,29 @@ def study_learning(
         reference: Geant4 showers that are not trained on; the generated ones have their energies.
         out: directory for everything that is made.
         floor: a second reference.
-        training: numbers of training showers, rising; empty for five of them, each half of the next, up to all.
-        classifier: numbers of showers of each kind for the classifiers, rising, below the number of the reference's; empty
-            for an eighth, a quarter and half of them.
-        only: only these of the measures: boosted, caloflow-dnn-unnormalised, caloflow-dnn-normalised, fpd and
-            caloflow-observables; empty for all.
-        overrides: changes to the presets.
-        retrainings: of every classifier; None takes the suite's.
-        seed: of everything.
-        threads: CPU threads.
-        device: ``cpu`` or a CUDA device.
         say: where progress goes.
+        options: see ``StudyLearningOptions``.
+        settings: single options, instead of or beside ``options``.
 
     Raises:
         UsageError: if there are not so many showers, a preset is named twice, makes points or needs a teacher; nothing is
             trained then.
         CaloForgeError: whatever training, generation or evaluation has to say.
     """
+    asked_for = StudyLearningOptions.merged(options, settings)
+    only, overrides, retrainings = asked_for.only, asked_for.overrides, asked_for.retrainings
+    seed, threads, device = asked_for.seed, asked_for.threads, asked_for.device
     names = _checked(presets, overrides)
     if not set(only) <= set(MEASURES):
         raise UsageError(f"measures are {', '.join(only)}, expected some of {', '.join(MEASURES)}")
     with open_showers(data) as source:
-        training = _sizes(training, len(source), [len(source) >> k for k in range(4, -1, -1)], "training showers")
+        training = _sizes(
+            asked_for.training, len(source), [len(source) >> k for k in range(4, -1, -1)], "training showers"
+        )
         particle = source.particle
     with open_showers(reference) as source:
         count = len(source)
-        classifier = _sizes(classifier, count - 1, [count >> k for k in (3, 2, 1)], "showers for classifiers")
+        classifier = _sizes(asked_for.classifier, count - 1, [count >> k for k in (3, 2, 1)], "showers for classifiers")
     asked = conditions_of_file(reference, particle=particle or None)
 
     def evaluated(sample: Path, model: Path, folder: Path, most: int | None) -> EvaluationResult:

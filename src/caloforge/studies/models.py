@@ -8,9 +8,11 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from caloforge.arguments import argument
 from caloforge.atomic import replace_file
 from caloforge.cores import available_cores
 from caloforge.datasets import from_anywhere
@@ -22,6 +24,7 @@ from caloforge.executor import Executor
 from caloforge.generation import conditions_of_file, generate
 from caloforge.models import load_model, load_preset, model_class, read_record
 from caloforge.models.preset import Preset
+from caloforge.options import StudyModelsOptions
 from caloforge.report import Comparison, compare_reports, load_report, write_report
 from caloforge.scaleout import Rules, check_choice, open_executor
 from caloforge.showers import open_showers
@@ -45,18 +48,10 @@ def study_models(
     out: Path,
     *,
     floor: Files | None = None,
-    suite: str = "quick",
-    only: Sequence[str] = (),
-    retrainings: int | None = None,
-    timing: bool = True,
-    controls: bool = False,
-    seed: int = 0,
-    jobs: int = 1,
-    cluster: str | None = None,
-    threads: int | None = None,
-    device: str = "cpu",
+    options: StudyModelsOptions | None = None,
     executor: Executor | None = None,
     say: Say = print,
+    **settings: Any,
 ) -> Comparison:
     """Train several presets on one file, generate with the reference's energies, and compare.
 
@@ -72,18 +67,10 @@ def study_models(
         reference: Geant4 showers that are not trained on, likewise.
         out: directory for everything that is made; each model has a folder with its report.
         floor: a second reference, likewise.
-        suite: suite of the evaluation.
-        only: only these of its measures.
-        retrainings: of every classifier; None takes the suite's.
-        timing: also measure how fast the models are, those too that an earlier call evaluated without.
-        controls: also compare with untrained copies and with shuffled voxels.
-        seed: of everything.
-        jobs: processes; each works on one model at a time, those first that others learn from.
-        cluster: workers of a cluster instead, see ``caloforge.scaleout.open_cluster``; they see the same disk.
-        threads: CPU threads of training and generation; None for torch's choice, or the share of each of several processes.
-        device: ``cpu`` or a CUDA device.
         executor: who works on the models, instead of ``jobs`` processes of this machine; it sees the same disk.
         say: where progress goes.
+        options: see ``StudyModelsOptions``.
+        settings: single options, instead of or beside ``options``.
 
     Returns:
         One table of all models, also written to ``table.md`` and ``table.html``.
@@ -92,7 +79,8 @@ def study_models(
         UsageError: if a preset occurs twice, or needs another model that is not there; if there are neither one file nor one
             for each preset.
     """
-    check_choice(jobs, cluster)
+    asked_for = StudyModelsOptions.merged(options, settings)
+    check_choice(asked_for.jobs, asked_for.cluster)
     chosen = [load_preset(name) for name in presets]
     names = [Path(name).stem for name in presets]
     if len(set(names)) < len(names):
@@ -100,13 +88,13 @@ def study_models(
 
     rows, references = _of_each(data, len(names), "data"), _of_each(reference, len(names), "reference")
     floors = [None] * len(names) if floor is None else _of_each(floor, len(names), "floor")
-    how = _How(suite, tuple(only), retrainings, timing, seed, threads, device)
+    seed = asked_for.seed
     todo: list[_Job] = []
     for place, (name, preset) in enumerate(zip(names, chosen, strict=True)):
         inputs = _inputs(preset, dict(zip(names[:place], chosen[:place], strict=True)), out)
-        todo.append(_Job(name, preset, out / name, rows[place], references[place], floors[place], inputs, how))
+        todo.append(_Job(name, preset, out / name, rows[place], references[place], floors[place], inputs, asked_for))
     # Trainings differ in length, and two of them in one folder would spoil it: nothing that takes long is done again.
-    with open_executor(executor, jobs, cluster, rules=Rules(patience=math.inf)) as who:
+    with open_executor(executor, asked_for.jobs, asked_for.cluster, rules=Rules(patience=math.inf)) as who:
         if who is None:
             for position, job in enumerate(todo):
                 _work(replace(job, judged=tuple(other.folder / "report" for other in todo[:position])), say)
@@ -120,22 +108,22 @@ def study_models(
         say(f"{job.name}: an untrained copy")
         folder = job.folder / "untrained"
         untrained_copy(job.folder / "model", folder / "model", seed=seed)
-        copy = replace(job, folder=folder, how=replace(how, retrainings=1, timing=False), judged=tuple(judged))
+        copy = replace(job, folder=folder, how=replace(asked_for, retrainings=1, timing=False), judged=tuple(judged))
         _sample(copy)
         judged.append(folder / "report")
         return _judge(copy, folder / "generated.h5", folder / "model")
 
     table = compare_reports(reports, names)
-    if timing and together > 1:
+    if asked_for.timing and together > 1:
         table.notes.append(f"Speeds were measured while up to {together} models were being worked on.")
-    if controls:
+    if asked_for.controls:
         say("shuffled voxels: evaluating")
         # Of several files the first ones: models of voxels share their data.
         with open_showers(references[0]) as source:
             count = len(source)
         shuffle_voxels(rows[0], out / "shuffled" / "showers.h5", showers=count, seed=seed)
         first = replace(
-            todo[0], folder=out / "shuffled", how=replace(how, retrainings=1, timing=False), judged=tuple(judged)
+            todo[0], folder=out / "shuffled", how=replace(asked_for, retrainings=1, timing=False), judged=tuple(judged)
         )
         shuffled = _judge(first, out / "shuffled" / "showers.h5", None)
         judged.append(out / "shuffled" / "report")
@@ -155,19 +143,6 @@ def study_models(
 
 
 @dataclass(frozen=True)
-class _How:
-    """How all models are worked on."""
-
-    suite: str
-    only: tuple[str, ...]
-    retrainings: int | None
-    timing: bool
-    seed: int
-    threads: int | None
-    device: str
-
-
-@dataclass(frozen=True)
 class _Job:
     """One model: what it is, where it lies, and what it is trained on and judged by."""
 
@@ -178,7 +153,7 @@ class _Job:
     reference: str | Path
     floor: str | Path | None
     inputs: dict[str, Path]
-    how: _How
+    how: StudyModelsOptions
     judged: tuple[Path, ...] = ()
 
 
@@ -214,7 +189,10 @@ def _work_elsewhere(todo: Sequence[_Job], executor: Executor, say: Say) -> None:
             ready = [job for job in left if all(path.parent in made for path in job.inputs.values())]
             share = max(1, available_cores() // max(1, min(executor.jobs, len(ready))))
             tasks = [
-                replace(job, judged=tuple(finished), how=replace(job.how, threads=job.how.threads or share))
+                replace(
+                    job, judged=tuple(finished),
+                    how=replace(job.how, threads=job.how.threads or share),
+                )
                 for job in ready
             ]  # fmt: skip
             say(f"{', '.join(job.name for job in tasks)}: training, generating and evaluating")
@@ -281,7 +259,7 @@ def _of_each(files: Files, count: int, what: str) -> list[str | Path]:
     given = [files] if isinstance(files, str | Path) else list(files)
     if len(given) not in (1, count):
         raise UsageError(
-            f"{len(given)} files were given for --{what}, expected one, or one for each of the {count} presets"
+            f"{len(given)} files were given for {argument(what)}, expected one, or one for each of the {count} presets"
         )
     return given * count if len(given) == 1 else given
 

@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from caloforge.arguments import argument
 from caloforge.atomic import make_folder, replace_file
 from caloforge.detectors import particle_name
 from caloforge.errors import UsageError
 from caloforge.evaluation.classifiers.scores import area_under_roc, area_under_roc_error, roc_curve
 from caloforge.models import ShowerModel, load_model
+from caloforge.options import StudyParticlesOptions
 from caloforge.progress import progress
 from caloforge.random import Streams
 from caloforge.showers import Reader, open_showers
@@ -51,10 +54,8 @@ def study_particles(
     data: tuple[str | Path, str | Path],
     out: Path,
     *,
-    noise_draws: int = 1,
-    showers: int | None = None,
-    seed: int = 0,
-    batch_size: int = 500,
+    options: StudyParticlesOptions | None = None,
+    **settings: Any,
 ) -> ParticleStudy:
     """Compute ln p_1(shower) - ln p_2(shower) for the showers of both particles, given the incident energy.
 
@@ -63,21 +64,20 @@ def study_particles(
             preprocessing: the noise and thresholds of the two must agree for a ratio of densities to mean anything).
         data: unseen showers of the two particles, in the same order.
         out: directory for the numbers and the figure.
-        noise_draws: draws of the training noise to average over.
-        showers: how many of each file; None takes all.
-        seed: of the noise; both models see the same.
-        batch_size: showers in a batch.
+        options: see ``StudyParticlesOptions``.
+        settings: single options, instead of or beside ``options``.
 
     Raises:
         UsageError: if a model has no likelihood, or the models do not describe the same variables.
     """
+    asked_for = StudyParticlesOptions.merged(options, settings)
+    noise_draws, showers = asked_for.noise_draws, asked_for.showers
+    seed, batch_size = asked_for.seed, asked_for.batch_size
     first, second = (load_model(model).eval() for model in models)
     for model in (first, second):
         if not model.has_likelihood:
             raise UsageError(f"the model '{model.kind}' has no likelihood")
     _check_same_variables(first, second)
-    if noise_draws < 1:
-        raise UsageError(f"{noise_draws} noise draws were asked for, expected 1 or more")
     make_folder(out)
     ratios: dict[str, Float64] = {}
     for path in data:
@@ -130,7 +130,8 @@ def _check_same_variables(first: ShowerModel, second: ShowerModel) -> None:
         if one.get(key) != two.get(key):
             raise UsageError(
                 f"the two models differ in '{key}' ({one.get(key)} and {two.get(key)}), so their densities are in "
-                "different variables; train both with the same settings (--set model.energy_scale=1.0 ...)"
+                "different variables; train both with the same settings "
+                f"({argument('overrides', '--set')}: model.energy_scale=1.0 ...)"
             )
 
 

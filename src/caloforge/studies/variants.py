@@ -18,6 +18,7 @@ from caloforge.evaluation import EvaluationResult
 from caloforge.evaluation.files import prepare_evaluation
 from caloforge.generation import conditions_of_file, generate
 from caloforge.models import load_preset, model_class
+from caloforge.options import StudyVariantsOptions
 from caloforge.showers import Reader, open_showers
 from caloforge.stage import GradientStage
 from caloforge.studies.figures import draw_variants
@@ -54,6 +55,7 @@ class Study:
         question: the question.
         variants: the ways to train that answer it.
         rows: number of training showers, if it matters; None takes all.
+        preset: what is trained if nothing else is named.
         about: what the variants differ in, the ``preprocessing`` of the model or the ``augmentation`` of the data; they are
             not trained if they do not. None looks for no difference.
     """
@@ -63,6 +65,7 @@ class Study:
     variants: tuple[Variant, ...]
     rows: int | None = None
     about: Literal["preprocessing", "augmentation"] | None = None
+    preset: str = "caloflow-small"
 
 
 STUDIES = {
@@ -86,6 +89,7 @@ STUDIES = {
             ),
             rows=1000,
             about="augmentation",
+            preset="caloflow-tiny",
         ),
     )
 }
@@ -161,16 +165,9 @@ def run_study(
     out: Path,
     *,
     floor: str | Path | None = None,
-    preset: str = "caloflow-small",
-    overrides: Sequence[str] = (),
-    showers: int | None = None,
-    repetitions: int = 1,
-    classifier: str | None = None,
-    rows: int | None = None,
-    seed: int = 0,
-    threads: int | None = None,
-    device: str = "cpu",
+    options: StudyVariantsOptions | None = None,
     say: Say = print,
+    **settings: Any,
 ) -> StudyResult:
     """Train every variant, generate as many showers as the reference holds, and compare.
 
@@ -182,23 +179,19 @@ def run_study(
         reference: Geant4 showers that are not trained on; the generated ones have their energies.
         out: directory for everything that is made.
         floor: a second reference.
-        preset: what to train.
-        overrides: changes to it that all variants share.
-        showers: how many to generate and compare; None takes the reference's number.
-        repetitions: trainings of every variant, from different seeds.
-        classifier: a classifier of the evaluation to train as well (``caloflow-dnn-unnormalised``), or None.
-        rows: number of training showers; None takes the study's.
-        seed: of the first repetition.
-        threads: CPU threads.
-        device: ``cpu`` or a CUDA device.
         say: where progress goes.
+        options: see ``StudyVariantsOptions``.
+        settings: single options, instead of or beside ``options``.
 
     Raises:
         UsageError: if the data do not suffice, or the preset is not one that the study can vary; nothing is trained then.
         CaloForgeError: whatever training, generation or evaluation has to say.
     """
-    if repetitions < 1:
-        raise UsageError(f"{repetitions} repetitions were asked for, expected 1 or more")
+    asked_for = StudyVariantsOptions.merged(options, settings)
+    preset = asked_for.preset or study.preset
+    overrides, showers, repetitions = asked_for.overrides, asked_for.showers, asked_for.repetitions
+    classifier, rows = asked_for.classifier, asked_for.rows
+    seed, threads, device = asked_for.seed, asked_for.threads, asked_for.device
     main = check_study(study, data, preset, overrides)
     with open_showers(data) as reader:
         asked = conditions_of_file(reference, showers=showers, particle=reader.particle or None)

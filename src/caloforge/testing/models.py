@@ -33,6 +33,9 @@ from caloforge.testing.toys import fit_stages, toy_detector, toy_points, toy_sho
 __all__ = ["MODEL_CHECKS", "check_model"]
 
 _STREAMS = Streams(3, "contract")
+#: A model within this factor of what is expected of it leaves the range if its energies are a thousand times too small or large,
+#: wherever in the range it is.
+_HALF_A_UNIT = 1000**0.5
 #: Relative difference of gradients in float64 that rounding explains.
 _ROUNDING = 1e-7
 #: A gradient that is smaller than this part of the largest of its player may be nothing but rounding.
@@ -50,7 +53,7 @@ class _Case:
     density: DensityOf | bool | None
     conditions: Conditions
     folder: Path
-    factor: float
+    ratio: float
 
 
 def _numbers(made: Showers | ShowerPoints) -> NDArray[np.float32]:
@@ -153,11 +156,12 @@ def _showers(case: _Case, name: str) -> None:
     expect(isinstance(made, Showers) == (model.shower_kind == "voxels"), name, f"it makes no {model.shower_kind}")
     made.check_values()
     share, known = (float(s.total_energy().sum() / s.incident_energy.sum()) for s in (made, case.showers))
+    expected = known * case.ratio
     expect(
-        known / case.factor < share < known * case.factor,
+        expected / _HALF_A_UNIT < share < expected * _HALF_A_UNIT,
         name,
-        f"the showers deposit {share:.3g} of the incident energy and those that it was fitted to {known:.3g}, so one of them "
-        "seems to be in the wrong unit (MeV is expected everywhere)",
+        f"the showers deposit {share:.3g} of the incident energy and about {expected:.3g} is expected of a model that was fitted "
+        f"to ones with {known:.3g}, so one of them seems to be in the wrong unit (MeV is expected everywhere)",
     )
 
 
@@ -299,7 +303,7 @@ def check_model(
     *,
     showers: Showers | ShowerPoints | None = None,
     density: DensityOf | bool | None = None,
-    energy_factor: float = 100.0,
+    energy_ratio: float = 1.0,
     prepare: Callable[[ShowerModel], None] = lambda model: None,
     only: Sequence[str] = (),
 ) -> list[str]:
@@ -317,8 +321,8 @@ def check_model(
         showers: to fit it to, about 40; None takes toys of its detector.
         density: for a model with a likelihood: builds it, untrained, for the given detector of two voxels, in settings
             without noise and cut; False if its density is proved elsewhere.
-        energy_factor: by which an untrained model may deposit more or less than the showers; one that takes GeV for MeV is off
-            by a thousand.
+        energy_ratio: what the untrained model deposits, as a multiple of what the showers do, where a sound one is far from 1. It
+            may be a factor of 30 away from that, so that one that takes GeV for MeV is always rejected.
         prepare: what else an untrained model needs to make showers at all, done after the fit stages.
         only: names of the checks to do (see ``MODEL_CHECKS``); all of them if empty.
 
@@ -339,7 +343,7 @@ def check_model(
     chosen = [name for name in MODEL_CHECKS if not only or name in only]
     with tempfile.TemporaryDirectory(prefix="caloforge-") as folder:
         for name in chosen:
-            case = _Case(copy.deepcopy(trainable).eval(), showers, density, conditions, Path(folder), energy_factor)
+            case = _Case(copy.deepcopy(trainable).eval(), showers, density, conditions, Path(folder), energy_ratio)
             with failing_as(name):
                 MODEL_CHECKS[name](case, name)
     return chosen

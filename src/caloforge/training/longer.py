@@ -11,6 +11,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
+from caloforge.arguments import argument, given, is_typed, switch
 from caloforge.errors import OutputError
 from caloforge.models import RunPlan
 from caloforge.stage import CosineSchedule, GradientStage, LinearSchedule, OneCycleSchedule, Stage
@@ -101,16 +102,23 @@ def _check(
         raise OutputError(
             f"{where}: {name} was begun for {before} epochs, and its schedule '{kind}' stretches over all of them, so it cannot "
             f"go on to {stage.epochs}; constant, milestones, exponential and cyclic schedules can, and "
-            f"--stage {stage.name} --overwrite trains it anew"
+            f"{_anew(stage.name)} trains it anew"
         )
     if stage.name not in {one.name for one in chosen}:
         raise OutputError(
             f"{where}: {name} was begun for {before} epochs, now it is {stage.epochs}, but it is not among the stages to train; "
-            "name it with --stage too, or change the epochs of the others only (training.stages.NAME.epochs)"
+            f"name it with {argument('stages', '--stage')} too, or change the epochs of the others only "
+            "(training.stages.NAME.epochs)"
         )
     learned = next((one.name for one in stages if stage.name in one.needs and one.name in begun), None)
     if learned is not None:
         raise OutputError(
             f"{where}: {name} cannot go on, since the stage '{learned}' has learned from its result; train both anew with "
-            f"--stage {stage.name} --stage {learned} --overwrite"
+            f"{_anew(stage.name, learned)}"
         )
+
+
+def _anew(*stages: str) -> str:
+    return (
+        f"{given('stages', *stages, flag='--stage', several=True)} {'' if is_typed() else 'and '}{switch('overwrite')}"
+    )

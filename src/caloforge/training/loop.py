@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from caloforge.arguments import switch
 from caloforge.atomic import make_folder
 from caloforge.errors import Interrupted, TrainingError, UsageError
 from caloforge.models import ShowerModel, read_stage
@@ -305,7 +306,7 @@ class _Trainer:
             counters = self.state.counters
             raise Interrupted(
                 f"stopped in stage '{self.stage.name}' after {counters.epoch} of {self.stage.epochs} epochs and "
-                f"{counters.batch} batches; everything so far is kept in '{self.run.directory}', go on with --resume"
+                f"{counters.batch} batches; everything so far is kept in '{self.run.directory}', go on with {switch('resume')}"
             )
         self.state.save_if_due(self.run.checkpoint_seconds)
 

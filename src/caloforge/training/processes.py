@@ -13,11 +13,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
 
 from caloforge.errors import UsageError
+from caloforge.training.team import Seat
 
 __all__ = ["Processes"]
 
@@ -36,19 +38,25 @@ class Processes:
 
     @classmethod
     @contextmanager
-    def joined(cls, device: torch.device) -> Iterator[Processes]:
-        """The processes that ``torchrun`` started, or just this one.
+    def joined(cls, device: torch.device, seat: Seat | None = None) -> Iterator[Processes]:
+        """The processes that ``torchrun`` started, or those of a team, or just this one.
 
         Args:
             device: where this process trains; decides how processes talk to each other.
+            seat: place of this process in a team.
         """
         size = int(os.environ.get("WORLD_SIZE", "1"))
-        if size == 1:
+        if size == 1 and seat is None:
             yield cls()
             return
         began = not distributed.is_initialized()
         if began:
-            distributed.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(minutes=30))
+            place: dict[str, Any] = (
+                {} if seat is None else {"store": seat.meeting_place(), "rank": seat.rank, "world_size": seat.size}
+            )
+            distributed.init_process_group(
+                "nccl" if device.type == "cuda" else "gloo", timeout=timedelta(minutes=30), **place
+            )
         try:
             yield cls(distributed.get_rank(), distributed.get_world_size())
         finally:

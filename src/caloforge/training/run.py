@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,9 @@ import torch
 from torch import nn
 
 from caloforge import datasets
+from caloforge.arguments import argument, switch
 from caloforge.containment import check_contained
+from caloforge.cores import available_cores
 from caloforge.detectors import Detector
 from caloforge.errors import ModelFileError, OutputError, UsageError
 from caloforge.models import (
@@ -39,6 +41,7 @@ from caloforge.models import (
 )
 from caloforge.names import printable
 from caloforge.nn.batch_layers import BatchNorm1d, BatchNorm2d, Dropout
+from caloforge.options import TrainOptions
 from caloforge.progress import progress
 from caloforge.random import Streams
 from caloforge.stage import FitStage, GradientStage, Stage, TrainingConfig
@@ -51,6 +54,7 @@ from caloforge.training.metrics import collect_metrics
 from caloforge.training.processes import Processes
 from caloforge.training.rundir import begin, check_free, check_same, clear, locked
 from caloforge.training.state import read_counters, stage_finished
+from caloforge.training.team import Seat, team
 from caloforge.version import __version__
 
 __all__ = ["TrainingResult", "train"]
@@ -80,51 +84,32 @@ def train(
     data: str | Path | Sequence[str | Path] | ShowerSource,
     out: str | Path,
     *,
-    overrides: Sequence[str] = (),
     detector: Detector | None = None,
     particle: str | int | None = None,
-    stages: Sequence[str] = (),
     inputs: Mapping[str, str | Path] | None = None,
-    val_fraction: float | None = None,
-    seed: int = 0,
-    resume: bool = False,
-    overwrite: bool = False,
-    device: str = "cpu",
-    threads: int | None = None,
-    memory: int | None = None,
-    tf32: bool = False,
     checkpoint_seconds: float = 300.0,
-    tensorboard: bool = False,
     show: bool = True,
     command: str | None = None,
+    options: TrainOptions | None = None,
+    **settings: Any,
 ) -> TrainingResult:
     """Train a model, or some of its stages, and put the model together when all of them are there.
 
-    Under ``torchrun`` every process calls this with the same arguments.
+    Under ``torchrun`` every process calls this with the same arguments. Resumed, it goes on with what is there and begins if
+    there is nothing; the number of epochs may have grown, where the schedule allows it.
 
     Args:
         preset: name of a preset, YAML file, or the preset itself.
         data: shower file, a sample of the package (``NAME:SPLIT``), several of these as one, or an open file.
         out: model directory.
-        overrides: changes to the preset, for example ``training.epochs=5``.
         detector: for files that do not name theirs.
         particle: for files that do not name theirs.
-        stages: names of the stages to train; all of them if empty. What they need must be finished.
         inputs: directories of other models that the model learns from, by name (``teacher``).
-        val_fraction: share of the showers kept for validation and selection; None takes the preset's.
-        seed: fixes initial weights, split, order, noise and dropout.
-        resume: go on with what is there; begin if there is nothing. The number of epochs may have grown, where the schedule
-            allows it.
-        overwrite: throw away what is there.
-        device: ``cpu``, ``cuda`` or ``cuda:N``.
-        threads: CPU threads; None leaves torch's choice.
-        memory: budget for the data, bytes; larger data are read from the file in every epoch. None takes 40 % of the
-            memory that is free.
-        tf32: let GPUs round matrix products to 10 bits.
         checkpoint_seconds: longest time between two checkpoints.
-        tensorboard: also log for TensorBoard.
         show: whether to show progress.
         command: what the user typed, for the record.
+        options: how it is trained; see ``TrainOptions``. The seed fixes initial weights, split, order, noise and dropout.
+        settings: single options, instead of or beside ``options``.
 
     Raises:
         UsageError: if something was asked for that makes no sense.
@@ -132,37 +117,72 @@ def train(
         ShowerFileError: if the data are damaged.
         OutputError: if ``out`` holds another training, is in use, or cannot be written.
         ModelFileError: if a checkpoint or an input is damaged.
-        TrainingError: if a loss is no longer a number.
+        TrainingError: if a loss is no longer a number, or one of several processes dies.
         Interrupted: if the user stopped it; the message says what was kept.
     """
-    directory = Path(out)
-    if resume and overwrite:
-        raise UsageError("to resume and to overwrite exclude each other")
-    if isinstance(preset, Preset) and overrides:
+    chosen = TrainOptions.merged(options, settings)
+    if chosen.resume and chosen.overwrite:
+        raise UsageError(f"{switch('resume')} and {switch('overwrite')} exclude each other")
+    if isinstance(preset, Preset) and chosen.overrides:
         raise UsageError("overrides need a preset by name or file")
-    chosen_preset = preset if isinstance(preset, Preset) else load_preset(preset, overrides)
-    where = Processes.local_device(device)
+    call = _Call(
+        preset if isinstance(preset, Preset) else load_preset(preset, chosen.overrides), data, Path(out), detector, particle,
+        inputs or {}, checkpoint_seconds, show, command, chosen,
+    )  # fmt: skip
+    if chosen.jobs == 1:
+        return _train(call)
+    with team(chosen.jobs, chosen.device, _train, replace(call, show=False)) as seat:
+        return _train(call, seat)
+
+
+@dataclass(frozen=True)
+class _Call:
+    """What was asked for; see :func:`train`."""
+
+    preset: Preset
+    data: str | Path | Sequence[str | Path] | ShowerSource
+    out: Path
+    detector: Detector | None
+    particle: str | int | None
+    inputs: Mapping[str, str | Path]
+    checkpoint_seconds: float
+    show: bool
+    command: str | None
+    options: TrainOptions
+
+
+def _train(call: _Call, seat: Seat | None = None) -> TrainingResult:
+    """What one process does."""
+    chosen_preset, directory, chosen_options = call.preset, call.out, call.options
+    seed, stages, inputs = chosen_options.seed, chosen_options.stages, call.inputs
+    resume, overwrite, data = chosen_options.resume, chosen_options.overwrite, call.data
+    where = Processes.local_device(chosen_options.device)
+    share = max(1, available_cores() // chosen_options.jobs) if chosen_options.jobs > 1 else None
     with ExitStack() as on_exit:
-        on_exit.enter_context(_torch_settings(where, threads, tf32))
+        on_exit.enter_context(_torch_settings(where, chosen_options.threads or share, chosen_options.tf32))
         on_exit.enter_context(memory_kept())
-        processes = on_exit.enter_context(Processes.joined(where))
+        processes = on_exit.enter_context(Processes.joined(where, seat))
         source = data
         if isinstance(source, str | Path | Sequence):
             names = [source] if isinstance(source, str | Path) else source
             datasets.refuse_references(names)
-            source = on_exit.enter_context(datasets.open_named(names, detector, particle=particle))
-        model, used = _new_model(chosen_preset, source, seed, inputs or {})
+            source = on_exit.enter_context(datasets.open_named(names, call.detector, particle=call.particle))
+        model, used = _new_model(chosen_preset, source, seed, inputs)
         all_stages = model.training_stages(chosen_preset.training)
         chosen = _chosen(all_stages, stages)
         check_contained(directory, CONTENT, OutputError)
         all_anew = overwrite and not stages
         former = read_plan(directory) if (directory / "plan.json").is_file() and not all_anew else None
-        kept = chosen_preset.training.validation_fraction if val_fraction is None else val_fraction
-        rows = _read(source, former, processes, seed, kept, memory, where, show=show)
+        kept = (
+            chosen_preset.training.validation_fraction
+            if chosen_options.val_fraction is None
+            else chosen_options.val_fraction
+        )
+        rows = _read(source, former, processes, seed, kept, _bytes(chosen_options.memory), where, show=call.show)
         _check_sizes(rows, chosen, processes)
         _check_layers(chosen, processes)
         settings = _in_epochs(chosen_preset.training, all_stages, rows)
-        plan = _plan(settings, model, all_stages, rows, inputs or {}, used, _story(data, rows, source, command))
+        plan = _plan(settings, model, all_stages, rows, inputs, used, _story(data, rows, source, call.command))
         anew = list(stages) if overwrite else []
         if former is not None:
             check_same(directory, former, plan, anew=anew)
@@ -186,9 +206,9 @@ def train(
             processes=processes,
             interruption=interruption,
             seed=seed,
-            checkpoint_seconds=checkpoint_seconds,
-            tensorboard=tensorboard,
-            show=show,
+            checkpoint_seconds=call.checkpoint_seconds,
+            tensorboard=chosen_options.tensorboard,
+            show=call.show,
         )
         results = _run_stages(all_stages, chosen, run)
         missing = tuple(stage.name for stage in all_stages if not stage_finished(directory, stage.name))
@@ -197,6 +217,10 @@ def train(
         processes.wait()
         record = None if missing else read_record(directory)
         return TrainingResult(directory, tuple(results), missing, record, _notes(chosen, rows.detector))
+
+
+def _bytes(gigabytes: float | None) -> int | None:
+    return None if gigabytes is None else round(gigabytes * 1e9)
 
 
 def _notes(stages: Sequence[Stage], detector: Detector) -> tuple[str, ...]:
@@ -245,13 +269,13 @@ def _new_model(
     """An untrained model, the same for the same seed, and the hashes of the models that it learns from."""
     if source.detector is None:
         raise UsageError(
-            "the data do not say which detector they belong to, so one must be named (--detector; 'caloforge convert' writes "
-            "it into the file)"
+            "the data do not say which detector they belong to, so one must be named "
+            f"({argument('detector')}; 'caloforge convert' writes it into the file)"
         )
     if source.particle == 0:
         raise UsageError(
-            "the data do not say which particle made the showers, so one must be named (--particle; 'caloforge convert' "
-            "writes it into the file)"
+            "the data do not say which particle made the showers, so one must be named "
+            f"({argument('particle')}; 'caloforge convert' writes it into the file)"
         )
     wanted = model_class(preset.kind).inputs
     missing = [name for name in wanted if name not in inputs]

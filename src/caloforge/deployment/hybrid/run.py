@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from caloforge.arguments import switch
 from caloforge.conditions import Conditions
 from caloforge.deployment.hybrid.acceptance import Acceptance
 from caloforge.deployment.hybrid.faces import read_faces
@@ -189,7 +190,7 @@ def hybrid_simulation(
         if writer is None:
             raise Interrupted("interrupted before the first events were finished") from None
         raise Interrupted(
-            f"interrupted; {out} holds {len(writer)} of {events} events, --resume goes on from there"
+            f"interrupted; {out} holds {len(writer)} of {events} events, {switch('resume')} goes on from there"
         ) from None
     known = job.facts()
     return HybridSummary(

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from caloforge.arguments import given
 from caloforge.atomic import replace_file
 from caloforge.deployment.hosts.ddml import CAPACITY, FLOATS, LAYERS, Barrel, CaloClouds
 from caloforge.deployment.parity import Check, ParityResult
@@ -123,7 +124,7 @@ def write(
     """Fill the folder of an export; see :func:`caloforge.deployment.targets.onnx.write`."""
     if not isinstance(model, PointCloudModel):
         raise UsageError(
-            f"'{model.kind}' makes no points; --target ddml-l2lflows carries 'l2lflows-conv' on 'ild-ecal/90x90'"
+            f"'{model.kind}' makes no points; {given('target', 'ddml-l2lflows')} carries 'l2lflows-conv' on 'ild-ecal/90x90'"
         )
     if model.config.sampler != "consistency":
         raise UsageError(
@@ -133,7 +134,8 @@ def write(
     assert record is not None  # loaded from a directory
     if detector.readout.n_layers != LAYERS:
         raise UsageError(
-            f"DDML's CaloClouds has {LAYERS} layers, '{detector.name}' has {detector.readout.n_layers}; --target cpp carries it"
+            f"DDML's CaloClouds has {LAYERS} layers, '{detector.name}' has {detector.readout.n_layers}; "
+            f"{given('target', 'cpp')} carries it"
         )
     path, (low, high) = folder / "model.pt", record.valid.incident_energy
     room = int(model.point_room(np.array([high]))[0])

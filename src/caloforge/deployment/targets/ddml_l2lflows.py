@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from caloforge.arguments import given
 from caloforge.atomic import replace_file
 from caloforge.deployment.hosts.ddml import Barrel, L2LFlows
 from caloforge.deployment.parity import Check, ParityResult
@@ -77,7 +78,7 @@ def _check_cells(model: ShowerModel) -> None:
     if not same or not len(found.depths):
         raise UsageError(
             f"DDML's L2LFlows has the cells of '{_DETECTOR}', and this model those of '{model.detector.name}'; "
-            "--target ddml-caloclouds carries models of points"
+            f"{given('target', 'ddml-caloclouds')} carries models of points"
         )
 
 
@@ -86,7 +87,7 @@ def write(
 ) -> ParityResult | None:
     """Fill the folder of an export; see :func:`caloforge.deployment.targets.onnx.write`."""
     if model.shower_kind == "points":
-        raise UsageError(f"'{model.kind}' makes points; --target ddml-caloclouds carries it")
+        raise UsageError(f"'{model.kind}' makes points; {given('target', 'ddml-caloclouds')} carries it")
     check_carried(model, kinds=_PROVEN, most_features=MOST_PASSES)
     _check_cells(model)
     detector, record = model.detector, model.record

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from caloforge.arguments import given
 from caloforge.atomic import replace_file
 from caloforge.deployment.hosts.fastcalosim import FastCaloSim
 from caloforge.deployment.parity import Check, ParityResult
@@ -64,7 +65,7 @@ def _layer_numbers(detector: Detector) -> list[int]:
     layers = detector.readout.layers
     if not all(isinstance(layer.grid, PolarGrid) for layer in layers):
         raise UsageError(
-            f"FastCaloSim's voxels are polar, those of '{detector.name}' are not; --target onnx carries them"
+            f"FastCaloSim's voxels are polar, those of '{detector.name}' are not; {given('target', 'onnx')} carries them"
         )
     if not all(layer.label.isdecimal() for layer in layers):
         raise UsageError(f"FastCaloSim's layers have numbers, those of '{detector.name}' have other labels")
@@ -83,7 +84,7 @@ def write(
     if list(latents) != ["flow"] or latents["flow"].shape[1] != voxels + len(numbers):
         raise UsageError(
             f"FastCaloSim draws a random number for each voxel and each layer, {voxels + len(numbers)}, "
-            f"this model takes {sum(value.shape[1] for value in latents.values())}; --target onnx carries it"
+            f"this model takes {sum(value.shape[1] for value in latents.values())}; {given('target', 'onnx')} carries it"
         )
     need_packages()
     normal = latents["flow"]

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from caloforge.arguments import given
 from caloforge.atomic import replace_file
 from caloforge.deployment.parity import Check, ParityResult
 from caloforge.deployment.vectors import reference_showers, test_conditions
@@ -82,13 +83,13 @@ def check_carried(model: ShowerModel, *, kinds: Sequence[str] = _PROVEN, most_fe
     """
     if model.shower_kind == "points":
         raise UsageError(
-            f"a graph has a fixed number of points, showers of '{model.kind}' have not; --target cpp carries them"
+            f"a graph has a fixed number of points, showers of '{model.kind}' have not; {given('target', 'cpp')} carries them"
         )
     largest = max((m.features for m in model.modules() if isinstance(m, MaskedAutoregressiveFlow)), default=0)
     if largest > most_features:
         raise UsageError(
             f"a masked autoregressive flow of {largest} features would be {largest} passes in a graph; "
-            "--target cpp carries 'caloflow', and 'caloinn' samples in one pass"
+            f"{given('target', 'cpp')} carries 'caloflow', and 'caloinn' samples in one pass"
         )
     if model.kind not in kinds:
         raise UsageError(f"graphs of '{model.kind}' have not been proven, only those of {', '.join(kinds)}")

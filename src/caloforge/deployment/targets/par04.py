@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from caloforge.arguments import given
 from caloforge.atomic import replace_file
 from caloforge.deployment.hosts.par04 import Mesh, Par04, local_axes
 from caloforge.deployment.parity import Check, ParityResult
@@ -91,14 +92,14 @@ def mesh_of(detector: Detector) -> Mesh:
     why = "equal rings, sectors and slices from the surface on"
     if not isinstance(first, PolarGrid) or any(grid != first for grid in grids) or not len(readout.depths):
         raise UsageError(
-            f"Par04's mesh has {why}, the voxels of '{detector.name}' are others; --target onnx carries them"
+            f"Par04's mesh has {why}, the voxels of '{detector.name}' are others; {given('target', 'onnx')} carries them"
         )
     rings, edges = np.asarray(first.r_edges), np.append(readout.depths[:, 0], readout.depths[-1, 1])
     sizes = float(rings[-1] / (len(rings) - 1)), float(edges[-1] / (len(edges) - 1))
     for found, size in zip((rings, edges), sizes, strict=True):
         if np.abs(found - size * np.arange(len(found))).max() > _TOLERANCE:
             raise UsageError(
-                f"Par04's mesh has {why}, the voxels of '{detector.name}' have not; --target onnx carries them"
+                f"Par04's mesh has {why}, the voxels of '{detector.name}' have not; {given('target', 'onnx')} carries them"
             )
     return Mesh(len(rings) - 1, first.n_alpha, len(grids), *sizes)
 

@@ -1,6 +1,6 @@
 """What every shower file has in common, whatever its layout.
 
-A format is a module with a ``Reader`` and a function that turns showers into columns; ``registry`` lists them all.
+A format is a module with a ``Reader`` and a function that turns showers into columns; ``registry`` finds them all.
 Files that CaloForge writes carry the same root attributes in every format: ``detector`` (TOML), ``particle`` (PDG
 id), ``provenance`` (JSON) and the state of the writer (``blocks``). Foreign files have none of them.
 """
@@ -365,6 +365,7 @@ class Format:
             no place for.
         attributes: root attributes that mark the format.
         finish: turns the file of columns into the format at the very end, if the format is more than columns.
+        rank: a file is held against formats of a lower rank first.
     """
 
     name: str
@@ -375,3 +376,4 @@ class Format:
     encoder: Callable[[Readout | None], Encoder] | None = None
     attributes: Mapping[str, Any] | None = None
     finish: Callable[[Path, Path], None] | None = None
+    rank: int = 50

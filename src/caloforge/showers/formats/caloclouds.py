@@ -20,6 +20,8 @@ from caloforge.showers.formats.base import Format, Reader, per_shower
 from caloforge.showers.showers import ShowerPoints
 from caloforge.units import GeV
 
+ENTRIES = ("caloclouds",)
+
 __all__ = ["CALOCLOUDS"]
 
 #: Bytes of the padded array that is held at a time.
@@ -98,4 +100,5 @@ CALOCLOUDS = Format(
     "training files of CaloClouds: events (N, 4, M) and energy in GeV (arXiv:2309.05704; read only)",
     _has_layout,
     CaloCloudsReader,
+    rank=60,
 )

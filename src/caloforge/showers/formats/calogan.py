@@ -19,6 +19,8 @@ from caloforge.showers.formats.native import energies_column, optional_columns
 from caloforge.showers.hdf5 import Array, Column, guarded
 from caloforge.showers.showers import Showers
 
+ENTRIES = ("calogan",)
+
 __all__ = ["CALOGAN"]
 
 

@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from caloforge.showers.formats.base import Block, Format, Reader, per_shower
 from caloforge.showers.showers import ShowerPoints
 
+ENTRIES = ("hits",)
+
 __all__ = ["HITS"]
 
 _STEP = 2**18

@@ -23,6 +23,8 @@ from caloforge.showers.hdf5 import Array, Column, guarded
 from caloforge.showers.showers import Showers
 from caloforge.units import GeV
 
+ENTRIES = ("ild",)
+
 __all__ = ["ILD"]
 
 

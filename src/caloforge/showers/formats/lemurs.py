@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 from caloforge.showers.formats.base import Block, Format, Reader, per_shower
 from caloforge.showers.showers import Showers
 
+ENTRIES = ("lemurs",)
+
 __all__ = ["LEMURS"]
 
 

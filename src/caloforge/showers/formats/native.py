@@ -30,6 +30,8 @@ from caloforge.showers.formats.base import (
 from caloforge.showers.hdf5 import Array, Column
 from caloforge.showers.showers import ShowerPoints, Showers
 
+ENTRIES = ("native", "calochallenge")
+
 __all__ = [
     "CALOCHALLENGE",
     "NATIVE",
@@ -224,6 +226,7 @@ NATIVE = Format(
     ("voxels", "points"),
     native_encoder,
     {"caloforge": VERSION},
+    rank=0,  # CaloChallenge's layout is its own, too
 )
 
 CALOCHALLENGE = Format(

@@ -1,8 +1,9 @@
-"""All file formats, in the order in which a file is held against them."""
+"""All file formats: those of this folder, and of other distributions."""
 
 from __future__ import annotations
 
 import warnings
+from functools import cache
 from pathlib import Path
 
 import h5py
@@ -10,20 +11,16 @@ import h5py
 from caloforge import plugins
 from caloforge.errors import CaloForgeWarning, ShowerFileError, UsageError
 from caloforge.showers.formats.base import Format, Reader, UnbegunReader
-from caloforge.showers.formats.caloclouds import CALOCLOUDS
-from caloforge.showers.formats.calogan import CALOGAN
-from caloforge.showers.formats.hits import HITS
-from caloforge.showers.formats.ild import ILD
-from caloforge.showers.formats.lemurs import LEMURS
-from caloforge.showers.formats.native import CALOCHALLENGE, NATIVE
-from caloforge.showers.formats.showerdata import SHOWERDATA
 from caloforge.showers.hdf5 import guarded
 
-__all__ = ["FORMATS", "find_format", "sniff"]
+__all__ = ["find_format", "own_formats", "sniff"]
 
-FORMATS: dict[str, Format] = {
-    form.name: form for form in (NATIVE, CALOCHALLENGE, CALOGAN, SHOWERDATA, ILD, HITS, CALOCLOUDS, LEMURS)
-}
+
+@cache
+def own_formats() -> dict[str, Format]:
+    """The formats of the package by name, in the order in which a file is held against them."""
+    found = [plugins.load("formats", p.name) for p in plugins.find("formats").values() if p.distribution == "caloforge"]
+    return {form.name: form for form in sorted(found, key=lambda form: (form.rank, form.name))}
 
 
 def find_format(name: str, *, writing: bool = False) -> Format:
@@ -33,16 +30,17 @@ def find_format(name: str, *, writing: bool = False) -> Format:
         UsageError: if there is none of this name, or it cannot be written.
         PluginError: if it is of another distribution and cannot be loaded.
     """
-    if name not in FORMATS and name in plugins.find("formats"):
-        found: Format = plugins.checked(plugins.find("formats")[name], plugins.load("formats", name), Format)
-        if writing and found.encoder is None:
-            raise UsageError(f"the format '{name}' can only be read")
-        return found
-    known = [form.name for form in FORMATS.values() if form.encoder is not None or not writing]
-    if name not in known:
-        known += plugins.names("formats")
-        raise UsageError(f"the format '{name}' is not known, expected one of {', '.join(known)}")
-    return FORMATS[name]
+    own = own_formats()
+    if name in own or name not in plugins.find("formats"):
+        known = [form.name for form in own.values() if form.encoder is not None or not writing]
+        if name not in known:
+            known += [other for other in plugins.names("formats") if other not in own]
+            raise UsageError(f"the format '{name}' is not known, expected one of {', '.join(known)}")
+        return own[name]
+    found: Format = plugins.checked(plugins.find("formats")[name], plugins.load("formats", name), Format)
+    if writing and found.encoder is None:
+        raise UsageError(f"the format '{name}' can only be read")
+    return found
 
 
 def sniff(path: Path, file: h5py.File) -> type[Reader]:
@@ -54,7 +52,7 @@ def sniff(path: Path, file: h5py.File) -> type[Reader]:
     with guarded(path):
         if not len(file) and "request" in file.attrs:
             return UnbegunReader
-        for form in FORMATS.values():
+        for form in own_formats().values():
             if form.sniff(file):
                 return form.reader
         found = _foreign(file)

@@ -39,6 +39,8 @@ from caloforge.showers.hdf5 import Array, Column, closed_quietly, guarded, open_
 from caloforge.showers.showers import ShowerPoints
 from caloforge.units import GeV
 
+ENTRIES = ("showerdata",)
+
 __all__ = ["SHOWERDATA"]
 
 _STEPS = "caloforge/energy_steps"

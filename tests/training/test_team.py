@@ -1,0 +1,132 @@
+"""``train --jobs``: the other processes are started for the first one, and end with it whatever happens."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from caloforge import datasets
+from caloforge.errors import ShowerFileError, TrainingError, UsageError
+from caloforge.models import read_record
+from caloforge.showers import create_showers, open_showers
+from caloforge.training import train
+from caloforge.training.metrics import read_metrics
+from caloforge.training.team import team
+
+PRESET = """
+kind: caloflow
+title: a small one for the tests
+model:
+  energy_scale: 1.0
+  energies: {blocks: 1, hidden_features: 8, hidden_layers: 1}
+  shapes: {blocks: 1, hidden_features: 8, hidden_layers: 1}
+training:
+  batch_size: 60
+  epochs: 2
+"""
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("data") / "g.h5"
+    with open_showers(datasets.path("calogan-gamma-sample", split="train")) as reader:
+        showers = reader.read(0, 400)
+        with create_showers(path, detector=reader.detector, particle=22) as writer:
+            writer.write(showers)
+    return path
+
+
+@pytest.fixture
+def preset(tmp_path: Path) -> Path:
+    path = tmp_path / "small.yaml"
+    path.write_text(PRESET)
+    return path
+
+
+def test_two_processes_make_the_same_model_up_to_rounding(data: Path, preset: Path, tmp_path: Path) -> None:
+    """Mutation: give every process the whole batch, or its own seed."""
+    for jobs in (1, 2):
+        train(preset, data, tmp_path / str(jobs), jobs=jobs, threads=1, show=False)
+    losses = [
+        [row["training"]["loss"] for row in read_metrics(tmp_path / str(jobs) / "metrics.jsonl")] for jobs in (1, 2)
+    ]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+    one, two = (load_file(tmp_path / str(jobs) / "model.safetensors") for jobs in (1, 2))
+    for name, tensor in one.items():
+        torch.testing.assert_close(two[name], tensor, rtol=1e-3, atol=1e-3)
+    assert [read_record(tmp_path / str(jobs)).training["processes"] for jobs in (1, 2)] == [1, 2]
+
+
+def test_what_cannot_be_done_is_refused(preset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UsageError, match="cannot train on the one device 'cuda:0', expected cuda"):
+        train(preset, "x.h5", tmp_path / "m", jobs=2, device="cuda:0")
+    with pytest.raises(ShowerFileError, match="there is no such file"):
+        train(preset, "missing.h5", tmp_path / "m", jobs=2)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UsageError, match="torchrun has started several processes already"):
+        train(preset, "x.h5", tmp_path / "m", jobs=2)
+
+
+def fail(how: str, seat: Any) -> None:
+    if how == "error":
+        raise UsageError("it is too small")
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.parametrize(
+    ("how", "error", "message"),
+    [
+        ("error", UsageError, "^it is too small$"),
+        ("killed", TrainingError, "a worker process died .killed by hand.*finished epochs are kept"),
+    ],
+)
+def test_why_another_process_is_gone_is_said(how: str, error: type[Exception], message: str) -> None:
+    """Mutation: let gloo's "Connection closed by peer" through."""
+    with pytest.raises(error, match=message), team(2, "cpu", fail, how):
+        raise RuntimeError("connection closed by peer")
+
+
+SCRIPT = """
+import sys
+from caloforge.cli.main import main
+from caloforge.training import loop
+loop.draw_curves = lambda *_, **__: None
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_ctrl_c_stops_all_of_them_and_the_training_goes_on_with_them(data: Path, preset: Path, tmp_path: Path) -> None:
+    """Mutation: let the others stop by themselves: the first would wait for their gradients."""
+    preset.write_text(PRESET.replace("epochs: 2", "epochs: 2000"))
+    out = tmp_path / "m"
+    command = [
+        sys.executable, "-c", "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)" + SCRIPT, "train",
+        str(preset), "--data", str(data), "--out", str(out), "--jobs", "2", "--threads", "1",
+    ]  # fmt: skip
+    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        deadline = time.monotonic() + 120
+        while not list(out.glob("stages/*/last*")) and time.monotonic() < deadline and process.poll() is None:
+            time.sleep(0.2)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=120)
+    assert process.returncode == 130, errors
+    assert "go on with --resume" in errors
+    before = len(read_metrics(out / "metrics.jsonl"))
+    with subprocess.Popen([*command, "--resume"], stderr=subprocess.PIPE, text=True, stdout=subprocess.PIPE) as process:
+        deadline = time.monotonic() + 120
+        stage = next(out.glob("stages/*/metrics.jsonl"))
+        while len(read_metrics(stage)) <= before and time.monotonic() < deadline and process.poll() is None:
+            time.sleep(0.2)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=120)
+    assert process.returncode == 130, errors
+    assert len(read_metrics(out / "metrics.jsonl")) > before
