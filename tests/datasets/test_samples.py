@@ -80,7 +80,7 @@ def test_clouds_are_small_disjoint_and_photons_in_the_silicon_of_ild():
 
 def test_clouds_are_of_the_detector_as_it_is():
     with open_showers(datasets.path(CLOUDS)) as reader:
-        assert reader.detector == load_detector("ild-ecal")
+        assert reader.detector.hash == load_detector("ild-ecal").hash  # but for segmentations that came later
         assert reader.provenance["field"] == "uniform, (3.5, 0, 0) T in the local frame"
         assert reader.provenance["production_cut_mm"] == 0.1
         assert reader.provenance["directions"] == "barrel"

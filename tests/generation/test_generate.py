@@ -161,7 +161,7 @@ def test_interrupted_and_resumed(reference, tmp_path, monkeypatch, block):
 
     with monkeypatch.context() as patch:
         patch.setattr(Toy, "decode_tensors", interrupting)
-        message = rf"g.h5 holds {500 * block} of {N} showers, --resume" if block else "no block was finished"
+        message = rf"g.h5 holds {500 * block} of {N} showers, resume=True" if block else "no block was finished"
         with pytest.raises(Interrupted, match=message):
             generate(toy(reject=0.3), spectrum(), out, seed=7, batch_size=500, show=False)
     if block:

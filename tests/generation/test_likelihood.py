@@ -92,7 +92,7 @@ def test_refusals(data, tmp_path, monkeypatch):
     likelihood(toy(), data, tmp_path / "p.csv", show=False)
     with pytest.raises(OutputError, match="exists already"):
         likelihood(toy(), data, tmp_path / "p.csv", show=False)
-    with pytest.raises(UsageError, match="noise draws is 0, expected 1 or more"):
+    with pytest.raises(UsageError, match="noise_draws is 0, expected 1 or more"):
         likelihood(toy(), data, tmp_path / "q.csv", noise_draws=0, show=False)
     with pytest.raises(OutputError, match="cannot be written"):
         likelihood(toy(), data, tmp_path / "nowhere" / "q.csv", show=False)
