@@ -174,6 +174,30 @@ def test_simulate_equals_one_process(address, tmp_path):
     assert told["tables"] == equal(tmp_path / "one.h5", tmp_path / "two.h5")["tables"]
 
 
+@pytest.mark.geant4
+def test_hybrid_equals_one_process(address, tmp_path):
+    arguments = [
+        "hybrid",
+        "--detector",
+        "calogan",
+        "--particle",
+        "pi0",
+        "--energy",
+        "3",
+        "--events",
+        "20",
+        "--seed",
+        "5",
+    ]
+    arguments += ["--model", "calogan-gamma", "--engine", "calzone"]
+    assert main([*arguments, "--jobs", "1", "--out", str(tmp_path / "one.h5")]) == 0
+    assert main([*arguments, "--cluster", address, "--out", str(tmp_path / "two.h5")]) == 0
+    with h5py.File(tmp_path / "one.h5") as one, h5py.File(tmp_path / "two.h5") as two:
+        for name in ("showers", "overflow", "incident_energies", "face/counts", "face/energy", "face/reason"):
+            np.testing.assert_array_equal(one[name][:], two[name][:], err_msg=name)
+        assert json.loads(two.attrs["provenance"])["cluster"]["workers"] == 2
+
+
 def test_evaluate_equals_one_process(address, tmp_path):
     arguments = [
         "evaluate", "calogan-gamma-sample:floor", "calogan-gamma-sample:test", "--only", "caloflow-dnn", "--retrainings", "2",

@@ -20,6 +20,7 @@ from caloforge.cli.common import (
 )
 from caloforge.cores import available_cores
 from caloforge.errors import UsageError
+from caloforge.options import CLUSTER_HELP
 
 __all__ = ["register"]
 
@@ -49,6 +50,7 @@ def hybrid(
     events: Annotated[int, typer.Option(min=1, help="Number of events.")] = 100,
     seed: SeedOption = 1,
     jobs: Annotated[int | None, typer.Option(min=1, help=JOBS_HELP)] = None,
+    cluster: Annotated[str | None, typer.Option(help=CLUSTER_HELP)] = None,
     max_angle: Annotated[
         float | None,
         typer.Option(
@@ -96,7 +98,8 @@ def hybrid(
         events=events,
         upstream=None if upstream is None else load_upstream(upstream),
         seed=seed,
-        jobs=jobs or available_cores(),
+        jobs=jobs or (available_cores() if cluster is None else 1),
+        cluster=cluster,
         max_angle=None if max_angle is None else max_angle / 1000,
         max_offset=max_offset,
         engine=None if engine is None else engine.value,

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +18,15 @@ from caloforge.conditions import Conditions
 from caloforge.deployment.hybrid.acceptance import Acceptance
 from caloforge.deployment.hybrid.faces import read_faces
 from caloforge.deployment.hybrid.placement import Placement, mean_shower
-from caloforge.deployment.hybrid.work import Answerer, Done, HybridWork, load_answerer, prepare
+from caloforge.deployment.hybrid.work import Answerer, Done, HybridWork, prepare
 from caloforge.detectors import Detector, EnergySpectrum, Upstream, behind, particle_id, particle_name
 from caloforge.errors import Interrupted, SimulationError, UsageError
-from caloforge.executor import Executor, LocalProcesses
+from caloforge.executor import Executor, LocalProcesses, on_this_machine, origin
 from caloforge.generation import generation_streams, sample_showers
 from caloforge.kernels.ops.registry import use_choice
-from caloforge.models import ShowerModel, is_ready_preset, load_model
+from caloforge.models import ShowerModel, is_ready_preset, load_model, ready_model
 from caloforge.progress import progress
+from caloforge.scaleout import check_choice, open_executor
 from caloforge.showers import Showers
 from caloforge.showers.blocks import refuse_taken
 from caloforge.showers.files import Writer, create_showers
@@ -78,6 +79,7 @@ def hybrid_simulation(
     upstream: Upstream | None = None,
     seed: int = 1,
     jobs: int = 1,
+    cluster: str | None = None,
     max_angle: float | None = None,
     max_offset: float = DEFAULT_OFFSET,
     engine: str | None = None,
@@ -105,6 +107,7 @@ def hybrid_simulation(
         upstream: material in front of the calorimeter.
         seed: same seed, same file, for any number of jobs.
         jobs: worker processes.
+        cluster: Dask workers instead (``caloforge.scaleout.open_cluster``).
         max_angle: largest angle to the axis of what is answered, rad; by default 0.05, or as far as a model knows directions.
         max_offset: largest distance from the axis at the face of what is answered, mm.
         engine: ``calzone`` or ``geant4-pybind``; by default the one that suits the detector.
@@ -112,18 +115,20 @@ def hybrid_simulation(
         resume: go on with an interrupted production of the same request.
         overwrite: replace an existing file.
         command: the command line, for provenance.
-        executor: who makes the blocks, instead of ``jobs`` processes of this machine.
+        executor: who makes the blocks, instead of ``jobs`` processes of this machine or a ``cluster``.
         show: whether to show progress.
 
     Raises:
         UsageError: if the request makes no sense, or a model does not belong to the detector.
         OutputError: if the file cannot be written, or was begun for another request.
         SimulationError: if Geant4 fails; finished blocks are kept.
+        ClusterError: if a cluster cannot be started or reached, or does not do the work.
     """
     out, pdg, began = Path(out), particle_id(particle), time.monotonic()
     chosen = EnergySpectrum.parse(spectrum) if isinstance(spectrum, str) else spectrum
     if not detector.readout.has_voxels:
         raise UsageError(f"the readout of '{detector.name}' has no voxels, and a hybrid simulation writes voxels")
+    check_choice(jobs, cluster)
     refuse_taken(out, resume=resume, overwrite=overwrite)
     loaded = _loaded(models, detector)
     acceptance = _acceptance(loaded, max_angle, max_offset) if loaded else None
@@ -139,7 +144,6 @@ def hybrid_simulation(
         acceptance,
         {species: _answerer(name, model, species, chosen.maximum) for species, (name, model) in loaded.items()},
         seed,
-        use_choice(),
     )
     request = plan.request() | {
         "upstream": None if upstream is None else upstream.model_dump(mode="json"),
@@ -156,43 +160,49 @@ def hybrid_simulation(
         "readout_threshold_MeV": detector.readout_threshold,
         "command": command,
     }
-    job = _Job(work, LocalProcesses(jobs, ENVIRONMENT) if executor is None else executor)
 
     def begin(facts: Facts) -> Writer:
         return create_showers(
             out,
             detector=detector,
             particle=pdg,
-            provenance=plan.provenance(facts.versions, facts.tables) | described,
+            provenance=plan.provenance(facts.versions, facts.tables) | described | origin(who),
             request=request | {"tables": facts.tables.fingerprint},
             expected=events,
             resume=resume,
             overwrite=overwrite,
         )
 
-    writer = begin(job.facts()) if resume and out.exists() else None
-    before = 0 if writer is None else len(writer)
-    try:
-        with ExitStack() as stack:
-            bar = stack.enter_context(progress("simulating", events, "events", done=before) if show else nullcontext())
-            todo = list(plan.blocks())
-            if writer is not None:
-                stack.enter_context(writer)
-                todo = writer.missing(plan.n_blocks)
-            for number, done in job.run(todo):
-                if writer is None:
-                    writer = stack.enter_context(begin(done.facts))
-                assert done.showers is not None  # its number was given
-                writer.write(done.showers, number, done.beside)
-                if bar is not None:
-                    bar.advance(len(done.showers))
-    except KeyboardInterrupt:
-        if writer is None:
-            raise Interrupted("interrupted before the first events were finished") from None
-        raise Interrupted(
-            f"interrupted; {out} holds {len(writer)} of {events} events, {switch('resume')} goes on from there"
-        ) from None
-    known = job.facts()
+    if executor is None and cluster is None:
+        executor = LocalProcesses(jobs, ENVIRONMENT)
+    with open_executor(executor, 1, cluster) as who:
+        assert who is not None  # processes or a cluster
+        job = _Job(replace(work, kernels=use_choice() if on_this_machine(who) else None), who)
+        writer = begin(job.facts()) if resume and out.exists() else None
+        before = 0 if writer is None else len(writer)
+        try:
+            with ExitStack() as stack:
+                bar = stack.enter_context(
+                    progress("simulating", events, "events", done=before) if show else nullcontext()
+                )
+                todo = list(plan.blocks())
+                if writer is not None:
+                    stack.enter_context(writer)
+                    todo = writer.missing(plan.n_blocks)
+                for number, done in job.run(todo):
+                    if writer is None:
+                        writer = stack.enter_context(begin(done.facts))
+                    assert done.showers is not None  # its number was given
+                    writer.write(done.showers, number, done.beside)
+                    if bar is not None:
+                        bar.advance(len(done.showers))
+        except KeyboardInterrupt:
+            if writer is None:
+                raise Interrupted("interrupted before the first events were finished") from None
+            raise Interrupted(
+                f"interrupted; {out} holds {len(writer)} of {events} events, {switch('resume')} goes on from there"
+            ) from None
+        known = job.facts()
     return HybridSummary(
         out,
         events,
@@ -255,7 +265,7 @@ def _loaded(
             raise UsageError(
                 f"'{name}' needs no training, so it has to be told for what it stands: e-={name}, for example"
             )
-        model = load_answerer(name, detector, particle_id(species), ready=True) if ready else load_model(name)
+        model = ready_model(str(name), detector, species) if ready and species is not None else load_model(name)
         assert model.record is not None  # loaded from a directory, or as if
         valid = model.record.valid
         if species is not None and particle_id(species) != valid.particle:
@@ -308,7 +318,7 @@ def _answerer(name: str | Path, model: ShowerModel, species: int, most: float) -
     finally:
         torch.set_num_threads(threads)
     assert isinstance(made, Showers)
-    answerer = Answerer(str(name), model.directory is None, mean_shower(made))
+    answerer = Answerer(model, mean_shower(made))
     try:
         Placement(model.detector.readout, answerer.mean, slopes=direction is None)
     except UsageError as error:

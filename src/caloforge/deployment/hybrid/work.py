@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +19,7 @@ from caloforge.detectors import Detector
 from caloforge.errors import GenerationError, SimulationError
 from caloforge.generation import generation_streams, sample_showers
 from caloforge.kernels.ops.registry import Choice, use_choice
-from caloforge.models import ShowerModel, load_model, ready_model
+from caloforge.models import ShowerModel
 from caloforge.random import Streams
 from caloforge.showers import Showers
 from caloforge.showers.hdf5 import Column
@@ -28,7 +27,7 @@ from caloforge.simulation import BLOCK_SIZE, Removed, SimulationPlan
 from caloforge.simulation.worker import Facts
 from caloforge.simulation.worker import prepare as prepare_geant4
 
-__all__ = ["Answerer", "Done", "HybridWork", "load_answerer", "prepare", "shower_number"]
+__all__ = ["Answerer", "Done", "HybridWork", "prepare", "shower_number"]
 
 #: A shower's number says which event and track it answers, so that its random numbers depend on nothing else.
 _TRACKS = 1 << 20
@@ -52,23 +51,12 @@ class Answerer:
     """A model that answers one species.
 
     Attributes:
-        name: as the user named it: a directory, a packaged model, or one that needs no training.
-        ready: whether it needs no training.
+        model: the model itself, so that a worker of another machine need not find its directory.
         mean: mean energies of its showers, which say how they are moved, (V,).
     """
 
-    name: str
-    ready: bool
+    model: ShowerModel
     mean: NDArray[np.float64]
-
-    def model(self, detector: Detector, pdg: int) -> ShowerModel:
-        """The model itself."""
-        return load_answerer(self.name, detector, pdg, ready=self.ready)
-
-
-def load_answerer(name: str | Path, detector: Detector, pdg: int, *, ready: bool) -> ShowerModel:
-    """A model by its name, for a species."""
-    return ready_model(str(name), detector, pdg) if ready else load_model(name)
 
 
 @dataclass(frozen=True)
@@ -81,7 +69,7 @@ class HybridWork:
         acceptance: what is answered; None for nothing.
         answerers: who answers, by PDG id.
         seed: of the answers.
-        kernels: what the parent has settled.
+        kernels: what the parent has settled; None lets each worker do so.
     """
 
     plan: SimulationPlan
@@ -119,7 +107,7 @@ class _Answers:
         self._streams, self._placing = generation_streams(work.seed), Streams(work.seed, "hybrid").child("placing")
         self._models: dict[int, tuple[ShowerModel, Placement]] = {}
         for pdg, answerer in work.answerers.items():
-            model = answerer.model(work.detector, pdg).eval()
+            model = answerer.model.eval()
             assert model.record is not None
             slopes = model.record.valid.direction is None
             self._models[pdg] = model, Placement(work.detector.readout, answerer.mean, slopes=slopes)
