@@ -284,13 +284,13 @@ class PointCloudModel(ShowerModel):
     def operator_constants(self) -> Tensor | None:
         """Settings and fitted constants as the operator takes them; None if it does not know one of the aids."""
         config = self.config
+        number = SAMPLERS.index(config.sampler)
         profiles, found, points = self.profiles, self.calibration, self.points
         arrays = {
             "mean": profiles.mean, "std": profiles.std, "most_points": profiles.most_points,
             "point_mean": points.mean, "point_scale": points.scale, "depths": self.shift.depths,
-            "energy": found.energy[SAMPLERS.index(config.sampler)],
-            "occupancy": found.occupancy[SAMPLERS.index(config.sampler)],
-            "polynomials": found.polynomials[SAMPLERS.index(config.sampler)] if found.polynomial else None,
+            "energy": found.energy[number], "occupancy": found.occupancy[number],
+            "polynomials": found.polynomials[number] if found.polynomial else None,
         }  # fmt: skip
         for helper in self.helpers():
             known = helper.constants()

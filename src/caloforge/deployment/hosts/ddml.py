@@ -80,8 +80,8 @@ class Barrel:
         return Spots(np.stack([x + depth * moved[0], y + depth * moved[1], depth], axis=1), layer, energy)
 
 
-class CaloClouds:
-    """The host with a model of points that knows two angles; ``CorrectForAngles = False``.
+class _Module:
+    """What the host does with any module.
 
     Args:
         graph: the module.
@@ -96,6 +96,10 @@ class CaloClouds:
         if len(barrel.depths) != LAYERS:
             raise GenerationError(f"the host knows {LAYERS} layers, the detector has {len(barrel.depths)}")
         self.graph, self.barrel = TorchGraph(graph, optimised=optimised), barrel
+
+
+class CaloClouds(_Module):
+    """The host with a model of points that knows two angles; ``CorrectForAngles = False``."""
 
     def points(self, energy: float, direction: Floats) -> Floats:
         """Points of a shower, (M, 4): x, y as the model means them (mm), layer, energy (MeV).
@@ -132,22 +136,8 @@ class CaloClouds:
         return self.barrel.placed(-points[:, 0], -points[:, 1], points[:, 2].astype(np.int64), points[:, 3], None)
 
 
-class L2LFlows:
-    """The host with a model of 90 x 90 cells a layer; ``CorrectForAngles = True``.
-
-    Args:
-        graph: the module.
-        barrel: where its layers are.
-        optimised: see :class:`~caloforge.deployment.hosts.graphs.TorchGraph`.
-
-    Raises:
-        GenerationError: if the host would refuse the file, or the detector has another number of layers.
-    """
-
-    def __init__(self, graph: Path, barrel: Barrel, *, optimised: bool = False) -> None:
-        if len(barrel.depths) != LAYERS:
-            raise GenerationError(f"the host knows {LAYERS} layers, the detector has {len(barrel.depths)}")
-        self.graph, self.barrel = TorchGraph(graph, optimised=optimised), barrel
+class L2LFlows(_Module):
+    """The host with a model of 90 x 90 cells a layer; ``CorrectForAngles = True``."""
 
     def cells(self, energy: float, direction: Floats) -> Floats:
         """Energies of the cells, MeV, (layers, 90, 90).
