@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -135,27 +134,12 @@ def hybrid(
         )
 
 
-def _models(given: list[str]) -> Sequence[str | Path] | Mapping[str, str | Path]:
+def _models(given: list[str]) -> list[str | Path | tuple[str, str | Path]]:
     """Models as typed: some may be told for which species they stand."""
-    if not any("=" in text and not Path(text).exists() for text in given):
-        return list(given)
-    named: dict[str, str | Path] = {}
-    for text in given:
-        species, name = pairs([text], "--model", "SPECIES=MODEL")[0] if "=" in text else ("", text)
-        species = species or _species_of(name)
-        if species in named:
-            raise UsageError(f"two models are to answer {species}: '{named[species]}' and '{name}'")
-        named[species] = name
-    return named
-
-
-def _species_of(name: str) -> str:
-    from caloforge.detectors import particle_name
-    from caloforge.models import is_ready_preset, locate_model, read_record
-
-    if is_ready_preset(name) and not Path(name).exists():
-        raise UsageError(f"'{name}' needs no training, so it has to be told for what it stands: e-={name}, for example")
-    return particle_name(read_record(locate_model(name)).valid.particle)
+    return [
+        pairs([text], "--model", "SPECIES=MODEL")[0] if "=" in text and not Path(text).exists() else text
+        for text in given
+    ]
 
 
 def register(app: typer.Typer) -> None:

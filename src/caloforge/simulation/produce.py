@@ -8,13 +8,13 @@ from types import TracebackType
 from typing import Any, Self
 
 from caloforge.detectors import Detector, Directions, EnergySpectrum, particle_id
-from caloforge.errors import SimulationError, UsageError
+from caloforge.errors import UsageError
 from caloforge.executor import Executor, LocalProcesses
+from caloforge.simulation.agreement import AgreedWork
 from caloforge.simulation.packages import need_engine
 from caloforge.simulation.plan import Block, SimulationPlan
 from caloforge.simulation.tables import TableSource
-from caloforge.simulation.worker import ENVIRONMENT, Facts, Made, died, prepare
-from caloforge.workers import WorkerDiedError
+from caloforge.simulation.worker import ENVIRONMENT, prepare
 
 __all__ = ["Production", "simulate"]
 
@@ -86,9 +86,8 @@ class Production:
             raise UsageError(f"the number of jobs is {jobs}, expected 1 or more")
         need_engine(plan.engine_name)
         self.plan = plan
-        self._executor: Executor = LocalProcesses(jobs, ENVIRONMENT) if executor is None else executor
+        self._work = AgreedWork(LocalProcesses(jobs, ENVIRONMENT) if executor is None else executor, prepare, plan)
         self._todo = list(plan.blocks(set(skip)))
-        self._facts: Facts | None = None
         self._running: Generator[Block] | None = None
 
     def __enter__(self) -> Self:
@@ -109,50 +108,20 @@ class Production:
         return self._running
 
     def _run(self) -> Generator[Block]:
-        try:
-            with closing(self._executor.run(prepare, self.plan, self._todo)) as answers:
-                for _, made in answers:
-                    self._heard(made)
-                    assert made.block is not None  # its number was given
-                    yield made.block
-        except WorkerDiedError as error:
-            raise died(error) from None
-
-    def _heard(self, made: Made) -> None:
-        """Take in with what showers are made, and refuse those that are made with something else."""
-        if self._facts is None:
-            self._facts = made.facts
-        ours, theirs = (
-            facts.versions | {"tables": facts.tables.fingerprint} for facts in (self._facts, made.facts)
-        )  # fmt: skip
-        if ours != theirs:
-            name = next(name for name in ours | theirs if ours.get(name) != theirs.get(name))
-            raise SimulationError(
-                f"not all workers simulate with the same: {name} {ours.get(name)} and {theirs.get(name)}; finished blocks are "
-                "kept and can be resumed"
-            )
-
-    def _known(self) -> Facts:
-        """With what showers are made; one worker is asked if none has made any yet."""
-        if self._facts is None:
-            try:
-                with closing(self._executor.run(prepare, self.plan, [None])) as answers:
-                    for _, made in answers:
-                        self._heard(made)
-            except WorkerDiedError as error:
-                raise died(error) from None
-        assert self._facts is not None  # every task has them in its result
-        return self._facts
+        with closing(self._work.run(self._todo)) as answers:
+            for _, made in answers:
+                assert made.block is not None  # its number was given
+                yield made.block
 
     @property
     def versions(self) -> dict[str, str]:
         """Versions of Geant4 and of the package that brings it; known for nothing once there is a block."""
-        return self._known().versions
+        return self._work.facts().versions
 
     @property
     def tables(self) -> TableSource:
         """The tables in use, likewise."""
-        return self._known().tables
+        return self._work.facts().tables
 
     def provenance(self, command: str | None = None) -> dict[str, Any]:
         """Where the showers come from, as JSON can hold it."""

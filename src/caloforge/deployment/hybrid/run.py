@@ -18,9 +18,9 @@ from caloforge.conditions import Conditions
 from caloforge.deployment.hybrid.acceptance import Acceptance
 from caloforge.deployment.hybrid.faces import read_faces
 from caloforge.deployment.hybrid.placement import Placement, mean_shower
-from caloforge.deployment.hybrid.work import Answerer, Done, HybridWork, prepare
+from caloforge.deployment.hybrid.work import Answerer, HybridWork, prepare
 from caloforge.detectors import Detector, EnergySpectrum, Upstream, behind, particle_id, particle_name
-from caloforge.errors import Interrupted, SimulationError, UsageError
+from caloforge.errors import Interrupted, UsageError
 from caloforge.executor import Executor, LocalProcesses, on_this_machine, origin
 from caloforge.generation import generation_streams, sample_showers
 from caloforge.kernels.ops.registry import use_choice
@@ -31,16 +31,20 @@ from caloforge.showers import Showers
 from caloforge.showers.blocks import refuse_taken
 from caloforge.showers.files import Writer, create_showers
 from caloforge.simulation import SimulationPlan
-from caloforge.simulation.worker import ENVIRONMENT, Facts, died
-from caloforge.workers import WorkerDiedError
+from caloforge.simulation.agreement import AgreedWork
+from caloforge.simulation.worker import ENVIRONMENT, Facts
 
-__all__ = ["DEFAULT_ANGLE", "DEFAULT_OFFSET", "HybridSummary", "hybrid_simulation"]
+__all__ = ["DEFAULT_ANGLE", "DEFAULT_OFFSET", "HybridSummary", "Models", "hybrid_simulation"]
 
 #: Of models of normal incidence: largest angle at the face, rad, and distance from the axis, mm.
 DEFAULT_ANGLE, DEFAULT_OFFSET = 0.05, 20.0
 
 #: Showers whose mean says how those of a model are moved.
 _MEAN_OF = 500
+
+
+#: Models that answer: each for its own species, or told for which.
+Models = Sequence[str | Path | tuple[str, str | Path]] | Mapping[str, str | Path]
 
 
 @dataclass(frozen=True)
@@ -72,7 +76,7 @@ def hybrid_simulation(
     detector: Detector,
     out: str | Path,
     *,
-    models: Sequence[str | Path] | Mapping[str, str | Path],
+    models: Models,
     particle: str | int,
     spectrum: EnergySpectrum | str,
     events: int,
@@ -99,8 +103,8 @@ def hybrid_simulation(
     Args:
         detector: with plates; voxels with Cartesian cells.
         out: native file. The particles at the face stay in it (``read_faces``).
-        models: names of models or directories, each for the species that it was trained for; or by species, which a model that
-            needs no training (gflash) has to be told. Nothing means that Geant4 tracks everything, for comparison.
+        models: names of models or directories, each for the species that it was trained for, or species with names, which a model
+            that needs no training (gflash) has to be told. Nothing means that Geant4 tracks everything, for comparison.
         particle: what starts, name or PDG id.
         spectrum: kinetic energies, GeV as on the command line.
         events: how many.
@@ -177,7 +181,8 @@ def hybrid_simulation(
         executor = LocalProcesses(jobs, ENVIRONMENT)
     with open_executor(executor, 1, cluster) as who:
         assert who is not None  # processes or a cluster
-        job = _Job(replace(work, kernels=use_choice() if on_this_machine(who) else None), who)
+        job = AgreedWork(who, prepare, replace(work, kernels=use_choice() if on_this_machine(who) else None))
+        spent = {"geant4": 0.0, "models": 0.0, "placing": 0.0}
         writer = begin(job.facts()) if resume and out.exists() else None
         before = 0 if writer is None else len(writer)
         try:
@@ -189,11 +194,13 @@ def hybrid_simulation(
                 if writer is not None:
                     stack.enter_context(writer)
                     todo = writer.missing(plan.n_blocks)
-                for number, done in job.run(todo):
+                for number, done in stack.enter_context(closing(job.run(todo))):
                     if writer is None:
                         writer = stack.enter_context(begin(done.facts))
                     assert done.showers is not None  # its number was given
                     writer.write(done.showers, number, done.beside)
+                    for name, seconds in done.seconds.items():
+                        spent[name] += seconds
                     if bar is not None:
                         bar.advance(len(done.showers))
         except KeyboardInterrupt:
@@ -210,56 +217,16 @@ def hybrid_simulation(
         f"{plan.engine_name} (Geant4 {known.versions['geant4']}), {known.tables.kind} tables",
         "" if acceptance is None else acceptance.text(),
         time.monotonic() - began,
-        job.spent,
+        spent,
         read_faces(out).summary() if acceptance is not None else [],
     )
 
 
-class _Job:
-    """Blocks as they are finished, all made with the same."""
-
-    def __init__(self, work: HybridWork, executor: Executor) -> None:
-        self._work, self._executor = work, executor
-        self._facts: Facts | None = None
-        self.spent = {"geant4": 0.0, "models": 0.0, "placing": 0.0}
-
-    def run(self, todo: Sequence[int | None]) -> Any:
-        """Numbers with finished blocks, in any order."""
-        try:
-            with closing(self._executor.run(prepare, self._work, todo)) as answers:
-                for number, done in answers:
-                    self._heard(done)
-                    yield number, done
-        except WorkerDiedError as error:
-            raise died(error) from None
-
-    def facts(self) -> Facts:
-        """With what Geant4 works; a worker is asked if none has said so yet."""
-        if self._facts is None:
-            for _ in self.run([None]):
-                pass
-        assert self._facts is not None
-        return self._facts
-
-    def _heard(self, done: Done) -> None:
-        for name, seconds in done.seconds.items():
-            self.spent[name] += seconds
-        if self._facts is None:
-            self._facts = done.facts
-        ours, theirs = ((facts.versions, facts.tables.fingerprint) for facts in (self._facts, done.facts))
-        if ours != theirs:
-            raise SimulationError(
-                f"not all workers simulate with the same: {ours} and {theirs}; finished blocks are kept"
-            )
-
-
-def _loaded(
-    models: Sequence[str | Path] | Mapping[str, str | Path], detector: Detector
-) -> dict[int, tuple[str | Path, ShowerModel]]:
+def _loaded(models: Models, detector: Detector) -> dict[int, tuple[str | Path, ShowerModel]]:
     """Models by the species that each answers."""
     found: dict[int, tuple[str | Path, ShowerModel]] = {}
-    named = [(None, name) for name in models] if not isinstance(models, Mapping) else list(models.items())
-    for species, name in named:
+    for model_or_pair in models.items() if isinstance(models, Mapping) else models:
+        species, name = model_or_pair if isinstance(model_or_pair, tuple) else (None, model_or_pair)
         ready = is_ready_preset(str(name)) and not Path(name).exists()
         if ready and species is None:
             raise UsageError(
@@ -302,7 +269,7 @@ def _acceptance(
 
 
 def _answerer(name: str | Path, model: ShowerModel, species: int, most: float) -> Answerer:
-    """A model with the mean of its showers up to an energy (MeV), always the same ones."""
+    """A model, and how its showers are moved: by the mean of some up to an energy (MeV), always the same ones."""
     assert model.record is not None
     low, high = model.record.valid.incident_energy
     high = min(high, max(most, 2 * low))
@@ -318,12 +285,10 @@ def _answerer(name: str | Path, model: ShowerModel, species: int, most: float) -
     finally:
         torch.set_num_threads(threads)
     assert isinstance(made, Showers)
-    answerer = Answerer(model, mean_shower(made))
     try:
-        Placement(model.detector.readout, answerer.mean, slopes=direction is None)
+        return Answerer(model, Placement(model.detector.readout, mean_shower(made), slopes=direction is None))
     except UsageError as error:
         raise UsageError(f"'{name}': {error}") from None
-    return answerer
 
 
 def _identity(model: ShowerModel) -> str:

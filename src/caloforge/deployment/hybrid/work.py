@@ -52,11 +52,11 @@ class Answerer:
 
     Attributes:
         model: the model itself, so that a worker of another machine need not find its directory.
-        mean: mean energies of its showers, which say how they are moved, (V,).
+        placement: moves its showers.
     """
 
     model: ShowerModel
-    mean: NDArray[np.float64]
+    placement: Placement
 
 
 @dataclass(frozen=True)
@@ -100,17 +100,11 @@ class Done:
 
 
 class _Answers:
-    """Models that are loaded, and how their showers are moved."""
+    """Answers of all models."""
 
     def __init__(self, work: HybridWork) -> None:
         self._work = work
         self._streams, self._placing = generation_streams(work.seed), Streams(work.seed, "hybrid").child("placing")
-        self._models: dict[int, tuple[ShowerModel, Placement]] = {}
-        for pdg, answerer in work.answerers.items():
-            model = answerer.model.eval()
-            assert model.record is not None
-            slopes = model.record.valid.direction is None
-            self._models[pdg] = model, Placement(work.detector.readout, answerer.mean, slopes=slopes)
         self.seconds = {"models": 0.0, "placing": 0.0}
 
     def add(self, seen: Removed, first: int, voxels: NDArray[np.float64], beside: NDArray[np.float64]) -> int:
@@ -126,7 +120,8 @@ class _Answers:
             How many there were.
         """
         answered = 0
-        for pdg, (model, placement) in self._models.items():
+        for pdg, answerer in self._work.answerers.items():
+            model = answerer.model
             chosen = seen[np.flatnonzero(seen.stopped & (seen.particle == pdg))]
             if not len(chosen):
                 continue
@@ -140,7 +135,9 @@ class _Answers:
             assert isinstance(made, Showers)
             sampled = time.perf_counter()
             deposits = made.deposits.astype(np.float64)
-            moved, lost = placement.place(deposits, chosen.position[:, :2], chosen.direction, index, self._placing)
+            moved, lost = answerer.placement.place(
+                deposits, chosen.position[:, :2], chosen.direction, index, self._placing
+            )
             if made.overflow is not None:
                 lost = lost + made.overflow
             np.add.at(voxels, chosen.shower, moved)
