@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 from pathlib import Path
 
 import torch
@@ -51,6 +52,11 @@ def scores(report: Path) -> dict[str, object]:
     return found
 
 
+def without_folders(command: str) -> str:
+    """What was typed, files by their names alone: where they lay is nobody's business."""
+    return shlex.join(Path(word).name if "/" in word else word for word in shlex.split(command))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", choices=PRESETS)
@@ -65,8 +71,11 @@ def main() -> None:
     model = load_model(options.run).eval()
     record = model.record
     assert record is not None  # it was loaded from a directory
+    training = dict(record.training)
+    if training.get("command"):
+        training["command"] = without_folders(training["command"])
     save_model(
-        target, model, record.valid, row_hashes=training_row_hashes(options.run), training=record.training,
+        target, model, record.valid, row_hashes=training_row_hashes(options.run), training=training,
         metrics=scores(options.report) if options.report else {}, weights=torch.float16,
     )  # fmt: skip
     for file in target.iterdir():
