@@ -14,10 +14,12 @@ from caloforge.arguments import typed
 from caloforge.cli import evaluate as evaluate_command
 from caloforge.cli import files as files_command
 from caloforge.cli import generate as generate_command
+from caloforge.cli import hybrid as hybrid_command
 from caloforge.cli import simulate as simulate_command
 from caloforge.cli import study as study_command
 from caloforge.cli import train as train_command
 from caloforge.cli.expand import with_options
+from caloforge.deployment.hybrid import hybrid_simulation
 from caloforge.errors import UsageError
 from caloforge.evaluation import evaluate, plan_evaluation
 from caloforge.evaluation.files import prepare_evaluation
@@ -26,6 +28,7 @@ from caloforge.options import (
     ConvertOptions,
     EvaluateOptions,
     GenerateOptions,
+    HybridOptions,
     LikelihoodOptions,
     Options,
     SimulateOptions,
@@ -65,6 +68,7 @@ VERBS = [
     (GenerateOptions, generate_command.generate, (generate,)),
     (LikelihoodOptions, generate_command.likelihood, (likelihood,)),
     (SimulateOptions, simulate_command.simulate, (simulate_to_file, cf.simulate)),
+    (HybridOptions, hybrid_command.hybrid, (hybrid_simulation,)),
     (StudyModelsOptions, study_command.models, (study_models,)),
     (StudyCloudsOptions, study_command.clouds, (study_clouds,)),
     (StudyVariantsOptions, study_command.noise, (run_study,)),

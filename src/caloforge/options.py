@@ -15,9 +15,11 @@ from caloforge.errors import UsageError
 
 __all__ = [
     "CLUSTER_HELP",
+    "ENGINE_NAMES",
     "ConvertOptions",
     "EvaluateOptions",
     "GenerateOptions",
+    "HybridOptions",
     "LikelihoodOptions",
     "Option",
     "Options",
@@ -113,6 +115,14 @@ _RESUME = Option("Continue an interrupted run; what is finished is kept.")
 CLUSTER_HELP = "Dask workers instead of processes: local:N | tcp://HOST:PORT | FILE.yaml (Slurm, HTCondor ...)."
 _CLUSTER = Option(CLUSTER_HELP)
 _OVERWRITE = Option("Replace the output if it exists.")
+#: What can run Geant4.
+ENGINE_NAMES = ("calzone", "geant4-pybind")
+_ENGINE = Option(
+    f"What runs Geant4: {' | '.join(ENGINE_NAMES)} (default: calzone; with a magnetic field geant4-pybind).",
+    choices=ENGINE_NAMES,
+)
+_FIELD = Option("Strength of the magnetic field, tesla, along the detector's own direction; 0 for none.")
+_TABLES = Option("Geant4's tables: auto | builtin | official | a directory.")
 
 
 @dataclass(frozen=True)
@@ -193,18 +203,38 @@ class SimulateOptions(Options):
         ),
     ] = "fixed"
     points: Annotated[bool, Option("Keep every deposit as a point instead of voxels.")] = False
-    field: Annotated[
+    field: Annotated[float | None, _FIELD] = None
+    engine: Annotated[str | None, _ENGINE] = None
+    geant4_data: Annotated[str, _TABLES] = "auto"
+    resume: Annotated[bool, _RESUME] = False
+    overwrite: Annotated[bool, _OVERWRITE] = False
+
+
+@dataclass(frozen=True)
+class HybridOptions(Options):
+    """Which events Geant4 and models make together, and how."""
+
+    events: Annotated[int, Option("Number of events.", least=1)] = 100
+    seed: Annotated[int, _SEED] = 1
+    jobs: Annotated[int | None, Option("Number of processes (default: all cores).", least=1)] = None
+    cluster: Annotated[str | None, _CLUSTER] = None
+    max_angle: Annotated[
         float | None,
-        Option("Strength of the magnetic field, tesla, along the detector's own direction; 0 for none."),
-    ] = None
-    engine: Annotated[
-        str | None,
         Option(
-            "What runs Geant4: calzone | geant4-pybind (default: calzone; with a magnetic field geant4-pybind).",
-            choices=("calzone", "geant4-pybind"),
+            "Largest angle to the axis of what is answered, mrad (default: 50, or as far as the models know directions).",
+            least=0.001,
+            most=1570.0,
         ),
     ] = None
-    geant4_data: Annotated[str, Option("Geant4's tables: auto | builtin | official | a directory.")] = "auto"
+    max_offset: Annotated[
+        float, Option("Largest distance from the axis at the face of what is answered, mm.", least=0.001)
+    ] = 20.0
+    points: Annotated[bool, Option("Keep points instead of voxels: Geant4's deposits, and those of the models.")] = (
+        False
+    )
+    field: Annotated[float | None, _FIELD] = None
+    engine: Annotated[str | None, _ENGINE] = None
+    geant4_data: Annotated[str, _TABLES] = "auto"
     resume: Annotated[bool, _RESUME] = False
     overwrite: Annotated[bool, _OVERWRITE] = False
 

@@ -10,14 +10,19 @@ import numpy as np
 import pytest
 
 from caloforge.cli.main import main
+from caloforge.conditions import Conditions
 from caloforge.deployment.hybrid import Acceptance, LateralProfile, Placement, hybrid_simulation, read_faces
 from caloforge.deployment.hybrid.acceptance import REASONS
+from caloforge.deployment.hybrid.merging import PointEvents, moved_points
 from caloforge.deployment.hybrid.placement import mean_shower, moved_along
 from caloforge.deployment.hybrid.work import shower_number
 from caloforge.detectors import CartesianGrid, behind, load_detector, load_upstream
-from caloforge.errors import DetectorError, GenerationError, OutputError, ShowerFileError, UsageError
+from caloforge.errors import DetectorError, GenerationError, Interrupted, OutputError, ShowerFileError, UsageError
+from caloforge.executor import LocalProcesses
+from caloforge.generation import generation_streams, sample_showers
+from caloforge.models import ready_model
 from caloforge.random import Streams
-from caloforge.showers import open_showers
+from caloforge.showers import ShowerPoints, open_showers
 from caloforge.simulation import Removed
 
 CALOGAN = load_detector("calogan")
@@ -215,10 +220,15 @@ def test_other_cells_than_equal_cartesian_ones_are_refused():
 
 def run(out, plate, **changes):
     asked = {
-        "models": ["calogan-gamma"], "particle": "pi0", "spectrum": "5", "events": 20, "upstream": load_upstream(plate),
-        "engine": "calzone", "tables": "builtin", "show": False,
+        "models": ["calogan-gamma"], "particle": "pi0", "energy": "5", "events": 20, "upstream": load_upstream(plate),
+        "engine": "calzone", "geant4_data": "builtin", "jobs": 1, "show": False,
     }  # fmt: skip
     return hybrid_simulation(CALOGAN, out, **(asked | changes))
+
+
+def test_another_file_holds_no_particles_at_a_face():
+    with pytest.raises(ShowerFileError, match="no particles at the face"):
+        read_faces(SAMPLE)
 
 
 def arrays(path):
@@ -226,6 +236,18 @@ def arrays(path):
     with h5py.File(path) as file:
         file.visititems(lambda name, item: found.update({name: item[:]}) if isinstance(item, h5py.Dataset) else None)
     return found
+
+
+class Stops:
+    """An executor that is interrupted after the first block."""
+
+    jobs = 1
+
+    def run(self, prepare, settings, tasks):
+        for number, result in LocalProcesses(1).run(prepare, settings, tasks):
+            yield number, result
+            if number is not None:
+                raise KeyboardInterrupt
 
 
 @pytest.mark.geant4
@@ -254,31 +276,19 @@ def test_same_seed_same_file_whoever_makes_it(tmp_path, plate):
 @pytest.mark.geant4
 def test_without_a_model_geant4_tracks_everything_and_half_a_file_is_gone_on_with(tmp_path, plate):
     whole, part = tmp_path / "whole.h5", tmp_path / "part.h5"
-    summary = run(whole, plate, models=[], spectrum="1")
+    summary = run(whole, plate, models=[], energy="1")
     assert summary.acceptance == ""
-    assert summary.faces == []
-    with pytest.raises(ShowerFileError, match="no particles at the face"):
-        read_faces(whole)
-
-    class Stops:
-        jobs = 1
-
-        def run(self, prepare, settings, tasks):
-            from caloforge.executor import LocalProcesses
-
-            for number, result in LocalProcesses(1).run(prepare, settings, tasks):
-                yield number, result
-                if number is not None:
-                    raise KeyboardInterrupt
-
-    from caloforge.errors import Interrupted
+    assert {row["answer"] for row in summary.faces} == {"species"}
+    faces = read_faces(whole)
+    assert len(faces.offsets) == 21
+    assert faces.energy.sum() == pytest.approx(20 * 1135, rel=0.05)  # with the mass of the pi0
 
     with pytest.raises(Interrupted, match="10 of 20 events"):
-        run(part, plate, models=[], spectrum="1", executor=Stops())
+        run(part, plate, models=[], energy="1", executor=Stops())
     assert len(arrays(part)["showers"]) == 10
     with pytest.raises(OutputError, match="begun with"):
-        run(part, plate, models=[], spectrum="1", resume=True, seed=2)
-    assert run(part, plate, models=[], spectrum="1", resume=True).made == 10
+        run(part, plate, models=[], energy="1", resume=True, seed=2)
+    assert run(part, plate, models=[], energy="1", resume=True).made == 10
     for name, values in arrays(whole).items():
         np.testing.assert_array_equal(values, arrays(part)[name], err_msg=name)
 
@@ -302,9 +312,14 @@ def test_no_energy_is_lost_between_geant4_and_the_answers(tmp_path, plate):
         ({"models": ["gflash"]}, "has to be told for what it stands"),
         ({"models": {"e-": "calogan-gamma"}}, "makes showers of gamma, not of e-"),
         ({"models": ["calogan-gamma", "calogan-gamma"]}, "two models answer gamma"),
-        ({"max_angle": 3.0}, "largest angle"),
-        ({"max_offset": 0.0}, "largest offset"),
-        ({"events": 0}, "number of events"),
+        ({"max_angle": 3000.0}, "max_angle is 3000"),
+        ({"max_offset": 0.0}, "max_offset is 0"),
+        ({"events": 0}, "events is 0"),
+        ({"points": True}, "makes voxels, so points cannot be asked for"),
+        (
+            {"models": {"e-": "gflash"}, "max_angle": 1500.0},
+            "max_angle is 1500 mrad, and 'gflash' knows 1369 mrad at most",
+        ),
     ],
 )
 def test_what_makes_no_sense_is_refused_before_anything_is_written(tmp_path, plate, changes, message):
@@ -321,7 +336,7 @@ def test_a_model_of_another_calorimeter_is_refused(tmp_path, plate):
             tmp_path / "h.h5",
             models=["calogan-gamma"],
             particle="pi0",
-            spectrum="5",
+            energy="5",
             events=1,
         )
 
@@ -333,3 +348,122 @@ def test_the_command_wants_a_model_or_none(capsys):
         said = capsys.readouterr().err
         assert "either --model" in said
         assert len(said.splitlines()) == 1
+
+
+# ---- points ---------------------------------------------------------------------------------------------------------
+
+ILD = load_detector("ild-ecal").with_field(0.0)
+
+
+def some_points():
+    rng = np.random.default_rng(1)
+    counts = np.array([5, 0, 7])
+    points = np.column_stack([rng.normal(0, 20, (12, 2)), rng.integers(0, 30, 12), rng.random(12)]).astype(np.float32)
+    return ShowerPoints(np.concatenate([[0], np.cumsum(counts)]), points, np.ones(3), 22, ILD.readout)
+
+
+def three_photons(direction=(0.0, 0.0, 1.0)):
+    position = np.array([[1.0, 2.0, 0.0], [3.0, 4.0, 0.0], [-5.0, 6.5, 0.0]])
+    return Removed(
+        np.array([0, 1, 1]), np.full(3, 22), np.ones(3), position, np.tile(direction, (3, 1)), np.zeros(3), np.arange(3),
+        np.ones(3, bool),
+    )  # fmt: skip
+
+
+def test_points_move_and_nothing_else_changes():
+    """Mutation: move by the slope although the model knows directions, or touch an energy."""
+    made, photons = some_points(), three_photons()
+    moved = moved_points(made, photons, ILD.readout, slopes=True)
+    np.testing.assert_array_equal(moved.points[:, 2:], made.points[:, 2:])
+    np.testing.assert_array_equal(moved.offsets, made.offsets)
+    for k in range(3):
+        rows = slice(made.offsets[k], made.offsets[k + 1])
+        for point, was in zip(moved.points[rows], made.points[rows], strict=True):
+            np.testing.assert_allclose(point[:2] - was[:2], photons.position[k, :2], atol=1e-5)
+    inclined = three_photons((0.03, 0.0, math.sqrt(1 - 0.03**2)))
+    moved = moved_points(made, inclined, ILD.readout, slopes=True)
+    depth = ILD.readout.depths.mean(axis=1)[made.points[:5, 2].astype(int)]
+    np.testing.assert_allclose(
+        moved.points[:5, 0] - made.points[:5, 0], 1.0 + depth * 0.03 / math.sqrt(1 - 0.03**2), atol=1e-5
+    )
+    straight = moved_points(made, inclined, ILD.readout, slopes=False)
+    np.testing.assert_allclose(straight.points[:5, 0] - made.points[:5, 0], 1.0, atol=1e-5)
+
+
+def test_points_of_several_answers_join_their_event():
+    made, photons = some_points(), three_photons()
+    tracked = ShowerPoints(
+        np.array([0, 1, 1]), np.array([[9, 9, 3, 0.5]], np.float32), np.array([10.0, 20.0]), 111, ILD.readout
+    )
+    events = PointEvents(tracked, ILD.readout)
+    events.add(made, photons, np.arange(3), None, Streams(1, "test"), slopes=True)
+    whole = events.finished()
+    assert whole.offsets.tolist() == [0, 6, 13]
+    np.testing.assert_array_equal(whole.points[0], tracked.points[0])
+    np.testing.assert_allclose(
+        whole.total_energy(), [0.5 + made.points[:5, 3].sum(), made.points[5:, 3].sum()], rtol=1e-6
+    )
+    assert whole.incident_energy.tolist() == [10.0, 20.0]
+
+
+@pytest.fixture(scope="module")
+def clouds(tmp_path_factory):
+    """Photons answered by a parametrisation that gives points, in one process and in two, and as voxels."""
+    folder = tmp_path_factory.mktemp("clouds")
+    for name, changes in (
+        ("one", {"points": True, "jobs": 1}),
+        ("two", {"points": True, "jobs": 2}),
+        ("voxels", {"jobs": 1}),
+    ):
+        hybrid_simulation(
+            ILD, folder / f"{name}.h5", models={"gamma": "gflash"}, particle="gamma", energy="2", events=20,
+            engine="calzone", geant4_data="builtin", show=False, **changes,
+        )  # fmt: skip
+    return folder
+
+
+@pytest.mark.geant4
+def test_points_are_the_models_own_where_the_particles_came_in(clouds):
+    """Each event is one photon: its points are those of shower event x 2^20 + track, to the last bit."""
+    first, second = arrays(clouds / "one.h5"), arrays(clouds / "two.h5")
+    assert first.keys() == second.keys()
+    for name, values in first.items():
+        np.testing.assert_array_equal(values, second[name], err_msg=name)
+    faces = read_faces(clouds / "one.h5")
+    assert (faces.reason == 0).all()
+    assert len(faces.particle) == 20
+    model = ready_model("gflash", ILD, "gamma", points=True)
+    index = shower_number(np.arange(20), faces.track)
+    conditions = Conditions(faces.energy, 22, index, np.zeros_like(index), faces.direction)
+    alone = sample_showers(model, conditions, generation_streams(1)).showers
+    with open_showers(clouds / "one.h5") as reader:
+        assert reader.kind == "points"
+        assert reader.detector == ILD
+        whole = reader.read(0, 20)
+    np.testing.assert_array_equal(whole.offsets, alone.offsets)
+    np.testing.assert_array_equal(whole.points, alone.points[:, :4])
+
+
+@pytest.mark.geant4
+def test_a_half_finished_file_of_points_is_gone_on_with(clouds, tmp_path):
+    """Points and particles at the face are ragged each in their own way, and both are merged from parts."""
+    part = tmp_path / "part.h5"
+    settings = {
+        "models": {"gamma": "gflash"}, "particle": "gamma", "energy": "2", "events": 20, "engine": "calzone",
+        "geant4_data": "builtin", "show": False, "points": True, "jobs": 1,
+    }  # fmt: skip
+    with pytest.raises(Interrupted, match="10 of 20 events"):
+        hybrid_simulation(ILD, part, executor=Stops(), **settings)
+    assert hybrid_simulation(ILD, part, resume=True, **settings).made == 10
+    for name, values in arrays(clouds / "one.h5").items():
+        np.testing.assert_array_equal(values, arrays(part)[name], err_msg=name)
+
+
+@pytest.mark.geant4
+def test_a_model_of_voxels_answers_for_a_readout_of_its_own(clouds):
+    """The readout has cells as well, so the same parametrisation gives cells there."""
+    with open_showers(clouds / "voxels.h5") as reader:
+        voxels = reader.read(0, 20)
+    with open_showers(clouds / "one.h5") as reader:
+        points = reader.read(0, 20)
+    assert voxels.total_energy().mean() == pytest.approx(points.total_energy().mean(), rel=0.1)

@@ -31,29 +31,35 @@ WIDE = Column("showers", (40,), np.dtype(np.float32))
 ENERGY = Column("incident_energies", (1,), np.dtype(np.float64))
 COUNT = Column("num_points", (), np.dtype(np.int64))
 POINTS = Column("cloud/points", (4,), np.dtype(np.float32), counted_by="num_points", split=True)
+#: Ragged columns of another kind, counted by themselves.
+FACES = Column("face/counts", (), np.dtype(np.int64))
+FACE = Column("face/energy", (), np.dtype(np.float64), counted_by="face/counts")
+COLUMNS = (WIDE, ENERGY, COUNT, POINTS, FACES, FACE)
 NUMBER = itertools.count()
 
 
 def block(position: int, rows: int = 3) -> dict[Column, Any]:
     """Block of a given position, always the same."""
     rng = np.random.default_rng(position)
-    counts = rng.integers(0, 4, rows)
+    counts, faces = rng.integers(0, 4, rows), rng.integers(0, 3, rows)
     return {
         WIDE: rng.random((rows, 40)).astype(np.float32),
         ENERGY: rng.random((rows, 1)) + position,
         COUNT: counts,
         POINTS: rng.random((counts.sum(), 4)).astype(np.float32),
+        FACES: faces,
+        FACE: rng.random(faces.sum()),
     }
 
 
 def joined(positions: list[int], rows: int = 3) -> dict[str, Any]:
     parts = [block(k, rows) for k in positions]
-    return {column.path: np.concatenate([part[column] for part in parts]) for column in (WIDE, ENERGY, COUNT, POINTS)}
+    return {column.path: np.concatenate([part[column] for part in parts]) for column in COLUMNS}
 
 
 def content(path: Path) -> dict[str, Any]:
     with h5py.File(path) as file:
-        return {c.path: file[c.path][:] for c in (WIDE, ENERGY, COUNT, POINTS) if c.path in file}
+        return {c.path: file[c.path][:] for c in COLUMNS if c.path in file}
 
 
 def assert_holds(path: Path, positions: list[int], rows: int = 3) -> None:
@@ -68,7 +74,7 @@ def present(path: Path) -> list[int]:
     with h5py.File(path) as file:
         runs = json.loads(file.attrs["blocks"])
         assert file.attrs["showers_present"] == sum(run[1] * run[2] for run in runs)
-    return [k for start, n, _, _ in runs for k in range(start, start + n)]
+    return [k for start, n, *_ in runs for k in range(start, start + n)]
 
 
 def writer(path: Path, **options: Any) -> BlockWriter:

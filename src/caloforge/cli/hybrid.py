@@ -2,35 +2,20 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from caloforge.cli.common import (
-    JOBS_HELP,
-    OverwriteOption,
-    ResumeOption,
-    SeedOption,
-    command_line,
-    pairs,
-    print_table,
-)
-from caloforge.cores import available_cores
+from caloforge.cli.common import command_line, pairs, print_table
+from caloforge.cli.expand import with_options
 from caloforge.errors import UsageError
-from caloforge.options import CLUSTER_HELP
+from caloforge.options import HybridOptions
 
 __all__ = ["register"]
 
 
-class EngineName(StrEnum):
-    """What runs Geant4."""
-
-    calzone = "calzone"
-    geant4_pybind = "geant4-pybind"
-
-
+@with_options(HybridOptions)
 def hybrid(
     detector: Annotated[str, typer.Option("--detector", help="Built-in name, or a TOML file of your own.")],
     particle: Annotated[str, typer.Option(help="What starts: name or PDG id.")],
@@ -46,30 +31,8 @@ def hybrid(
     upstream: Annotated[
         Path | None, typer.Option(help="TOML file with the plates in front of the calorimeter.")
     ] = None,
-    events: Annotated[int, typer.Option(min=1, help="Number of events.")] = 100,
-    seed: SeedOption = 1,
-    jobs: Annotated[int | None, typer.Option(min=1, help=JOBS_HELP)] = None,
-    cluster: Annotated[str | None, typer.Option(help=CLUSTER_HELP)] = None,
-    max_angle: Annotated[
-        float | None,
-        typer.Option(
-            help="Largest angle of what is answered, mrad (default: 50, or as far as the model knows directions)."
-        ),
-    ] = None,
-    max_offset: Annotated[float, typer.Option(help="Largest distance from the axis of what is answered, mm.")] = 20.0,
-    field: Annotated[
-        float | None,
-        typer.Option(help="Strength of the magnetic field, tesla, along the detector's own direction; 0 for none."),
-    ] = None,
-    engine: Annotated[
-        EngineName | None,
-        typer.Option(help="What runs Geant4 (default: calzone; with a magnetic field geant4-pybind)."),
-    ] = None,
-    geant4_data: Annotated[
-        str, typer.Option(help="Geant4's tables: auto | builtin | official | a directory.", show_default=True)
-    ] = "auto",
-    resume: ResumeOption = False,
-    overwrite: OverwriteOption = False,
+    *,
+    options: HybridOptions,
 ) -> None:
     r"""Simulate events with Geant4 in front of a calorimeter and trained models in it.
 
@@ -81,30 +44,18 @@ def hybrid(
     answered by it, all others are tracked on. The particles at the face stay in the file.
     """
     from caloforge.deployment.hybrid import hybrid_simulation
-    from caloforge.detectors import load_detector, load_upstream
+    from caloforge.detectors import load_detector
 
     if full == bool(model):
         raise UsageError("expected either --model (may be repeated) or --full")
-    described = load_detector(detector)
-    if field is not None:
-        described = described.with_field(field)
     summary = hybrid_simulation(
-        described,
+        load_detector(detector),
         out,
         models=_models(model or []),
         particle=particle,
-        spectrum=energy,
-        events=events,
-        upstream=None if upstream is None else load_upstream(upstream),
-        seed=seed,
-        jobs=jobs or (available_cores() if cluster is None else 1),
-        cluster=cluster,
-        max_angle=None if max_angle is None else max_angle / 1000,
-        max_offset=max_offset,
-        engine=None if engine is None else engine.value,
-        tables=geant4_data,
-        resume=resume,
-        overwrite=overwrite,
+        energy=energy,
+        upstream=upstream,
+        options=options,
         command=command_line(),
     )
     rows = [

@@ -25,7 +25,7 @@ from typing import Any, Self
 from caloforge.atomic import link_target, move_into_place, output_error, special_kind
 from caloforge.errors import CaloForgeWarning, OutputError
 from caloforge.showers.hdf5 import Array, Chunking, Column, Fill, open_hdf5, write_atomically
-from caloforge.showers.parts import Part, Run, fill_block, fill_master, fill_merged, joined_runs
+from caloforge.showers.parts import Part, Run, counters_of, fill_block, fill_master, fill_merged, joined_runs
 
 __all__ = ["BlockWriter", "first_difference", "parts_directory", "refuse_taken"]
 
@@ -160,13 +160,16 @@ class BlockWriter:
                 attributes = dict(file.attrs)
                 request = json.loads(attributes["request"])
                 self._closed = bool(attributes["complete"])
-                self._runs = joined_runs(Run(*run) for run in json.loads(attributes["blocks"]))
+                runs = json.loads(attributes["blocks"])
                 state = {"parts": [], "columns": []} if self._closed else json.loads(attributes["parts"])
-                self._parts = [Part.from_dict(part) for part in state["parts"]]
                 self._columns = {
                     Column.from_dict(entry): Chunking(entry["chunk_rows"], entry["movable"])
                     for entry in state["columns"]
                 }
+                # A closed file takes no more blocks, so its points need not be known.
+                counters = None if self._closed else len(counters_of(self._columns))
+                self._runs = joined_runs(Run.from_list(run, counters) for run in runs)
+                self._parts = [Part.from_dict(part, counters) for part in state["parts"]]
             except (OSError, KeyError, ValueError, TypeError, RecursionError):
                 raise OutputError(f"{self.path}: is not a file that can be resumed") from None
         difference = first_difference(request, self._request)
@@ -261,7 +264,7 @@ class BlockWriter:
         """Write one block; when this returns, the block is in the file, whatever happens next.
 
         Args:
-            block: the rows of each column; all blocks have the same columns, and ragged ones are counted by the same.
+            block: the rows of each column; all blocks have the same columns.
             position: place of the block among all blocks; None for the place behind the last one.
 
         Raises:
@@ -438,20 +441,17 @@ class BlockWriter:
             raise output_error(self.path, error, kept) from None
 
 
-def _lengths(block: Mapping[Column, Array]) -> tuple[int, int]:
-    """Showers and points in a block; arrays that do not fit their columns are the program's own fault."""
+def _lengths(block: Mapping[Column, Array]) -> tuple[int, tuple[int, ...]]:
+    """Showers in a block, and points by what counts them; arrays that do not fit their columns are the program's own fault."""
+    counters = counters_of(block)
     lengths: dict[str | None, int] = {}
     for column, array in block.items():
         length = lengths.setdefault(column.counted_by, len(array))
         if array.shape != (length, *column.shape):
             raise ValueError(f"'{column.path}' has shape {array.shape}, expected {(length, *column.shape)}")
-        if column.path in {c.counted_by for c in block} and array.sum() != lengths.setdefault(
-            column.path, int(array.sum())
-        ):
+        if column.path in counters and array.sum() != lengths.setdefault(column.path, int(array.sum())):
             raise ValueError(f"'{column.path}' adds up to {array.sum()}, but there are {lengths[column.path]} points")
-    if len(lengths) > 2:
-        raise ValueError(f"ragged columns counted by different ones: {sorted(map(str, lengths))}")
-    return lengths.pop(None), sum(lengths.values())
+    return lengths[None], tuple(lengths[counter] for counter in counters)
 
 
 def _is_ours(entry: Path) -> bool:

@@ -18,7 +18,7 @@ import h5py
 
 from caloforge.showers.hdf5 import Array, Check, ChunkedDataset, Chunking, Column
 
-__all__ = ["Part", "Run", "fill_block", "fill_master", "fill_merged", "joined_runs", "set_attributes"]
+__all__ = ["Part", "Run", "counters_of", "fill_block", "fill_master", "fill_merged", "joined_runs", "set_attributes"]
 
 
 @dataclass(frozen=True)
@@ -29,13 +29,13 @@ class Run:
         position: position of the first block.
         blocks: how many.
         rows: showers in each of them.
-        points: rows of ragged columns in all of them together.
+        points: rows of ragged columns in all of them together, one number for each column that counts rows, by its path.
     """
 
     position: int
     blocks: int
     rows: int
-    points: int
+    points: tuple[int, ...] = ()
 
     @property
     def end(self) -> int:
@@ -49,7 +49,15 @@ class Run:
 
     def to_list(self) -> list[int]:
         """As written into the file."""
-        return [self.position, self.blocks, self.rows, self.points]
+        return [self.position, self.blocks, self.rows, *(self.points or (0,))]
+
+    @classmethod
+    def from_list(cls, numbers: Sequence[int], counters: int | None = None) -> Run:
+        """As read from a file with so many counting columns; ValueError if it is nothing that a writer can have put there."""
+        position, blocks, rows, *points = numbers
+        if counters is not None and len(points) != max(counters, 1):
+            raise ValueError(numbers)
+        return cls(position, blocks, rows, tuple(points[:counters]))
 
 
 @dataclass(frozen=True)
@@ -90,11 +98,13 @@ class Part:
         }  # fmt: skip
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Part:
-        """As read from the master file; ValueError if it is nothing that a writer can have put there."""
+    def from_dict(cls, data: Mapping[str, Any], counters: int | None = None) -> Part:
+        """As read from a master file with so many counting columns; ValueError if no writer can have put it there."""
         if not cls.is_name(data["file"]):
             raise ValueError(data["file"])
-        return cls(data["file"], data["level"], data["size"], tuple(Run(*run) for run in data["runs"]))
+        return cls(
+            data["file"], data["level"], data["size"], tuple(Run.from_list(run, counters) for run in data["runs"])
+        )
 
 
 def joined_runs(runs: Iterable[Run]) -> tuple[Run, ...]:
@@ -103,7 +113,8 @@ def joined_runs(runs: Iterable[Run]) -> tuple[Run, ...]:
     for run in sorted(runs, key=lambda r: r.position):
         if joined and joined[-1].end == run.position and joined[-1].rows == run.rows:
             last = joined.pop()
-            joined.append(Run(last.position, last.blocks + run.blocks, run.rows, last.points + run.points))
+            points = tuple(a + b for a, b in zip(last.points, run.points, strict=True))
+            joined.append(Run(last.position, last.blocks + run.blocks, run.rows, points))
         else:
             joined.append(run)
     return tuple(joined)
@@ -111,27 +122,36 @@ def joined_runs(runs: Iterable[Run]) -> tuple[Run, ...]:
 
 @dataclass(frozen=True)
 class _Piece:
-    """Where one run lies in its part: first row of the showers, first row of the points."""
+    """Where one run lies in its part: first row of the showers, first rows of the points by what counts them."""
 
     part: Part
     run: Run
     row: int
-    point: int
+    points: tuple[int, ...]
+    counters: tuple[str, ...]
 
     def extent(self, column: Column) -> tuple[int, int]:
         """First row and number of rows in one of the part's datasets."""
-        return (self.row, self.run.showers) if column.counted_by is None else (self.point, self.run.points)
+        if column.counted_by is None:
+            return self.row, self.run.showers
+        number = self.counters.index(column.counted_by)
+        return self.points[number], self.run.points[number]
 
 
-def _pieces(parts: Sequence[Part]) -> list[_Piece]:
+def counters_of(columns: Iterable[Column]) -> tuple[str, ...]:
+    """Paths of the columns that count the rows of others, in the order in which a run has its numbers."""
+    return tuple(sorted({column.counted_by for column in columns if column.counted_by is not None}))
+
+
+def _pieces(parts: Sequence[Part], columns: Iterable[Column]) -> list[_Piece]:
     """The runs of all parts in the order of their positions."""
-    pieces = []
+    pieces, counters = [], counters_of(columns)
     for part in parts:
-        row = point = 0
+        row, points = 0, (0,) * len(part.runs[0].points)
         for run in part.runs:
-            pieces.append(_Piece(part, run, row, point))
+            pieces.append(_Piece(part, run, row, points, counters))
             row += run.showers
-            point += run.points
+            points = tuple(a + b for a, b in zip(points, run.points, strict=True))
     return sorted(pieces, key=lambda piece: piece.run.position)
 
 
@@ -158,7 +178,8 @@ def fill_master(
         folder: directory of the parts, relative to that of the master.
         attributes: attributes of the root group.
     """
-    pieces = _pieces(parts)
+    columns = list(columns)
+    pieces = _pieces(parts, columns)
     where = os.fsencode(f"{folder}/").replace(b"%", b"%%")  # HDF5 takes these names for formats of printf
     for column in columns:
         rows = sum(piece.extent(column)[1] for piece in pieces)
@@ -212,7 +233,7 @@ def fill_merged(
         is_part: whether the target is itself a part, in which only chunks that can later be moved are compressed.
         check: called between chunks; raises if going on makes no sense.
     """
-    pieces = _pieces(parts)
+    pieces = _pieces(parts, columns)
     with _Sources(folder) as sources:
         for column, plan in columns.items():
             rows = sum(piece.extent(column)[1] for piece in pieces)

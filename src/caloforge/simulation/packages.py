@@ -6,11 +6,12 @@ from importlib.util import find_spec
 
 from caloforge.detectors import Detector
 from caloforge.errors import MissingDependencyError, UsageError
+from caloforge.options import ENGINE_NAMES
 
 __all__ = ["ENGINES", "choose_engine", "need_engine"]
 
 #: Engines, and the module that each needs.
-ENGINES = {"calzone": "calzone", "geant4-pybind": "geant4_pybind"}
+ENGINES = {name: name.replace("-", "_") for name in ENGINE_NAMES}
 
 
 def choose_engine(detector: Detector, engine: str | None) -> str:

@@ -47,8 +47,10 @@ class RemovalPlane:
     seen_above: float = math.inf
 
     def __post_init__(self) -> None:
-        if not self.particles:
-            raise UsageError("a removal plane needs at least one particle that it stops")
+        if not self.particles and self.seen_above == math.inf:
+            raise UsageError(
+                "a removal plane needs at least one particle that it stops, or an energy from which it sees them"
+            )
         for pdg, (low, high) in self.particles.items():
             if not 0 <= low <= high:
                 raise UsageError(f"the removal plane stops particle {pdg} from {low:g} to {high:g} MeV: no such range")
@@ -62,6 +64,8 @@ class RemovalPlane:
         what = ", ".join(
             f"{particle_name(pdg)} {low:g}-{high:g} MeV" for pdg, (low, high) in sorted(self.particles.items())
         )
+        if not what:
+            return f"at {self.depth:g} mm: nothing, only seen from {self.seen_above:g} MeV on"
         return f"at {self.depth:g} mm: {what}, up to {self.max_angle:g} rad and {self.max_offset:g} mm from the axis"
 
     def takes(self, pdg: int, energy: float, position: Sequence[float], direction: Sequence[float]) -> bool:

@@ -3,11 +3,9 @@
 from caloforge.deployment.hybrid.acceptance import REASONS, Acceptance
 from caloforge.deployment.hybrid.faces import Faces, read_faces
 from caloforge.deployment.hybrid.placement import LateralProfile, Placement
-from caloforge.deployment.hybrid.run import DEFAULT_ANGLE, DEFAULT_OFFSET, HybridSummary, hybrid_simulation
+from caloforge.deployment.hybrid.run import HybridSummary, hybrid_simulation
 
 __all__ = [
-    "DEFAULT_ANGLE",
-    "DEFAULT_OFFSET",
     "REASONS",
     "Acceptance",
     "Faces",

@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from caloforge.detectors import particle_name
-from caloforge.errors import UsageError
 from caloforge.simulation import RemovalPlane, Removed
 from caloforge.units import MeV, format_energy
 
@@ -29,7 +28,7 @@ class Acceptance:
     """What is answered.
 
     Attributes:
-        energies: lowest and highest kinetic energy, MeV, by PDG id.
+        energies: lowest and highest kinetic energy, MeV, by PDG id; nothing for a simulation that Geant4 does alone.
         max_angle: largest angle to the inward normal of the face, rad.
         max_offset: largest distance from the axis, mm.
 
@@ -45,9 +44,7 @@ class Acceptance:
         self.plane(0.0)
 
     def plane(self, depth: float) -> RemovalPlane:
-        """The plane that takes these particles out of Geant4, at a depth (mm) below the front of all material."""
-        if not self.energies:
-            raise UsageError("no model was named, so nothing can be answered")
+        """The plane that takes these particles out and sees all others, at a depth (mm) below the front of all material."""
         return RemovalPlane(self.energies, depth, self.max_angle, self.max_offset, seen_above=LEAST_SEEN)
 
     def reasons(self, seen: Removed) -> NDArray[np.int8]:
@@ -71,6 +68,8 @@ class Acceptance:
 
     def text(self) -> str:
         """In words, for provenance and for people."""
+        if not self.energies:
+            return "nothing"
         species = ", ".join(
             f"{particle_name(pdg)} of {format_energy(low)} to {format_energy(high)}"
             for pdg, (low, high) in sorted(self.energies.items())

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from caloforge.conditions import Conditions
 from caloforge.deployment.hybrid.acceptance import Acceptance
 from caloforge.deployment.hybrid.faces import face_columns
+from caloforge.deployment.hybrid.merging import Events, events_of
 from caloforge.deployment.hybrid.placement import Placement
 from caloforge.detectors import Detector
 from caloforge.errors import GenerationError, SimulationError
@@ -21,7 +22,7 @@ from caloforge.generation import generation_streams, sample_showers
 from caloforge.kernels.ops.registry import Choice, use_choice
 from caloforge.models import ShowerModel
 from caloforge.random import Streams
-from caloforge.showers import Showers
+from caloforge.showers import ShowerPoints, Showers
 from caloforge.showers.hdf5 import Column
 from caloforge.simulation import BLOCK_SIZE, Removed, SimulationPlan
 from caloforge.simulation.worker import Facts
@@ -31,8 +32,6 @@ __all__ = ["Answerer", "Done", "HybridWork", "prepare", "shower_number"]
 
 #: A shower's number says which event and track it answers, so that its random numbers depend on nothing else.
 _TRACKS = 1 << 20
-#: Of what its energy is after moving and merging, an event may differ from what went in by this part.
-_CLOSURE = 1e-6
 
 
 def shower_number(event: NDArray[np.int64], track: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -52,11 +51,13 @@ class Answerer:
 
     Attributes:
         model: the model itself, so that a worker of another machine need not find its directory.
-        placement: moves its showers.
+        placement: moves its voxels; None for points.
+        slopes: whether its showers are to be inclined with their particles; not so for a model that knows directions.
     """
 
     model: ShowerModel
-    placement: Placement
+    placement: Placement | None
+    slopes: bool
 
 
 @dataclass(frozen=True)
@@ -64,9 +65,9 @@ class HybridWork:
     """All that a worker needs to know.
 
     Attributes:
-        plan: of Geant4, with the material in front and the plane that takes particles out; without one Geant4 tracks all.
+        plan: of Geant4, with the material in front and the plane that takes particles out.
         detector: the calorimeter alone, with its thresholds.
-        acceptance: what is answered; None for nothing.
+        acceptance: what is answered.
         answerers: who answers, by PDG id.
         seed: of the answers.
         kernels: what the parent has settled; None lets each worker do so.
@@ -74,7 +75,7 @@ class HybridWork:
 
     plan: SimulationPlan
     detector: Detector
-    acceptance: Acceptance | None
+    acceptance: Acceptance
     answerers: Mapping[int, Answerer]
     seed: int
     kernels: Choice | None = None
@@ -92,7 +93,7 @@ class Done:
         answered: particles answered.
     """
 
-    showers: Showers | None
+    showers: Showers | ShowerPoints | None
     beside: dict[Column, NDArray[Any]]
     facts: Facts
     seconds: dict[str, float] = field(default_factory=dict)
@@ -107,14 +108,13 @@ class _Answers:
         self._streams, self._placing = generation_streams(work.seed), Streams(work.seed, "hybrid").child("placing")
         self.seconds = {"models": 0.0, "placing": 0.0}
 
-    def add(self, seen: Removed, first: int, voxels: NDArray[np.float64], beside: NDArray[np.float64]) -> int:
+    def add(self, seen: Removed, first: int, events: Events) -> int:
         """Add the answers to all stopped particles of a block to its events.
 
         Args:
             seen: particles at the face, events counted from the first one of the block.
             first: number of that event.
-            voxels: (n, V), MeV; added to.
-            beside: energy outside the voxels of each layer, (n, layers); added to.
+            events: of the block.
 
         Returns:
             How many there were.
@@ -127,29 +127,15 @@ class _Answers:
                 continue
             began = time.perf_counter()
             index = shower_number(chosen.shower + first, chosen.track)
-            assert model.record is not None
-            direction = None if model.record.valid.direction is None else chosen.direction.astype(np.float32)
+            direction = None if answerer.slopes else chosen.direction.astype(np.float32)
             conditions = Conditions(chosen.energy, pdg, index, np.zeros_like(index), direction)
             # The acceptance has looked at all of them.
             made = sample_showers(model, conditions, self._streams, extrapolate=True).showers
-            assert isinstance(made, Showers)
             sampled = time.perf_counter()
-            deposits = made.deposits.astype(np.float64)
-            moved, lost = answerer.placement.place(
-                deposits, chosen.position[:, :2], chosen.direction, index, self._placing
-            )
-            if made.overflow is not None:
-                lost = lost + made.overflow
-            np.add.at(voxels, chosen.shower, moved)
-            np.add.at(beside, chosen.shower, lost)
+            events.add(made, chosen, index, answerer.placement, self._placing, slopes=answerer.slopes)
             answered += len(chosen)
             self.seconds["models"] += sampled - began
             self.seconds["placing"] += time.perf_counter() - sampled
-            before, after = deposits.sum(axis=1), moved.sum(axis=1) + lost.sum(axis=1)
-            if made.overflow is not None:
-                before = before + made.overflow.sum(axis=1)
-            if not (np.abs(after - before) <= _CLOSURE * before).all():
-                raise GenerationError("energy was lost when showers were moved; this is an error of the program")
         return answered
 
 
@@ -162,7 +148,6 @@ def prepare(work: HybridWork) -> Callable[[int | None], Done]:
     torch.set_num_threads(1)
     use_choice(work.kernels)
     track, answers = prepare_geant4(work.plan), _Answers(work)
-    threshold = work.detector.readout_threshold / (work.detector.sampling_fraction or 1.0)
 
     def make(number: int | None) -> Done:
         began = time.perf_counter()
@@ -170,29 +155,15 @@ def prepare(work: HybridWork) -> Callable[[int | None], Done]:
         if made.block is None:
             return Done(None, {}, made.facts)
         seconds = {"geant4": time.perf_counter() - began}
-        block, tracked = made.block, made.block.showers
-        assert isinstance(tracked, Showers)
-        assert tracked.overflow is not None
-        voxels, beside = tracked.deposits.astype(np.float64), tracked.overflow.astype(np.float64)
-        seen, answered = block.removed, 0
+        block = made.block
+        assert block.removed is not None  # the plan has a plane
+        events = events_of(block.showers, work.detector)
         answers.seconds = {"models": 0.0, "placing": 0.0}
-        columns: dict[Column, NDArray[Any]] = {}
-        if seen is not None:
-            answered = answers.add(seen, block.number * BLOCK_SIZE, voxels, beside)
-            assert work.acceptance is not None
-            columns = face_columns(seen, work.acceptance.reasons(seen), len(tracked))
-        if threshold:
-            voxels[voxels < threshold] = 0.0
-        if not np.isfinite(voxels).all():
+        answered = answers.add(block.removed, block.number * BLOCK_SIZE, events)
+        columns = face_columns(block.removed, work.acceptance.reasons(block.removed), len(block.showers))
+        showers = events.finished()
+        if not np.isfinite(showers.total_energy()).all():
             raise SimulationError(f"block {block.number} holds an energy that is not a number")
-        showers = Showers(
-            voxels.astype(np.float32),
-            tracked.incident_energy,
-            tracked.particle,
-            work.detector.readout,
-            tracked.direction,
-            beside.astype(np.float32),
-        )
         return Done(showers, columns, made.facts, seconds | answers.seconds, answered)
 
     return make
