@@ -2,27 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
-
 import pytest
+from runtime_built import Built
 from runtime_library import Library
 
 from caloforge.deployment import export_model
 from caloforge.deployment.build import build_runtime
-
-
-@dataclass(frozen=True)
-class Built:
-    """An export of the packaged model, and what CMake made of it."""
-
-    export: Path
-    build: Path
-    library: Library
-
-    @property
-    def parity(self) -> Path:
-        return self.build / "parity"
 
 
 @pytest.fixture(scope="session")

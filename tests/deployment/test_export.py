@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import Built
 from model_samples import Rows, fit, point_showers, sparse_showers, toy_detector
+from runtime_built import Built
 from runtime_library import OK, REDRAWN, SPACE, SUCCESS, particles
 from safetensors.torch import load_file, save_file
 

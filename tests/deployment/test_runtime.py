@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Built
+from runtime_built import Built
 from runtime_library import (
     ARGUMENT,
     DAMAGED,

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import Built
 from model_samples import toy_detector
+from runtime_built import Built
 
 from caloforge.bench import runtime as bench
 from caloforge.cli.main import main

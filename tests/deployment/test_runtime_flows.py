@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Built
 from model_samples import fit, sparse_showers, toy_detector
+from runtime_built import Built
 
 from caloforge.conditions import ConditionRange
 from caloforge.deployment import export_model

@@ -98,6 +98,15 @@ def test_the_critic_has_the_published_weights_layer_by_layer() -> None:
     assert moving == 192
 
 
+def test_saved_models_of_former_versions_have_these_names() -> None:
+    """Mutation: a part moves to another attribute, or one more module owns the scales."""
+    names = set(improved().state_dict())
+    assert {name.split(".")[0] for name in names} == {"critic", "generator", "scales", "separations"}
+    assert {name.split(".")[1] for name in names if name.startswith("generator")} == {"streams", "painting"}
+    assert {name for name in names if name.startswith("scales")} == {"scales.shares", "scales.cells", "scales.lit"}
+    assert {"generator.streams.0.dense.weight", "generator.painting.0.gates.bias", "critic.score.weight"} <= names
+
+
 def test_the_published_training() -> None:
     preset = load_preset("calo-gan-calogan")
     training = preset.training.for_stage("game")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 import torch
@@ -20,7 +20,7 @@ from caloforge.nn.local import (
     even_same,
 )
 
-__all__ = ["CriticStream", "GeneratorStream", "ImageCritic", "InPainting", "Norm", "leaky"]
+__all__ = ["CriticStream", "GeneratorStream", "ImageCritic", "ImageGenerator", "InPainting", "Norm", "leaky"]
 
 #: Batch norm as published (momentum and epsilon of Keras); layer norm over channels and cells of each row; nothing.
 Norm = Literal["batch", "layer", "none"]
@@ -131,6 +131,31 @@ class InPainting(nn.Module):
         gates = as_images(self.gates.cells(bordered(both, periodic=self.periodic)))
         share = torch.sigmoid(gates[:, : self.layers] - gates[:, self.layers :])  # the softmax of two
         return share * own + (1 - share) * carried
+
+
+class ImageGenerator(nn.Module):
+    """Streams with in-painting between them: numbers of a shower to images of all its layers, which are not negative.
+
+    Args:
+        streams: one for each group of layers.
+        painting: for each group but the first, what it gets of the last layer of the group before it; none for no in-painting.
+        carried: modules that bring that layer onto the grid of the group, (N, 1, H, W) to (N, 1, H, W), one for each painting.
+    """
+
+    def __init__(
+        self, streams: Iterable[GeneratorStream], painting: Iterable[InPainting], carried: Iterable[nn.Module]
+    ) -> None:
+        super().__init__()
+        self.streams = nn.ModuleList(streams)
+        self.painting = nn.ModuleList(painting)
+        self.carried = nn.ModuleList(carried)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """(N, inputs) to images (N, layers, rows, columns) of every group."""
+        found = [stream(x) for stream in self.streams]
+        for k, (painting, carried) in enumerate(zip(self.painting, self.carried, strict=True), 1):
+            found[k] = painting(found[k], carried(found[k - 1][:, -1:]))
+        return [image.relu() for image in found]
 
 
 class CriticStream(nn.Module):

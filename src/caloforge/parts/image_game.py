@@ -1,0 +1,232 @@
+"""Generator of images of layers against critic, as in CaloGAN (arXiv:1712.10321): their energies, and how both are trained."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Annotated, Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from caloforge.models import ModelConfig, ShowerModel
+from caloforge.nn.batch_layers import gathered
+from caloforge.nn.detector_images import GeneratorStream, ImageCritic, ImageGenerator
+from caloforge.parts.adversarial import (
+    AdversarialSettings,
+    critic_loss,
+    generator_loss,
+    gradient_penalty,
+    mixing_numbers,
+    optimiser_at,
+    rows_of,
+)
+from caloforge.parts.cell_scales import CellScales
+from caloforge.parts.rows import collect_rows
+from caloforge.parts.separations import Separations, generated_of
+from caloforge.parts.shower_images import ShowerImages
+from caloforge.random import Streams
+from caloforge.stage import GradientStage, Player, TrainingBatch, TrainingConfig, TrainingData, deposits_of
+from caloforge.units import GeV
+from caloforge.validation import Size
+
+__all__ = ["ImageGame", "ImageGameConfig", "ImageGameModel", "absolute_difference", "moment_difference"]
+
+#: Widths of energies are compared relative to the real one and this share of the mean.
+_LEAST_WIDTH = 1e-2
+#: Rows from which the generator's last layers are scaled.
+_START_ROWS = 512
+
+
+class ImageGameConfig(ModelConfig):
+    """What the game needs to know of a configuration.
+
+    Attributes:
+        latent: random numbers of a shower.
+        start: initial weights of the generator: ``random``; or such that the cells begin with the mean and the share of
+            lit ones of the training showers (``marginals``), as positive parts of normal numbers.
+        energies: incident energies of generated showers in training: ``uniform`` over the gun's range, or those of the ``data``.
+        energy_loss: ``absolute``: mean of abs(deposited - incident energy), GeV; ``moments``: relative differences of means
+            and standard deviations of energies, in all and by layer, between generated and real showers of the batch.
+        energy_weight: its weight.
+        fakes: averages in the batch norms of the generator when the critic is trained: ``moving``, or those of the ``batch``.
+        game: losses and steps.
+    """
+
+    latent: Size = 1024
+    start: Literal["random", "marginals"] = "marginals"
+    energies: Literal["uniform", "data"] = "data"
+    energy_loss: Literal["absolute", "moments"] = "moments"
+    energy_weight: Annotated[float, Field(ge=0)] = 0.05
+    fakes: Literal["moving", "batch"] = "batch"
+    game: AdversarialSettings = AdversarialSettings(critic_rate=0.1, generator_steps=2)
+
+
+class ImageGameModel(ShowerModel):
+    """A model that makes images of layers and has a critic for them.
+
+    Attributes:
+        generator: numbers of a shower to images.
+        critic: scores of what is seen of showers.
+        images: units of the images, and what the critic sees.
+        scales: what is usual in each cell and layer.
+        separations: by which the weights are chosen.
+    """
+
+    config: ImageGameConfig
+    generator: ImageGenerator
+    critic: ImageCritic
+    images: ShowerImages
+    scales: CellScales
+    separations: Separations
+
+    @abstractmethod
+    def given(self, noise: Tensor, incident_energy: Tensor, direction: Tensor | None) -> Tensor:
+        """What the generator is given; arguments as for :meth:`make`."""
+
+    def make(self, noise: Tensor, incident_energy: Tensor, direction: Tensor | None) -> Tensor:
+        """Deposits (N, V), MeV, with gradients, from random numbers (N, latent), energies (N,), MeV, and directions (N, 3)."""
+        images = self.generator(self.given(noise, incident_energy, direction))
+        unit = self.images.unit(incident_energy, self.dtype)
+        return torch.cat([image.flatten(1) for image in images], dim=1) * unit
+
+    def scores(self, deposits: Tensor, incident_energy: Tensor, direction: Tensor | None) -> Tensor:
+        """Scores of showers (N, V), MeV: (N,), logits with ``cross-entropy``."""
+        scores: Tensor = self.critic(*self.images.view(deposits.to(self.dtype), incident_energy, direction))
+        return scores
+
+    def energy_loss(self, made: Tensor, real: Tensor, incident_energy: Tensor) -> Tensor:
+        """See ``energy_loss`` of the configuration; showers (N, V) made with these incident energies (N,), and real ones."""
+        if self.config.energy_loss == "absolute":
+            return absolute_difference(made, incident_energy)
+        return moment_difference(self.scales, made, real, incident_energy)
+
+
+def absolute_difference(made: Tensor, incident_energy: Tensor) -> Tensor:
+    """Mean of abs(deposited - incident energy), GeV (arXiv:1712.10321), of deposits (N, V) and energies (N,), MeV."""
+    return (made.sum(dim=1) - incident_energy.to(made)).abs().mean() / GeV
+
+
+def moment_difference(scales: CellScales, made: Tensor, real: Tensor, incident_energy: Tensor) -> Tensor:
+    """Relative differences of means and of widths of energies, in all and as a mean over layers, added up.
+
+    Args:
+        scales: mean shares of the layers.
+        made: generated showers, (N, V), MeV.
+        real: real ones of the same incident energies, (N, V), MeV.
+        incident_energy: (N,), MeV.
+    """
+    found = []
+    for deposits in (made, real.to(made)):
+        share = gathered(scales.sums(deposits) / incident_energy.to(made)[:, None])
+        each = torch.cat([share.sum(dim=1, keepdim=True), share], dim=1)
+        centred = each - each.mean(dim=0)
+        # The root has no derivative at 0, where a layer that is never lit lies.
+        found.append((each.mean(dim=0), (centred.square().mean(dim=0) + 1e-12).sqrt()))
+    scale = torch.cat([scales.shares.sum()[None], scales.shares]).to(made)
+    means = (found[0][0] - found[1][0]).abs() / scale
+    widths = (found[0][1] - found[1][1]).abs() / (found[1][1] + _LEAST_WIDTH * scale)
+    return means[0] + means[1:].mean() + widths[0] + widths[1:].mean()
+
+
+class ImageGame(GradientStage):
+    """Generator against critic; the weights are chosen by separation powers.
+
+    Args:
+        model: whose generator and critic.
+        training: of the whole model; the stage is called ``game``.
+    """
+
+    metric = "separation"
+
+    def __init__(self, model: ImageGameModel, training: TrainingConfig) -> None:
+        parts = {"generator": model.generator, "critic": model.critic}
+        super().__init__("game", parts, training.for_stage("game"), needs=("scales", "separations"))
+        self.model = model
+
+    @property
+    def players(self) -> tuple[Player, ...]:
+        """The critic, then the generator."""
+        model, own, game = self.model, self.training, self.model.config.game
+        slow = optimiser_at(own, game.critic_rate)
+        return (
+            Player("critic", tuple(model.critic.parameters()), slow, own.schedule, game.critic_steps),
+            Player("generator", tuple(model.generator.parameters()), own.optimiser, own.schedule, game.generator_steps),
+        )
+
+    def prepare(self, data: TrainingData, streams: Streams) -> None:
+        """See :meth:`caloforge.stage.GradientStage.prepare`; with ``start`` marginals the last layers are scaled."""
+        model = self.model
+        if model.config.start == "random":
+            return
+        energies = collect_rows(data, _START_ROWS, lambda batch: batch.incident_energy.double()[:, None])[:, 0]
+        noise = streams.child("start").normal(np.arange(len(energies)), model.config.latent)
+        # Directions are left out: what they do is learnt.
+        x = model.given(torch.from_numpy(noise).to(model.device, model.dtype), energies, None)
+        places = model.scales.places()[None]
+        model.generator.train()
+        for stream, group in zip(model.generator.streams, model.images.groups, strict=True):
+            assert isinstance(stream, GeneratorStream)
+            stream.start(x, group.images(places)[0])
+
+    def _asked(self, batch: TrainingBatch, streams: Streams) -> Tensor:
+        """Incident energies of the generated showers, (B,), MeV."""
+        gun = self.model.detector.gun
+        if self.model.config.energies == "data" or gun is None:
+            return batch.incident_energy
+        low, high = gun.spectrum.minimum, gun.spectrum.maximum
+        share = streams.child("energy").uniform(batch.row.numpy(), 1, batch.epoch)[:, 0]
+        return torch.from_numpy(low + (high - low) * share).to(batch.incident_energy)
+
+    def _made(self, batch: TrainingBatch, streams: Streams, incident_energy: Tensor) -> Tensor:
+        noise = rows_of(self.model, batch, streams, "noise", self.model.config.latent)
+        return self.model.make(noise, incident_energy, batch.direction)
+
+    @contextmanager
+    def _at_rest(self) -> Iterator[None]:
+        """Batch norms of the generator take their moving averages, if so asked."""
+        generator = self.model.generator
+        training = generator.training
+        generator.train(training and self.model.config.fakes == "batch")
+        try:
+            yield
+        finally:
+            generator.train(training)
+
+    def loss(self, player: str, batch: TrainingBatch, streams: Streams) -> dict[str, Tensor]:
+        """See :meth:`caloforge.stage.GradientStage.loss`."""
+        model, game = self.model, self.model.config.game
+        asked, real = self._asked(batch, streams), deposits_of(batch)
+        if player == "generator":
+            made = self._made(batch, streams, asked)
+            scores = model.scores(made, asked, batch.direction)
+            energy = model.energy_loss(made, real, asked)
+            loss = generator_loss(game.loss, scores)
+            return {"loss": loss + model.config.energy_weight * energy, "energy": energy.detach()}
+        with torch.no_grad(), self._at_rest():
+            made = self._made(batch, streams, asked)
+        right, wrong = (
+            model.scores(real, batch.incident_energy, batch.direction),
+            model.scores(made, asked, batch.direction),
+        )
+        loss = critic_loss(game.loss, right, wrong)
+        if game.penalty:
+            mix = mixing_numbers(model, batch, streams)
+            # In units in which no layer and no energy is louder than another.
+            unit = model.images.unit(batch.incident_energy, model.dtype)
+            loss = loss + game.penalty * gradient_penalty(
+                lambda x: model.scores(x * unit, batch.incident_energy, batch.direction),
+                real.to(made) / unit, made / model.images.unit(asked, model.dtype), mix,
+            )  # fmt: skip
+        return {"loss": loss, "margin": (right.mean() - wrong.mean()).detach()}
+
+    def validate(self, batch: TrainingBatch, streams: Streams) -> dict[str, Tensor]:
+        """See :meth:`caloforge.stage.GradientStage.validate`."""
+        return self.model.separations.means(batch, generated_of(self.model, batch, streams))
+
+    def conclude(self, means: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """See :meth:`caloforge.stage.GradientStage.conclude`."""
+        return self.model.separations.conclude(means)
