@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import wait
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
-from caloforge.errors import UsageError
+from caloforge.errors import CaloForgeError, UsageError
 from caloforge.workers import Line, Worker
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "Executor",
     "InThisProcess",
     "LocalProcesses",
+    "UnsuitedWorkerError",
     "in_own_process",
     "on_this_machine",
     "origin",
@@ -55,6 +56,10 @@ def owning() -> Iterator[None]:
         yield
     finally:
         _own_process.reset(token)
+
+
+class UnsuitedWorkerError(CaloForgeError):
+    """Raised by work that this worker cannot do, though another may: the text says what it lacks, of "it"."""
 
 
 class Executor(Protocol):

@@ -158,6 +158,9 @@ class GenerateOptions(Options):
     batch_size: Annotated[int, Option("Showers at a time; changes speed and memory, not the showers.", least=1)] = 1000
     jobs: Annotated[int, _JOBS] = 1
     cluster: Annotated[str | None, _CLUSTER] = None
+    parts: Annotated[bool, Option("The cluster's workers write beside the output file, on a disk that all share.")] = (
+        False
+    )
     threads: Annotated[int | None, _THREADS] = None
     device: Annotated[str | None, _DEVICE] = None
     format: Annotated[str, Option("Format: native | calogan | calochallenge | showerdata | ild.", flag="--to")] = (

@@ -120,13 +120,13 @@ class Worker:
 
     Args:
         serve: what it does; a function of a module, called with the worker's end of the line.
-        environment: variables of its environment, beside ours.
+        environment: variables of its environment, beside ours; None leaves out one of ours.
 
     Raises:
         UsageError: if the function cannot be sent.
     """
 
-    def __init__(self, serve: Callable[[Line], None], environment: Mapping[str, str] | None = None) -> None:
+    def __init__(self, serve: Callable[[Line], None], environment: Mapping[str, str | None] | None = None) -> None:
         ours, theirs = Pipe()
         self.line = Line(ours)
         self._output = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as the process lives
@@ -138,7 +138,9 @@ class Worker:
                 stdout=self._output,
                 stderr=self._output,
                 pass_fds=(theirs.fileno(),),
-                env=os.environ | dict(environment or {}),
+                env={
+                    name: value for name, value in (os.environ | dict(environment or {})).items() if value is not None
+                },
                 start_new_session=True,
             )
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import subprocess
@@ -33,6 +34,7 @@ from caloforge.generation.generate import block_rows
 from caloforge.generation.sampling import _chosen
 from caloforge.models import ConditionRange, Conditions, load_model, load_preset, save_model
 from caloforge.showers import ShowerPoints, open_showers
+from caloforge.showers.portions import PortionMaker
 from caloforge.units import GeV
 
 N = 1730
@@ -106,7 +108,10 @@ def test_a_model_that_rejects_everything_ends_with_an_error(tmp_path):
 @pytest.mark.parametrize("reject", [0.3, 1.1])
 def test_a_worker_answers_with_showers_or_an_error(reference, reject):
     threads = torch.get_num_threads()
-    settings = workers.WorkerSettings(toy(reject=reject), spectrum(), generation_streams(7), 1000, 20, "cpu", 1)
+    maker = PortionMaker("g.h5", "native", toy_detector(), 22, "voxels", 20)
+    settings = workers.WorkerSettings(
+        toy(reject=reject), spectrum(), generation_streams(7), 1000, 20, "cpu", 1, portions=maker
+    )
     tasks = [workers.Task(0, 20), workers.Task(40, 50)]
     try:
         if reject > 1:
@@ -116,8 +121,10 @@ def test_a_worker_answers_with_showers_or_an_error(reference, reject):
         (_, first), (_, second) = InThisProcess().run(workers.prepare, settings, tasks)
     finally:
         torch.set_num_threads(threads)
-    np.testing.assert_array_equal(first.bulk, reference[0].deposits[:20])
-    np.testing.assert_array_equal(second.conditions.index, np.arange(40, 50))
+    for answer, rows in ((first, slice(0, 20)), (second, slice(40, 50))):
+        with h5py.File(io.BytesIO(answer.portion.content)) as part:
+            np.testing.assert_array_equal(part["showers"][:], reference[0].deposits[rows])
+    assert [run.position for run in second.portion.runs] == [2]
 
 
 def dies(settings):
@@ -128,7 +135,7 @@ def dies(settings):
 def test_a_dead_worker_is_noticed(monkeypatch):
     monkeypatch.setattr(workers, "prepare", dies)
     settings = workers.WorkerSettings(toy(), spectrum(), generation_streams(7), 1000, 20, "cpu", 1)
-    run = workers.run_tasks(LocalProcesses(1), settings, toy_detector().readout, [workers.Task(0, 5)])
+    run = workers.run_tasks(LocalProcesses(1), settings, [workers.Task(0, 5)])
     with pytest.raises(
         GenerationError, match=r"a worker process died \(killed by hand, or .*memory\); finished showers"
     ):
@@ -266,7 +273,7 @@ def test_nonsense_is_refused(tmp_path, bad):
 
 def test_timing_adds_up(reference):
     _, result = reference
-    assert set(result.timing) == {"latents", "decode", "assembly", "writing", "loading"}
+    assert set(result.timing) == {"latents", "decode", "assembly", "packing", "writing", "loading"}
     assert all(seconds >= 0 for seconds in result.timing.values())
     assert 0 < sum(result.timing.values()) <= result.seconds
     assert result.milliseconds_per_shower == pytest.approx(1000 * result.seconds / N)

@@ -14,7 +14,11 @@ import numpy as np
 import pytest
 
 from caloforge.cli.main import main
-from caloforge.scaleout import clusters
+from caloforge.detectors import EnergySpectrum
+from caloforge.errors import CaloForgeWarning
+from caloforge.generation import SpectrumConditions, generate
+from caloforge.scaleout import ClusterError, Rules, clusters, open_cluster
+from caloforge.showers.blocks import BlockWriter
 
 GENERATE = ["generate", "calogan-gamma", "--energy", "1:100", "--seed", "3"]
 
@@ -48,6 +52,30 @@ def test_generate_equals_one_process(reference, address, tmp_path):
     assert told["workers"] == 2
     assert list(told["processors"].values()) == [2]
     assert "cluster" not in json.loads(h5py.File(reference).attrs["provenance"])
+
+
+def test_workers_write_parts(reference, address, tmp_path, monkeypatch):
+    """By a name that is relative here: workers are somewhere else. Mutation: take in no part."""
+    monkeypatch.chdir(tmp_path)
+    arguments = [*GENERATE, "--events", "2500", "--cluster", address, "--threads", "1", "--out", "g.h5"]
+    assert main([*arguments, "--batch-size", "500", "--parts"]) == 0
+    assert equal(tmp_path / "g.h5", reference)["cluster"]["workers"] == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["g.h5"]
+
+
+def test_workers_that_do_not_see_the_folder_get_no_work(address, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(BlockWriter, "shared_folder", lambda self: ("/not/here", "mark.tmp"))
+    out = tmp_path / "g.h5"
+    conditions = SpectrumConditions(EnergySpectrum.parse("1:100"), 600, 3, 22)
+    with (
+        open_cluster(address, rules=Rules(wait=1.0)) as executor,
+        pytest.warns(CaloForgeWarning, match="gets no work"),
+        pytest.raises(ClusterError, match=r"can take part; .*: it does not see '/not/here', which parts are"),
+    ):
+        generate("calogan-gamma", conditions, out, executor=executor, parts=True, show=False)
+    assert main([*GENERATE, "--events", "10", "--parts", "--out", str(out)]) == 2
+    assert "--parts is for the workers of a cluster, and none was named (--cluster)" in capsys.readouterr().err
+    assert not out.exists()
 
 
 def test_likelihood_equals_one_process(address, tmp_path, monkeypatch):

@@ -12,14 +12,14 @@ from typing import Any
 
 import torch
 
-from caloforge.arguments import switch
+from caloforge.arguments import argument, switch
 from caloforge.cores import available_cores
 from caloforge.detectors import Detector, particle_name
 from caloforge.errors import Interrupted, UsageError
 from caloforge.executor import Executor, on_this_machine, origin
 from caloforge.generation.conditions import ConditionSource
 from caloforge.generation.sampling import MAX_ATTEMPTS, Sample, Timing, borrowed, generation_streams, sample_showers
-from caloforge.generation.workers import Task, WorkerSettings, run_tasks
+from caloforge.generation.workers import Answer, Task, WorkerSettings, run_tasks
 from caloforge.models import ShowerModel, load_model
 from caloforge.options import GenerateOptions
 from caloforge.progress import progress
@@ -46,7 +46,7 @@ class GenerationResult:
         redrawn: how many of all showers were rejected and drawn again, counting every attempt.
         extrapolated: whether conditions outside the model's range were allowed.
         seconds: wall time of this call.
-        timing: seconds spent on ``latents``, ``decode``, ``assembly`` (summed over all workers), ``writing`` and
+        timing: seconds spent on ``latents``, ``decode``, ``assembly``, ``packing`` (summed over all workers), ``writing`` and
             ``loading`` (model and workers until the first showers come, at most one block).
     """
 
@@ -114,6 +114,10 @@ def generate(
     chosen = GenerateOptions.merged(asked, settings)
     seed, device, extrapolate = chosen.seed, chosen.device, chosen.extrapolate
     check_choice(chosen.jobs, chosen.cluster)
+    if chosen.parts and chosen.cluster is None and executor is None:
+        raise UsageError(
+            f"{argument('parts')} is for the workers of a cluster, and none was named ({argument('cluster')})"
+        )
     began = time.perf_counter()
     out = Path(out)
     if device is not None:
@@ -175,7 +179,7 @@ def generate(
     before = len(writer)
     try:
         with writer, open_executor(executor, chosen.jobs, chosen.cluster) as who:
-            job.run(loaded, needed, who, show=show)
+            job.run(loaded, needed, who, parts=chosen.parts, show=show)
     except KeyboardInterrupt:
         kept = f"{out} holds {len(writer)} of {len(conditions)} showers, {switch('resume')} goes on from there"
         raise Interrupted(f"interrupted; {kept if len(writer) else 'no block was finished'}") from None
@@ -209,8 +213,10 @@ class _Job:
         self.writing = self.loading = 0.0
         self._executor: Executor | None = None
 
-    def run(self, model: ShowerModel, settings: WorkerSettings, executor: Executor | None, *, show: bool) -> None:
-        """Make all missing blocks."""
+    def run(
+        self, model: ShowerModel, settings: WorkerSettings, executor: Executor | None, *, parts: bool, show: bool
+    ) -> None:
+        """Make all missing blocks; ``parts``: workers write them into the folder of the parts."""
         jobs = 1 if executor is None else executor.jobs
         tasks = self._tasks(settings.batch_size, jobs)
         if not tasks:
@@ -218,10 +224,13 @@ class _Job:
         settings = replace(settings, threads=settings.threads or max(1, available_cores() // jobs))
         if executor is None or not on_this_machine(executor):
             settings = replace(settings, model=model)  # others may not find it under its name
+        if executor is not None:
+            settings = replace(settings, portions=self._writer.portions(self._rows, shared=parts))
         self._executor = executor
         began = time.perf_counter()
         shown = progress("generating", len(self._conditions), "showers", done=len(self._writer))
-        samples = self._samples(tasks, model, settings, executor)
+        samples: Generator[tuple[Task, Sample | Answer]]
+        samples = self._here(tasks, model, settings) if executor is None else run_tasks(executor, settings, tasks)
         # Closed at once if writing fails, so that the model goes home before the error does.
         with shown if show else nullcontext() as display, closing(samples):
             for task, sample in samples:
@@ -244,12 +253,9 @@ class _Job:
                 tasks.append([block, block + 1])
         return [Task(first * self._rows, min(end * self._rows, total)) for first, end in tasks]
 
-    def _samples(
-        self, tasks: Sequence[Task], model: ShowerModel, settings: WorkerSettings, executor: Executor | None
+    def _here(
+        self, tasks: Sequence[Task], model: ShowerModel, settings: WorkerSettings
     ) -> Generator[tuple[Task, Sample]]:
-        if executor is not None:
-            yield from run_tasks(executor, settings, model.detector.readout, tasks)
-            return
         former = torch.get_num_threads()
         torch.set_num_threads(settings.threads)
         try:
@@ -267,16 +273,19 @@ class _Job:
         finally:
             torch.set_num_threads(former)
 
-    def _write(self, task: Task, sample: Sample) -> None:
+    def _write(self, task: Task, sample: Sample | Answer) -> None:
         began = time.perf_counter()
         self.timing.add(sample.timing)
         self.redrawn += sample.redrawn
         who = origin(self._executor)
         if sample.redrawn or who:
             self._writer.set_provenance(self._provenance | who | {"redrawn": self.redrawn})
-        for start in range(task.start, task.stop, self._rows):
-            piece = sample.showers[start - task.start : start - task.start + self._rows]
-            self._writer.write(piece, position=start // self._rows)
+        if isinstance(sample, Answer):
+            self._writer.take(sample.portion)
+        else:
+            for start in range(task.start, task.stop, self._rows):
+                piece = sample.showers[start - task.start : start - task.start + self._rows]
+                self._writer.write(piece, position=start // self._rows)
         self.writing += time.perf_counter() - began
 
 

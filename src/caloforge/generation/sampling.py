@@ -44,17 +44,20 @@ class Timing:
         latents: drawing random numbers.
         decode: the model itself: networks, inverse transforms, thresholds.
         assembly: putting batches and redrawn showers together.
+        packing: making a part of the file of them, where workers do.
     """
 
     latents: float = 0.0
     decode: float = 0.0
     assembly: float = 0.0
+    packing: float = 0.0
 
     def add(self, other: Timing) -> None:
         """Take in the times of other showers."""
         self.latents += other.latents
         self.decode += other.decode
         self.assembly += other.assembly
+        self.packing += other.packing
 
 
 @dataclass(frozen=True)

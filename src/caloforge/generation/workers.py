@@ -1,35 +1,30 @@
-"""Processes that generate: each loads the model once, takes numbers of showers and gives back arrays.
+"""Processes that generate: each loads the model once, takes numbers of showers and gives back finished parts of the file.
 
 They are started afresh, since a process that has used torch's threads or a GPU cannot be forked.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from caloforge.detectors import Readout
 from caloforge.errors import GenerationError
 from caloforge.executor import Executor, on_this_machine
 from caloforge.generation.conditions import ConditionSource
-from caloforge.generation.sampling import Sample, Timing, sample_showers
+from caloforge.generation.sampling import Timing, sample_showers
 from caloforge.kernels.ops.registry import Choice, use_choice
-from caloforge.models import Conditions, ShowerModel, load_model
+from caloforge.models import ShowerModel, load_model
 from caloforge.random import Streams
-from caloforge.showers import ShowerPoints, Showers
+from caloforge.showers.portions import Portion, PortionMaker
 from caloforge.workers import WorkerDiedError
 
 __all__ = ["Answer", "Task", "WorkerSettings", "prepare", "run_tasks"]
-
-#: Tasks that a worker has in hand: the one it works on and the next.
-_IN_HAND = 2
 
 
 @dataclass(frozen=True)
@@ -46,6 +41,7 @@ class WorkerSettings:
         threads: CPU threads of each worker.
         options: changes of how a model that is loaded samples.
         kernels: what the parent has settled, built and warned about; None lets each worker do so.
+        portions: makes parts of the file; needed by :func:`prepare`.
     """
 
     model: str | Path | ShowerModel
@@ -57,6 +53,7 @@ class WorkerSettings:
     threads: int
     options: Mapping[str, Any] = field(default_factory=dict)
     kernels: Choice | None = None
+    portions: PortionMaker | None = None
 
 
 @dataclass(frozen=True)
@@ -74,17 +71,24 @@ class Task:
 
 @dataclass(frozen=True)
 class Answer:
-    """A sample without the objects around its arrays."""
+    """What came of a task.
 
-    bulk: NDArray[np.float32]
-    offsets: NDArray[np.int64] | None
-    conditions: Conditions
+    Attributes:
+        portion: its showers, as a part of the file.
+        redrawn: how many showers were rejected and drawn again, counting every attempt.
+        timing: where the time went.
+    """
+
+    portion: Portion
     redrawn: int
     timing: Timing
 
 
 def prepare(settings: WorkerSettings) -> Callable[[Task], Answer]:
     """What a worker does before its first task, and for each; see ``caloforge.executor``."""
+    portions = settings.portions
+    assert portions is not None  # see WorkerSettings
+    portions.look()
     torch.set_num_threads(settings.threads)
     use_choice(settings.kernels)
     model = settings.model
@@ -102,22 +106,21 @@ def prepare(settings: WorkerSettings) -> Callable[[Task], Answer]:
             max_attempts=settings.max_attempts,
             extrapolate=True,  # looked at before the workers were called
         )
-        made = sample.showers
-        bulk, offsets = (made.deposits, None) if isinstance(made, Showers) else (made.points, made.offsets)
-        return Answer(bulk, offsets, conditions, sample.redrawn, sample.timing)
+        began = time.perf_counter()
+        portion = portions.make(sample.showers, task.start // portions.rows)
+        return Answer(portion, sample.redrawn, replace(sample.timing, packing=time.perf_counter() - began))
 
     return work
 
 
 def run_tasks(
-    executor: Executor, settings: WorkerSettings, readout: Readout, tasks: Sequence[Task]
-) -> Generator[tuple[Task, Sample], None, None]:
+    executor: Executor, settings: WorkerSettings, tasks: Sequence[Task]
+) -> Generator[tuple[Task, Answer], None, None]:
     """Do all tasks; results come in the order in which they are finished.
 
     Args:
         executor: who does them.
         settings: what the workers need to know.
-        readout: of the showers they make.
         tasks: the tasks.
 
     Raises:
@@ -128,18 +131,6 @@ def run_tasks(
         settings = replace(settings, kernels=use_choice())  # built before the workers start, not by each of them
     try:
         with closing(executor.run(prepare, settings, tasks)) as answers:
-            for task, answer in answers:
-                yield task, _sample(answer, readout)
+            yield from answers
     except WorkerDiedError as error:
         raise GenerationError(f"{error}; finished showers are kept") from None
-
-
-def _sample(answer: Answer, readout: Readout) -> Sample:
-    asked = answer.conditions
-    energy, particle, direction = asked.incident_energy, asked.particle, asked.direction
-    made: Showers | ShowerPoints
-    if answer.offsets is None:
-        made = Showers(answer.bulk, energy, particle, readout, direction)
-    else:
-        made = ShowerPoints(answer.offsets, answer.bulk, energy, particle, readout, direction)
-    return Sample(made, answer.redrawn, answer.timing)

@@ -172,6 +172,8 @@ class Coordinator:
             self._ask(worker)
         elif kind == Kind.LACKS:
             self._refuse(worker, f"it has no module '{content.decode()}'")
+        elif kind == Kind.UNSUITED:
+            self._refuse(worker, content.decode())
         elif kind == Kind.DISK:
             self._refuse(worker, f"its disk refuses to be written ({content.decode()})")
         elif kind == Kind.DIED:

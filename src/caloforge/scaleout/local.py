@@ -26,6 +26,15 @@ __all__ = ["LocalCluster", "main"]
 _PATIENCE = 120.0
 #: Seconds between two looks whether workers are missing.
 _RENEW = 5.0
+#: What Dask does in every process all the time beside the work, fifty to a hundred times a second: samples of where its threads
+#: are, and looks whether its loops are late. The processors are for the work here.
+_CALM = {
+    "distributed.worker.profile.enabled": False,
+    "distributed.admin.tick.interval": "1s",
+    "distributed.admin.tick.limit": "60s",
+    "distributed.admin.system-monitor.gil.enabled": False,
+    "distributed.scheduler.work-stealing": False,
+}
 
 
 class LocalCluster:
@@ -107,7 +116,7 @@ def main(workers: int, threads: int) -> None:
     with (
         tempfile.TemporaryDirectory(prefix="caloforge-dask-") as folder,
         # A worker whose children compute may be late with its heartbeat.
-        dask.config.set({"distributed.comm.timeouts.connect": "60s", "distributed.worker.daemon": True}),
+        dask.config.set({"distributed.comm.timeouts.connect": "60s", "distributed.worker.daemon": True} | _CALM),
         Cluster(  # type: ignore[no-untyped-call]
             n_workers=workers,
             threads_per_worker=threads,

@@ -22,7 +22,7 @@ from typing import Any
 
 from caloforge.cores import processor_name
 from caloforge.errors import CaloForgeError
-from caloforge.executor import owning
+from caloforge.executor import UnsuitedWorkerError, owning
 from caloforge.version import __version__
 from caloforge.workers import Line, Worker, WorkerDiedError, packed, unpacked
 
@@ -30,8 +30,9 @@ __all__ = ["Answer", "Kind", "abandon", "begin", "end", "versions", "work"]
 
 #: What must be the same everywhere, or showers would differ by more than rounding.
 _PACKAGES = ("torch", "numpy", "calzone", "geant4_pybind")
-#: One thread for each child, until its settings say otherwise: slots are the parallelism.
-_ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+#: One thread for each child, until its settings say otherwise: slots are the parallelism. Dask lets its workers give memory
+#: back to the system with every array that they free, which costs networks a quarter of their time in page faults.
+_ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MALLOC_TRIM_THRESHOLD_": None}
 #: Seconds after which a run that nobody asks for is forgotten.
 _FORGET = 900.0
 #: Errors of a disk rather than of the work.
@@ -47,6 +48,7 @@ class Kind:
     DIED = "died"  # a WorkerDiedError, which says how the child ended
     DISK = "disk"  # what the disk of the worker refused
     LACKS = "lacks"  # a module that is not there
+    UNSUITED = "unsuited"  # why this worker cannot do the work
     UNKNOWN = "unknown"  # the run is to be begun (again) on this worker
 
 
@@ -254,6 +256,8 @@ def _answered(worker: Callable[[], Callable[[Any], Any] | None], task: bytes) ->
             return Kind.LACKS, str(error.name).encode()
         assert do is not None  # prepared before
         return Kind.DONE, packed(do(unpacked(task)))
+    except UnsuitedWorkerError as error:
+        return Kind.UNSUITED, str(error).encode()
     except CaloForgeError as error:
         return Kind.FAILED, packed(error)
     except OSError as error:

@@ -15,6 +15,7 @@ import contextlib
 import fcntl
 import json
 import os
+import uuid
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
@@ -25,7 +26,17 @@ from typing import Any, Self
 from caloforge.atomic import link_target, move_into_place, output_error, special_kind
 from caloforge.errors import CaloForgeWarning, OutputError
 from caloforge.showers.hdf5 import Array, Chunking, Column, Fill, open_hdf5, write_atomically
-from caloforge.showers.parts import Part, Run, counters_of, fill_block, fill_master, fill_merged, joined_runs
+from caloforge.showers.parts import (
+    Part,
+    Run,
+    counters_of,
+    fill_block,
+    fill_master,
+    fill_merged,
+    joined_runs,
+    lengths_of,
+)
+from caloforge.showers.portions import Portion, adopt
 
 __all__ = ["BlockWriter", "first_difference", "parts_directory", "refuse_taken"]
 
@@ -272,30 +283,59 @@ class BlockWriter:
         """
         if position is None:
             position = self._runs[-1].end if self._runs else 0
-        if self._closed:
-            raise OutputError(f"{self.path}: is closed, no more showers can be written into it")
-        if position < 0 or self.has(position):
-            raise OutputError(f"{self.path}: block {position} is written already, or its number is negative")
-        rows, points = _lengths(block)
-        if not rows:
-            raise OutputError(f"{self.path}: block {position} holds no showers")
-        if self.expected is not None and self.rows + rows > self.expected:
-            raise OutputError(
-                f"{self.path}: block {position} brings {self.rows + rows} showers, but only {self.expected} were asked for"
-            )
-        if not self._columns:
-            self._columns = {column: Chunking.plan(column, rows) for column in block}
-        elif set(block) != set(self._columns):
-            odd = sorted({column.path for column in set(block) ^ set(self._columns)})
-            raise OutputError(
-                f"{self.path}: block {position} differs from the others in what it holds: {', '.join(odd)}"
-            )
+        rows, points = lengths_of(block)
+        run = Run(position, 1, rows, points)
+        self._admit((run,), {column: Chunking.plan(column, max(1, rows)) for column in block})
         size = sum(len(array) * column.row_bytes for column, array in block.items())
         with self._reporting():
-            part = Part(self._new_name(), 0, size, (Run(position, 1, rows, points),))
+            part = Part(self._new_name(), 0, size, (run,))
             self._save_part(part, lambda file, check: fill_block(file, block, self._columns, check))
             self._switch([*self._parts, part])
-        # The block is safe now. If there is no space to tidy up, the next block will say so.
+        self._tidy()
+
+    def take(self, portion: Portion) -> None:
+        """Take in blocks that were made elsewhere; when this returns, they are in the file, whatever happens next.
+
+        Raises:
+            OutputError: as from :meth:`write`.
+        """
+        self._admit(portion.runs, portion.columns)
+        with self._reporting():
+            part = Part(self._new_name(), 0, portion.size, portion.runs)
+            adopt(portion, self._folder, part.file)
+            self._switch([*self._parts, part])
+        self._tidy()
+
+    def shared_folder(self) -> tuple[str, str]:
+        """The folder of the parts, and the name of a file in it that nobody else has, by which workers recognise it."""
+        mark = f"{uuid.uuid4().hex}.tmp"
+        with self._reporting():
+            (self._folder / mark).touch()
+            return str(self._folder.resolve()), mark
+
+    def _admit(self, runs: Sequence[Run], columns: Mapping[Column, Chunking]) -> None:
+        """Look whether blocks may join the file; the first ones say what its columns are."""
+        if self._closed:
+            raise OutputError(f"{self.path}: is closed, no more showers can be written into it")
+        for run in runs:
+            taken = [position for position in range(run.position, run.end) if position < 0 or self.has(position)]
+            if taken:
+                raise OutputError(f"{self.path}: block {taken[0]} is written already, or its number is negative")
+            if not run.rows:
+                raise OutputError(f"{self.path}: block {run.position} holds no showers")
+        first, rows = runs[0].position, sum(run.showers for run in runs)
+        if self.expected is not None and self.rows + rows > self.expected:
+            raise OutputError(
+                f"{self.path}: block {first} brings {self.rows + rows} showers, but only {self.expected} were asked for"
+            )
+        if not self._columns:
+            self._columns = dict(columns)
+        elif set(columns) != set(self._columns):
+            odd = sorted({column.path for column in set(columns) ^ set(self._columns)})
+            raise OutputError(f"{self.path}: block {first} differs from the others in what it holds: {', '.join(odd)}")
+
+    def _tidy(self) -> None:
+        # The blocks are safe. If there is no space to tidy up, the next ones will say so.
         with contextlib.suppress(OSError):
             self._merge()
 
@@ -439,19 +479,6 @@ class BlockWriter:
         except OSError as error:
             kept = f"; the {self.rows} finished showers are kept in it, and it can be resumed" if self._runs else ""
             raise output_error(self.path, error, kept) from None
-
-
-def _lengths(block: Mapping[Column, Array]) -> tuple[int, tuple[int, ...]]:
-    """Showers in a block, and points by what counts them; arrays that do not fit their columns are the program's own fault."""
-    counters = counters_of(block)
-    lengths: dict[str | None, int] = {}
-    for column, array in block.items():
-        length = lengths.setdefault(column.counted_by, len(array))
-        if array.shape != (length, *column.shape):
-            raise ValueError(f"'{column.path}' has shape {array.shape}, expected {(length, *column.shape)}")
-        if column.path in counters and array.sum() != lengths.setdefault(column.path, int(array.sum())):
-            raise ValueError(f"'{column.path}' adds up to {array.sum()}, but there are {lengths[column.path]} points")
-    return lengths[None], tuple(lengths[counter] for counter in counters)
 
 
 def _is_ours(entry: Path) -> bool:

@@ -17,7 +17,8 @@ from caloforge.showers.blocks import BlockWriter
 from caloforge.showers.formats.base import Block, Kind, Reader
 from caloforge.showers.formats.registry import find_format, sniff
 from caloforge.showers.hdf5 import Column, closed_quietly, open_hdf5
-from caloforge.showers.showers import Showers, refuse_bad_energies
+from caloforge.showers.portions import Portion, PortionMaker, check_block
+from caloforge.showers.showers import refuse_bad_energies
 
 __all__ = ["Reader", "Writer", "check_energies", "create_showers", "energy_balance", "open_any", "open_showers"]
 
@@ -125,14 +126,21 @@ class Writer:
     """
 
     def __init__(
-        self, path: Path, detector: Detector | None, particle: int, kind: Kind, encode: Any, blocks: BlockWriter
+        self,
+        path: Path,
+        format: str,  # noqa: A002 - the word that everyone uses
+        detector: Detector | None,
+        particle: int,
+        kind: Kind,
+        encode: Any,
+        blocks: BlockWriter,
     ) -> None:
         self.path = path
         self.detector = detector
         self.particle = particle
         self.kind = kind
         self.blocks = blocks
-        self._encode = encode
+        self._encode, self._format = encode, format
 
     def __len__(self) -> int:
         """Showers in the finished blocks."""
@@ -166,22 +174,30 @@ class Writer:
             ShowerFileError: if the showers hold impossible values.
             OutputError: if they do not belong into this file, or it cannot be written.
         """
-        self._check(block)
+        check_block(self.path, self.kind, self.particle, self.detector, block)
         self.blocks.write(self._encode(block) | dict(beside or {}), position)
 
     def set_provenance(self, provenance: Mapping[str, Any]) -> None:
         """Change what is said about where the showers come from; it reaches the file with the next block."""
         self.blocks.set_attribute("provenance", json.dumps(dict(provenance)))
 
-    def _check(self, block: Block) -> None:
-        if isinstance(block, Showers) != (self.kind == "voxels"):
-            raise OutputError(f"{self.path}: was begun for {self.kind}, so it cannot take the other kind")
-        if block.particle != self.particle:
-            raise OutputError(f"{self.path}: was begun for the particle {self.particle}, now it is {block.particle}")
-        readout = None if self.detector is None else self.detector.readout
-        if isinstance(block, Showers) and block.readout is not readout and block.readout != readout:
-            raise OutputError(f"{self.path}: was begun for another readout than that of the showers")
-        block.check_values()
+    def portions(self, rows: int, *, shared: bool = False) -> PortionMaker:
+        """What makes finished parts of this file in other processes, for :meth:`take`.
+
+        Args:
+            rows: showers of a block.
+            shared: whether they write them into the folder of the parts, on a disk that all see; else they give them back.
+        """
+        folder, mark = self.blocks.shared_folder() if shared else ("", "")
+        return PortionMaker(str(self.path), self._format, self.detector, self.particle, self.kind, rows, folder, mark)
+
+    def take(self, portion: Portion) -> None:
+        """Take in showers that another process has made a part of; when this returns, they are in the file.
+
+        Raises:
+            OutputError: if they do not belong into this file, or it cannot be written.
+        """
+        self.blocks.take(portion)
 
     def close(self) -> None:
         """Finish the file if everything asked for is there; else keep it, ready to be resumed."""
@@ -264,4 +280,4 @@ def create_showers(
         overwrite=overwrite,
         finish=form.finish,
     )
-    return Writer(path, detector, pdg, kind, encode, blocks)
+    return Writer(path, form.name, detector, pdg, kind, encode, blocks)

@@ -19,6 +19,7 @@ import signal
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import ContextVar
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType
@@ -34,6 +35,7 @@ from caloforge.showers.foreign import kind_of_content
 from caloforge.stopping import wanted
 
 __all__ = [
+    "FORMAT",
     "Array",
     "Check",
     "ChunkedDataset",
@@ -42,16 +44,18 @@ __all__ = [
     "Fill",
     "closed_quietly",
     "guarded",
+    "in_one_thread",
     "open_hdf5",
     "read_rows",
     "write_atomically",
 ]
 
 #: Every structure of this format version carries a checksum, and HDF5 has read it since 2017 (1.10).
-_FORMAT = ("v110", "v110")
+FORMAT = ("v110", "v110")
 _CHUNK_BYTES = 256 * 1024
 _LEVEL = 1
 _THREADS = min(8, os.cpu_count() or 1)
+_in_one: ContextVar[bool] = ContextVar("in_one", default=False)
 
 Array = NDArray[Any]
 Check = Callable[[], None]
@@ -205,7 +209,7 @@ def write_atomically(path: Path, temporary: Path, fill: Fill) -> None:
 
         try:
             try:
-                with h5py.File(target, "w", libver=_FORMAT) as file:
+                with h5py.File(target, "w", libver=FORMAT) as file:
                     fill(file, check)
             except Exception:
                 if target.error is not None:  # HDF5 misses what the full disk swallowed
@@ -354,8 +358,18 @@ class ChunkedDataset:
         return zlib.compress(data.data, _LEVEL)
 
 
+@contextlib.contextmanager
+def in_one_thread() -> Iterator[None]:
+    """Within this, chunks are compressed one after the other, as one of many workers of a machine should."""
+    token = _in_one.set(True)
+    try:
+        yield
+    finally:
+        _in_one.reset(token)
+
+
 def _in_threads(work: Callable[[Array], bytes], items: Sequence[Array]) -> Iterable[bytes]:
-    if len(items) == 1 or _THREADS == 1:
+    if len(items) == 1 or _THREADS == 1 or _in_one.get():
         yield from map(work, items)
         return
     with ThreadPoolExecutor(_THREADS) as pool:

@@ -18,7 +18,17 @@ import h5py
 
 from caloforge.showers.hdf5 import Array, Check, ChunkedDataset, Chunking, Column
 
-__all__ = ["Part", "Run", "counters_of", "fill_block", "fill_master", "fill_merged", "joined_runs", "set_attributes"]
+__all__ = [
+    "Part",
+    "Run",
+    "counters_of",
+    "fill_block",
+    "fill_master",
+    "fill_merged",
+    "joined_runs",
+    "lengths_of",
+    "set_attributes",
+]
 
 
 @dataclass(frozen=True)
@@ -118,6 +128,19 @@ def joined_runs(runs: Iterable[Run]) -> tuple[Run, ...]:
         else:
             joined.append(run)
     return tuple(joined)
+
+
+def lengths_of(block: Mapping[Column, Array]) -> tuple[int, tuple[int, ...]]:
+    """Showers in a block, and points by what counts them; arrays that do not fit their columns are the program's own fault."""
+    counters = counters_of(block)
+    lengths: dict[str | None, int] = {}
+    for column, array in block.items():
+        length = lengths.setdefault(column.counted_by, len(array))
+        if array.shape != (length, *column.shape):
+            raise ValueError(f"'{column.path}' has shape {array.shape}, expected {(length, *column.shape)}")
+        if column.path in counters and array.sum() != lengths.setdefault(column.path, int(array.sum())):
+            raise ValueError(f"'{column.path}' adds up to {array.sum()}, but there are {lengths[column.path]} points")
+    return lengths[None], tuple(lengths[counter] for counter in counters)
 
 
 @dataclass(frozen=True)

@@ -149,13 +149,18 @@ class Showers:
         return self
 
     @staticmethod
-    def concatenate(parts: Sequence[Showers]) -> Showers:
-        """Showers of several blocks as one; they must have the same readout and particle."""
+    def concatenate(parts: Sequence[Showers], deposits: Float32 | None = None) -> Showers:
+        """Showers of several blocks as one; they must have the same readout and particle.
+
+        Args:
+            parts: the blocks.
+            deposits: of all of them, if they are one array already; those of the blocks play no part then.
+        """
         first = parts[0]
         if any(p.readout != first.readout or p.particle != first.particle for p in parts):
             raise ShowerFileError("showers of different readouts or particles cannot be joined")
         return Showers(
-            np.concatenate([p.deposits for p in parts]),
+            np.concatenate([p.deposits for p in parts]) if deposits is None else deposits,
             np.concatenate([p.incident_energy for p in parts]),
             first.particle,
             first.readout,
