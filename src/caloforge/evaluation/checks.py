@@ -16,9 +16,10 @@ from caloforge.detectors import Detector, particle_name
 from caloforge.errors import UsageError
 from caloforge.evaluation.results import Check, SharedRows
 from caloforge.showers import ShowerPoints, Showers, row_hashes
+from caloforge.showers.scratch import block_of, blocks_of, by_blocks
 from caloforge.units import format_energy
 
-__all__ = ["AnyShowers", "check_samples", "refuse_trained_on", "repeated_rows", "shared_rows"]
+__all__ = ["AnyShowers", "check_samples", "hashes", "refuse_trained_on", "repeated_rows", "shared_rows"]
 
 AnyShowers = Showers | ShowerPoints
 
@@ -26,8 +27,6 @@ AnyShowers = Showers | ShowerPoints
 SMALLEST_P = 1e-3
 #: A wrong unit changes energies by 1000; no two detectors' or models' responses differ by this factor.
 _UNIT_FACTOR = 30.0
-#: Showers that are hashed at a time.
-_BLOCK = 4096
 
 
 @dataclass(frozen=True)
@@ -59,12 +58,16 @@ def _energy_spectrum(generated: AnyShowers, reference: AnyShowers, word: str) ->
 
 
 def _units(generated: AnyShowers, reference: AnyShowers, word: str) -> _Finding:
-    responses = [float(np.median(s.total_energy() / s.incident_energy)) for s in (generated, reference)]
+    responses = [float(np.median(_total_energy(s) / s.incident_energy)) for s in (generated, reference)]
     text = f"the median response E_dep / E_inc is {responses[0]:.4g} for the {word} and {responses[1]:.4g} for the reference"
     low, high = sorted(max(r, 1e-12) for r in responses)
     if high / low < _UNIT_FACTOR:
         return _Finding("units", True, f"{text} showers")
     return _Finding("units", False, f"{text} showers: one of the files seems to have another unit (GeV for MeV)")
+
+
+def _total_energy(showers: AnyShowers) -> NDArray[np.float64]:
+    return by_blocks(Showers.total_energy, showers) if isinstance(showers, Showers) else showers.total_energy()
 
 
 def _directions(generated: AnyShowers, reference: AnyShowers, word: str) -> _Finding:
@@ -182,14 +185,18 @@ def _hashes(showers: AnyShowers, threshold: float) -> list[NDArray[np.uint64]]:
     """Hashes of the showers with deposits, as they are and (voxels only) above the threshold."""
     if not isinstance(showers, Showers):
         return [_of_lit(showers)]
-    blocks = [showers[start : start + _BLOCK] for start in range(0, len(showers), _BLOCK)]
-    return [
-        np.concatenate([_of_lit(block) for block in blocks]),
-        np.concatenate([_of_lit(block.above(threshold)) for block in blocks]),
-    ]
+    found = [(_of_lit(block), _of_lit(block.above(threshold))) for block in blocks_of(showers)]
+    return [np.concatenate(hashes) for hashes in zip(*found, strict=True)]
+
+
+def hashes(showers: AnyShowers) -> NDArray[np.uint64]:
+    """Hashes of all showers, uint64 (N,)."""
+    return by_blocks(row_hashes, showers) if isinstance(showers, Showers) else row_hashes(showers)
 
 
 def _of_lit(showers: AnyShowers) -> NDArray[np.uint64]:
+    if isinstance(showers, Showers) and len(showers) > block_of(showers.readout.n_voxels):
+        return np.concatenate([_of_lit(block) for block in blocks_of(showers)])
     lit = showers.deposits.any(axis=1) if isinstance(showers, Showers) else np.diff(showers.offsets) > 0
     return row_hashes(showers)[lit]
 
@@ -211,7 +218,7 @@ def refuse_trained_on(reference: AnyShowers, trained_on: NDArray[np.uint64], *, 
     Raises:
         UsageError: if any of its showers was trained on.
     """
-    known = int(np.isin(row_hashes(reference), trained_on).sum())
+    known = int(np.isin(hashes(reference), trained_on).sum())
     if known:
         raise UsageError(
             f"{known} of the {len(reference)} {word} showers were used to train this model, so the comparison would "

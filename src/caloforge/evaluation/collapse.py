@@ -11,6 +11,7 @@ from scipy.stats import norm
 from caloforge.evaluation.results import Images, Neighbour, NeighbourGroup, VoxelResult
 from caloforge.random import Streams
 from caloforge.showers import Showers
+from caloforge.showers.scratch import blocks_of
 from caloforge.units import GeV
 
 __all__ = [
@@ -41,7 +42,10 @@ _MOST_TARGETS = 500
 
 def average_images(generated: Showers, reference: Showers) -> Images:
     """Mean energy in every voxel of both samples (arXiv:2106.05285, figures 5 to 7), MeV."""
-    one, two = (s.deposits.mean(axis=0, dtype=np.float64) for s in (generated, reference))
+    one, two = (
+        sum(block.deposits.sum(axis=0, dtype=np.float64) for block in blocks_of(s)) / np.float64(len(s))
+        for s in (generated, reference)
+    )
     return Images(generated=tuple(one.tolist()), reference=tuple(two.tolist()))
 
 
@@ -53,8 +57,10 @@ def lit_voxels(generated: Showers, reference: Showers) -> VoxelResult:
     never lights is the plainest sign of collapse (section 5.1 of arXiv:2106.05285 found some in CaloGAN).
     """
     n, m = len(generated), len(reference)
-    one = np.count_nonzero(generated.deposits, axis=0)
-    two = np.count_nonzero(reference.deposits, axis=0)
+    one, two = (
+        np.sum([np.count_nonzero(block.deposits, axis=0) for block in blocks_of(s)], axis=0)
+        for s in (generated, reference)
+    )
     common = (one + two) / (n + m)
     spread = np.sqrt(common * (1 - common) * (1 / n + 1 / m))
     z = (one / n - two / m) / np.where(spread > 0, spread, 1)

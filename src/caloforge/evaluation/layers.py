@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from caloforge.evaluation.results import LayerMeans, Value
 from caloforge.showers import ShowerPoints, Showers
+from caloforge.showers.scratch import by_blocks
 
 __all__ = ["SIGNIFICANT_SHARE", "compare_layers", "largest_deviation"]
 
@@ -21,12 +22,17 @@ _SAME_ENERGY = 1e-6
 def _by_layer(showers: Showers | ShowerPoints, layers: int) -> tuple[Float64, Float64]:
     """Energy (MeV) and number of lit cells (or points) of each layer, both (N, layers)."""
     if isinstance(showers, Showers):
-        lit = np.stack([np.count_nonzero(showers.deposits[:, k], axis=1) for k in showers.readout.layer_slices], axis=1)
-        return showers.layer_energies(), lit.astype(np.float64)
+        energy, lit = by_blocks(_of_voxels, showers)
+        return energy, lit
     cell = showers.shower_index * layers + showers.points[:, 2].astype(np.int64)
     sums = (np.bincount(cell, weights, len(showers) * layers) for weights in (showers.points[:, 3], None))
     energy, lit = (s.reshape(len(showers), layers).astype(np.float64) for s in sums)
     return energy, lit
+
+
+def _of_voxels(showers: Showers) -> tuple[Float64, Float64]:
+    lit = np.stack([np.count_nonzero(showers.deposits[:, k], axis=1) for k in showers.readout.layer_slices], axis=1)
+    return showers.layer_energies(), lit.astype(np.float64)
 
 
 def _energy_basis(incident: Float64, reference: Float64) -> Float64:

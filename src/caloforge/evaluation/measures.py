@@ -26,6 +26,7 @@ from caloforge.evaluation.results import (
 )
 from caloforge.random import Streams
 from caloforge.showers import ShowerPoints, Showers
+from caloforge.showers.scratch import blocks_of, gathered
 
 __all__ = ["Comparison", "Measure", "cut", "find_measure", "measure_names", "run_measures"]
 
@@ -113,7 +114,9 @@ class Measure:
 def cut(showers: AnyShowers, threshold: float) -> AnyShowers:
     """The showers without deposits (or points) below a threshold (MeV)."""
     if isinstance(showers, Showers):
-        return showers.above(threshold)
+        if threshold <= 0:
+            return showers
+        return gathered((block.above(threshold) for block in blocks_of(showers)), len(showers))
     kept = showers.points[:, 3] >= threshold
     ends = np.concatenate([[0], np.cumsum(kept)])[showers.offsets].astype(np.int64)
     return ShowerPoints(

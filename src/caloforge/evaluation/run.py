@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from caloforge.detectors import Detector
 from caloforge.errors import UsageError
 from caloforge.evaluation.cells import cells_of, in_cells
-from caloforge.evaluation.checks import AnyShowers, check_samples, refuse_trained_on, repeated_rows, shared_rows
+from caloforge.evaluation.checks import AnyShowers, check_samples, hashes, refuse_trained_on, repeated_rows, shared_rows
 from caloforge.evaluation.classifiers import ParticlePair, Work, cross_particle_test, recipe
 from caloforge.evaluation.classifiers.retraining import class_rows
 from caloforge.evaluation.collapse import Sampler
@@ -34,18 +34,21 @@ from caloforge.executor import Executor
 from caloforge.options import EvaluateOptions
 from caloforge.random import Streams
 from caloforge.scaleout import check_choice, open_executor
-from caloforge.showers import ShowerPoints, Showers, row_hashes
+from caloforge.showers import ShowerPoints, Showers
+from caloforge.showers.scratch import blocks_of, let_go
 from caloforge.version import __version__
 
 __all__ = ["check_evaluation", "evaluate"]
 
 
 def _fingerprint(showers: AnyShowers) -> str:
-    return hashlib.blake2b(row_hashes(showers).data, digest_size=8).hexdigest()
+    return hashlib.blake2b(hashes(showers).data, digest_size=8).hexdigest()
 
 
 def _deposits(showers: AnyShowers) -> int:
-    return int(np.count_nonzero(showers.deposits)) if isinstance(showers, Showers) else len(showers.points)
+    if isinstance(showers, Showers):
+        return sum(int(np.count_nonzero(block.deposits)) for block in blocks_of(showers))
+    return len(showers.points)
 
 
 def _some(showers: AnyShowers, limit: int | None, generator: np.random.Generator) -> AnyShowers:
@@ -165,6 +168,9 @@ def evaluate(
 
     def compare(word: str, work: Work) -> Scores:
         def after(name: str, elapsed: float) -> None:
+            for showers in (prepared[word], prepared["reference"]):
+                if isinstance(showers, Showers):
+                    let_go(showers.deposits)
             key = name if word == "generated" else f"{name} (floor)"
             seconds[key] = round(elapsed, 2)
             if not find_measure(name).epochs:
@@ -237,7 +243,10 @@ def check_evaluation(
     """
     samples = {"generated": generated, "reference": reference} | ({} if floor is None else {"floor": floor})
     for showers in samples.values():
-        showers.check_values()
+        if isinstance(showers, Showers):
+            _check_values(showers)
+        else:
+            showers.check_values()
     checks = list(
         check_samples(
             generated,
@@ -252,6 +261,13 @@ def check_evaluation(
     if trained_on is not None:
         checks += [refuse_trained_on(s, trained_on, word=w) for w, s in samples.items() if w != "generated"]
     return checks
+
+
+def _check_values(showers: Showers) -> None:
+    done = 0
+    for block in blocks_of(showers):
+        block.check_values(first_row=done)
+        done += len(block)
 
 
 def _cross_particle(

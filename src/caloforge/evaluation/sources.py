@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -25,6 +25,7 @@ from caloforge.random import Streams
 from caloforge.showers import ShowerPoints, Showers
 from caloforge.showers.files import Reader, open_showers
 from caloforge.showers.joining import joined_reader
+from caloforge.showers.scratch import gathered
 
 __all__ = ["UNKNOWN_MODEL", "Named", "Source", "differences", "find_model", "open_source", "rows_trained_on"]
 
@@ -153,20 +154,22 @@ def _in_memory(
 
 
 def _read(reader: Reader, limit: int | None, streams: Streams) -> AnyShowers:
-    if limit is None or limit >= len(reader):
-        return reader.read()
     if reader.kind == "points":
-        return reader.read(0, limit)
+        return reader.read() if limit is None else reader.read(0, min(limit, len(reader)))
+    everything = limit is None or limit >= len(reader)
     # Rows are picked while reading, so that a file larger than memory can be sampled.
-    chosen = class_rows(len(reader), limit, streams.generator(0))
-    parts = []
+    chosen = None if everything or limit is None else class_rows(len(reader), limit, streams.generator(0))
+    return gathered(_blocks(reader, chosen), len(reader) if chosen is None else len(chosen))
+
+
+def _blocks(reader: Reader, chosen: NDArray[np.int64] | None) -> Iterator[Showers]:
+    """The chosen rows of a file, or all of them, block by block."""
     for start in range(0, len(reader), _BLOCK):
-        inside = chosen[(chosen >= start) & (chosen < start + _BLOCK)] - start
-        if len(inside):
-            block = reader.read(start, start + _BLOCK)
-            assert isinstance(block, Showers)  # the kind was looked at above
-            parts.append(block[inside])
-    return Showers.concatenate(parts)
+        inside = slice(None) if chosen is None else chosen[(chosen >= start) & (chosen < start + _BLOCK)] - start
+        if isinstance(inside, slice) or len(inside):
+            block = reader.read(start, min(start + _BLOCK, len(reader)))
+            assert isinstance(block, Showers)  # the kind was looked at before
+            yield block[inside]
 
 
 def find_model(provenance: Mapping[str, Any], folder: Path | None = None) -> str | None:

@@ -84,9 +84,9 @@ def _copied(array: NDArray[np.float32] | None) -> NDArray[np.float32] | None:
 
 
 def blocks_of(showers: Showers) -> Iterator[Showers]:
-    """The showers in blocks, whose deposits are not held any longer than one is worked on."""
+    """The showers in blocks, at least one, whose deposits are not held any longer than one is worked on."""
     rows = block_of(showers.readout.n_voxels)
-    for start in range(0, len(showers), rows):
+    for start in range(0, max(1, len(showers)), rows):
         yield showers[start : start + rows]
         let_go(showers.deposits)
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from caloforge.evaluation.fpd import far_rows, fpd, kpd
 from caloforge.evaluation.measures import Comparison, Measure
 from caloforge.evaluation.observables import high_level_features
-from caloforge.evaluation.prdc import prdc, prdc_features
+from caloforge.evaluation.prdc import prdc_of_showers
 from caloforge.evaluation.results import FarShowers, PrdcResult, Value
+from caloforge.showers.scratch import by_blocks
 
 ENTRIES = ("fpd", "kpd", "prdc")
 
@@ -17,7 +18,7 @@ _FEW = 0.005
 
 
 def _fpd(job: Comparison) -> tuple[Value, FarShowers | None]:
-    one, two = (high_level_features(s) for s in job.voxels)
+    one, two = (by_blocks(high_level_features, s) for s in job.voxels)
     value = fpd(two, one)
     far = far_rows(two, one)
     number = int(far.sum())
@@ -28,12 +29,12 @@ def _fpd(job: Comparison) -> tuple[Value, FarShowers | None]:
 
 def _kpd(job: Comparison) -> Value:
     one, two = job.voxels
-    return kpd(high_level_features(two), high_level_features(one))
+    return kpd(by_blocks(high_level_features, two), by_blocks(high_level_features, one))
 
 
 def _prdc(job: Comparison) -> PrdcResult:
     one, two = job.voxels
-    return prdc(prdc_features(two), prdc_features(one))
+    return prdc_of_showers(two, one)
 
 
 MEASURES = (

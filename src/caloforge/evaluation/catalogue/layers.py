@@ -7,7 +7,8 @@ from typing import Any
 from caloforge.evaluation.distances import compare_correlations
 from caloforge.evaluation.layers import compare_layers
 from caloforge.evaluation.measures import Comparison, Measure
-from caloforge.showers import ShowerPoints
+from caloforge.showers import ShowerPoints, Showers
+from caloforge.showers.scratch import by_blocks
 
 ENTRIES = ("layers", "correlations")
 
@@ -23,7 +24,9 @@ def _layers(job: Comparison) -> Any:
 def _correlations(job: Comparison) -> Any:
     one, two = job.voxels
     labels = tuple(layer.label for layer in two.readout.layers)
-    return compare_correlations(one.layer_energies(), two.layer_energies(), labels, job.streams)
+    return compare_correlations(
+        by_blocks(Showers.layer_energies, one), by_blocks(Showers.layer_energies, two), labels, job.streams
+    )
 
 
 MEASURES = (

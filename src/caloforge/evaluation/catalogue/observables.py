@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from caloforge.detectors import PolarGrid
+from caloforge.evaluation.checks import AnyShowers
 from caloforge.evaluation.clouds import relative_to_axis
 from caloforge.evaluation.distances import compare_observable, compare_spectrum
 from caloforge.evaluation.histograms import (
@@ -31,7 +33,8 @@ from caloforge.evaluation.observables import (
 )
 from caloforge.evaluation.results import ObservableResult
 from caloforge.random import Streams
-from caloforge.showers import ShowerPoints
+from caloforge.showers import ShowerPoints, Showers
+from caloforge.showers.scratch import blocks_of, by_blocks
 from caloforge.units import format_energy
 
 ENTRIES = ("response", "caloflow-observables", "calochallenge-observables", "caloclouds-observables", "voxel-energy")
@@ -51,8 +54,21 @@ def _compare_all(
     ]
 
 
+def _by_blocks(found: Callable[[Showers], list[Observable]], showers: Showers) -> list[Observable]:
+    """Observables of any number of showers, a block of them at a time."""
+    blocks = [found(block) for block in blocks_of(showers)]
+    return [
+        replace(same[0], values=np.concatenate([o.values for o in same]), empty=sum(o.empty for o in same))
+        for same in zip(*blocks, strict=True)
+    ]
+
+
+def _total_energy(showers: AnyShowers) -> NDArray[np.float64]:
+    return by_blocks(Showers.total_energy, showers) if isinstance(showers, Showers) else showers.total_energy()
+
+
 def _caloflow(job: Comparison) -> list[ObservableResult]:
-    one, two = (caloflow_observables(s) for s in job.voxels)
+    one, two = (_by_blocks(caloflow_observables, s) for s in job.voxels)
     return _compare_all(one, two, caloflow_binning, job.streams, "caloflow")
 
 
@@ -60,7 +76,7 @@ def _response(job: Comparison) -> list[ObservableResult]:
     """E_tot / E_inc in bins as fine as the resolution; the published ones were made for other detectors."""
     one, two = (
         Observable(
-            "response", "response", None, r"$E_\mathrm{tot} / E_\mathrm{inc}$", "", s.total_energy() / s.incident_energy
+            "response", "response", None, r"$E_\mathrm{tot} / E_\mathrm{inc}$", "", _total_energy(s) / s.incident_energy
         )
         for s in (job.generated, job.reference)
     )  # fmt: skip
@@ -91,7 +107,11 @@ def _calochallenge(job: Comparison) -> list[ObservableResult]:
         return calochallenge_binning(observable, layer, job.detector.analysis_threshold, values)
 
     found = _compare_all(
-        calochallenge_observables(one), calochallenge_observables(two), binning, job.streams, "calochallenge"
+        _by_blocks(calochallenge_observables, one),
+        _by_blocks(calochallenge_observables, two),
+        binning,
+        job.streams,
+        "calochallenge",
     )
     energies = np.unique(two.incident_energy)
     if len(energies) > 20:
@@ -102,7 +122,7 @@ def _calochallenge(job: Comparison) -> list[ObservableResult]:
             Observable(
                 f"response-at/{energy:g}", "response-at", None,
                 rf"$E_\mathrm{{tot}} / E_\mathrm{{inc}}$ at {format_energy(float(energy))}", "",
-                (s.total_energy() / s.incident_energy)[s.incident_energy == energy],
+                (_total_energy(s) / s.incident_energy)[s.incident_energy == energy],
             )
             for s in (one, two)
         )  # fmt: skip
