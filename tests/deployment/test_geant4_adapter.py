@@ -1,0 +1,59 @@
+"""The header-only fast-simulation model for Geant4, against a double of Geant4 and of the runtime.
+
+The cases stand in ``geant4_sources/cases.cpp``; they run under sanitisers.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+from adapter_build import SOURCES, compiled
+
+#: Case: a mutation of ``geant4.hpp`` or ``geant4_hits.hpp`` that it finds.
+CASES = {
+    "species": "IsApplicable says yes",
+    "trained_energies": "compare with the settings alone",
+    "only_at_the_face": "ask for the direction only; keep the face of the first solid",
+    "angle_and_offset": "compare with the cosine of 50 degrees; the offset in x alone",
+    "several_faces": "look at the first face only; z = y cross x",
+    "energy_closes": "propose the particle's energy as deposit; no kill",
+    "places_of_voxels": "no inclination; the envelope's frame instead of the world's",
+    "places_of_points": "inclination of points; direction along z",
+    "failed_showers_are_tracked": "kill whatever the status is; no memory of the one that failed",
+    "nothing_is_thrown_into_the_host": "no catch in ModelTrigger",
+    "nobody_asked": "DoIt without looking at ready_",
+    "numbers_of_showers": "another number of bits; no first_event",
+    "constructors_refuse": "any sentence left out; checks after the base class",
+    "exceptions_of_the_sink_are_the_hosts": "noexcept on DoIt",
+    "hits_into_sensitive_detectors": "the track's place for the first hit; static_cast; relative search always",
+    "reports_add_up": "a count left out of +=",
+}
+
+
+@pytest.fixture(scope="module")
+def output(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    program = tmp_path_factory.mktemp("adapter") / "cases"
+    sanitised = ("-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+    compiled([SOURCES / "cases.cpp"], program, *sanitised)
+    done = subprocess.run([program], capture_output=True, text=True, check=False)
+    assert not done.stderr  # where a sanitiser speaks
+    return done.stdout.splitlines()
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_case(case: str, output: list[str]) -> None:
+    assert f"held {case}" in output, "\n".join(line for line in output if line.startswith("line"))
+
+
+def test_no_case_is_forgotten(output: list[str]) -> None:
+    assert output == [f"held {case}" for case in CASES]
+
+
+def test_headers_stand_alone(tmp_path: Path) -> None:
+    """Each can be the first one to be included."""
+    for name in ("geant4.hpp", "geant4_hits.hpp"):
+        source = tmp_path / "alone.cpp"
+        source.write_text(f'#include "caloforge/{name}"\nint main() {{}}\n')
+        compiled([source], None)
