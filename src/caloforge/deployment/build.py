@@ -14,6 +14,7 @@ from pathlib import Path
 
 from caloforge.arguments import is_typed
 from caloforge.caches import cache_folder
+from caloforge.cores import available_cores
 from caloforge.errors import MissingDependencyError, OutputError
 
 __all__ = ["build_runtime", "built_runtime", "copy_runtime"]
@@ -74,7 +75,8 @@ def build_runtime(sources: Path, folder: Path, *, options: Sequence[str] = (), t
     chosen = [f"--target={name}" for name in targets]
     for command in (
         [cmake, "-S", str(sources), "-B", str(folder), *options],
-        [cmake, "--build", str(folder), "--parallel", *chosen],
+        # Without a number make starts every compiler at once, each of which takes some hundred megabytes.
+        [cmake, "--build", str(folder), "--parallel", str(available_cores()), *chosen],
     ):
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_SECONDS, check=False)
