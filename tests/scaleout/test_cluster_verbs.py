@@ -213,7 +213,7 @@ def test_hybrid_equals_one_process(address, tmp_path):
         "--energy",
         "3",
         "--events",
-        "20",
+        "60",
         "--seed",
         "5",
     ]

@@ -39,8 +39,18 @@ def test_places():
     for depth, message in ((-48.0, "not behind the place"), (481.0, "behind the stack"), (-60.0, "not behind")):
         with pytest.raises(UsageError, match=message):
             RemovalPlane({PHOTON: EVERYTHING}, depth=depth).place(calogan)
-    with pytest.raises(UsageError, match="made of cylinders"):
-        RemovalPlane({PHOTON: EVERYTHING}).place(load_detector("par04-ds2"))
+    cylinders = load_detector("par04-ds2")
+    assert RemovalPlane({PHOTON: EVERYTHING}).place(cylinders) == (None, pytest.approx(-0.0005))
+    assert RemovalPlane({PHOTON: EVERYTHING}, depth=10.0).place(cylinders) == (11, pytest.approx(9.9995))
+    with pytest.raises(UsageError, match="not behind"):
+        RemovalPlane({PHOTON: EVERYTHING}, depth=-800.0).place(cylinders)
+
+
+def test_a_plane_may_only_see():
+    plane = RemovalPlane({}, depth=6.0, seen_above=1.0)
+    assert plane.text() == "at 6 mm: nothing, only seen from 1 MeV on"
+    assert not plane.takes(PHOTON, 5.0, (0.0, 0.0, 6.0), (0.0, 0.0, 1.0))
+    assert plane.sees(5.0, (0.0, 0.0, 1.0))
 
 
 def produced(engine: str, plane: RemovalPlane, particle: int, energy: str, events: int, jobs: int = 1):

@@ -12,7 +12,7 @@ from caloforge.atomic import replace_file
 from caloforge.cli.common import App, console, print_table
 from caloforge.errors import UsageError
 
-__all__ = ["register"]
+__all__ = ["JsonOption", "app", "register", "save"]
 
 app = App(
     help="Measure speed and memory, side by side with a peer, as ratios. Example: caloforge bench sampling --against nflows",
@@ -32,7 +32,8 @@ def _numbers(text: str, option: str) -> list[int]:
     return values
 
 
-def _save(path: Path | None, data: Any) -> None:
+def save(path: Path | None, data: Any) -> None:
+    """Write numbers as JSON, if there is a place for them."""
     if path is None:
         return
     replace_file(path, json.dumps(data, indent=2) + "\n")
@@ -142,7 +143,7 @@ def _flow_or_model(
         print_table(title, columns, rows)
     for note in result["notes"]:
         console.print(f"note: {note}")
-    _save(json_, result)
+    save(json_, result)
 
 
 def _clouds(names: list[str], energies: str, geant4: int, showers: int, json_: Path | None) -> None:
@@ -190,7 +191,7 @@ def _clouds(names: list[str], energies: str, geant4: int, showers: int, json_: P
         )
     for note in result["notes"]:
         console.print(f"note: {note}")
-    _save(json_, result)
+    save(json_, result)
 
 
 @app.command()
@@ -230,7 +231,7 @@ def generation(
         for r in rows
     ]  # fmt: skip
     print_table(f"{events} showers into a file, ms per shower (parts: summed over the workers)", columns, cells)
-    _save(json_, {"machine": machine, "rows": [asdict(r) for r in rows]})
+    save(json_, {"machine": machine, "rows": [asdict(r) for r in rows]})
 
 
 @app.command()
@@ -283,7 +284,7 @@ def runtime(
         for r in rows
     ]  # fmt: skip
     print_table(f"{energy:g} GeV, CPU time of one thread, one shower at a time", columns, cells)
-    _save(json_, {"machine": machine, "rows": [asdict(r) for r in rows]})
+    save(json_, {"machine": machine, "rows": [asdict(r) for r in rows]})
 
 
 @app.command()
@@ -366,7 +367,7 @@ def training(
             )
         own, peers = speed.rounding
         console.print(f"gradients in float32 as training starts are off by {own:.1e} (ours) and {peers:.1e} (nflows)")
-    _save(json_, {"machine": machine} | asdict(speed) | {"speedup": speed.speedup})
+    save(json_, {"machine": machine} | asdict(speed) | {"speedup": speed.speedup})
 
 
 def _stages(
@@ -418,7 +419,7 @@ def _stages(
         "showers/s",
     ]  # fmt: skip
     print_table(f"training steps, {threads} thread(s), medians", columns, rows)
-    _save(path, {"machine": machine, "threads": threads, "rows": [asdict(t) for t in found]})
+    save(path, {"machine": machine, "threads": threads, "rows": [asdict(t) for t in found]})
 
 
 @app.command()
@@ -471,7 +472,7 @@ def simulation(
         "added",
     ]
     print_table("CPU time per shower, one process", columns, rows)
-    _save(json_, {"machine": describe_machine(), "rows": [asdict(r) | {"overhead": r.overhead} for r in measured]})
+    save(json_, {"machine": describe_machine(), "rows": [asdict(r) | {"overhead": r.overhead} for r in measured]})
 
 
 def register(root: typer.Typer) -> None:

@@ -12,7 +12,7 @@ from caloforge.cli.expand import with_options
 from caloforge.errors import UsageError
 from caloforge.options import HybridOptions
 
-__all__ = ["register"]
+__all__ = ["models_as_typed", "register"]
 
 
 @with_options(HybridOptions)
@@ -51,7 +51,7 @@ def hybrid(
     summary = hybrid_simulation(
         load_detector(detector),
         out,
-        models=_models(model or []),
+        models=models_as_typed(model or []),
         particle=particle,
         energy=energy,
         upstream=upstream,
@@ -85,7 +85,7 @@ def hybrid(
         )
 
 
-def _models(given: list[str]) -> list[str | Path | tuple[str, str | Path]]:
+def models_as_typed(given: list[str]) -> list[str | Path | tuple[str, str | Path]]:
     """Models as typed: some may be told for which species they stand."""
     return [
         pairs([text], "--model", "SPECIES=MODEL")[0] if "=" in text and not Path(text).exists() else text

@@ -55,6 +55,7 @@ def _register() -> None:
     # The commands import their rooms when they run, so that help and completion stay fast.
     from caloforge.cli import (
         bench,
+        bench_hybrid,
         demo,
         detectors,
         evaluate,
@@ -81,6 +82,7 @@ def _register() -> None:
         export,
         files,
         join,
+        bench_hybrid,
         bench,
         study,
         demo,

@@ -227,13 +227,13 @@ class Readout(Description):
         self._need_voxels()
         x, y, layer = np.asarray(x), np.asarray(y), np.asarray(layer).astype(np.int64)
         voxel = np.full(layer.shape, -1, dtype=np.int64)
-        starts = np.asarray([s.start for s in self.layer_slices])
-        for grid, members in self._distinct_grids:
-            chosen = slice(None) if len(self._distinct_grids) == 1 else np.isin(layer, members)
-            of_layer = layer[chosen]
-            inside = (of_layer >= 0) & (of_layer < self.n_layers)
+        # One number more in front and behind, for layers that there are not.
+        place = np.clip(layer, -1, self.n_layers) + 1
+        which, starts = self._grid_of_layer[place], self._start_of_layer[place]
+        for number, (grid, _) in enumerate(self._distinct_grids):
+            chosen = np.flatnonzero(which == number)
             cell = grid.cell(x[chosen], y[chosen])
-            voxel[chosen] = np.where(inside & (cell >= 0), starts[np.where(inside, of_layer, 0)] + cell, -1)
+            voxel[chosen] = np.where(cell >= 0, starts[chosen] + cell, -1)
         return voxel
 
     @cached_property
@@ -248,6 +248,19 @@ class Readout(Description):
                 if layer.grid is not None:
                     distinct.append((layer.grid, [number]))
         return distinct
+
+    @cached_property
+    def _grid_of_layer(self) -> Index:
+        """Which of the distinct grids each layer has, -1 in front of the first layer and behind the last, (layers + 2,)."""
+        which = np.full(self.n_layers + 2, -1, dtype=np.int64)
+        for number, (_, members) in enumerate(self._distinct_grids):
+            which[np.asarray(members) + 1] = number
+        return which
+
+    @cached_property
+    def _start_of_layer(self) -> Index:
+        """First voxel of each layer, likewise."""
+        return np.asarray([0, *(where.start for where in self.layer_slices), 0], dtype=np.int64)
 
     def centres(self) -> Floats:
         """Voxel centres (x, y, z) in mm, shape (V, 3); z is NaN if the depths are not known."""

@@ -20,7 +20,7 @@ Length = Annotated[float, Field(ge=0)]
 
 
 class Upstream(Description):
-    """Plates in front of a calorimeter; particles start as far in front of them as the gun stands in front of the calorimeter.
+    """Plates in front of a calorimeter; see ``behind`` for where particles start.
 
     Attributes:
         title: one line for people.
@@ -63,17 +63,19 @@ def load_upstream(path: str | Path) -> Upstream:
 def behind(detector: Detector, upstream: Upstream) -> Detector:
     """A calorimeter with material in front of it, as one stack whose local frame begins at the first plate.
 
-    The readout lies as much deeper; no threshold is applied, since what a surrogate adds is not there yet.
+    The readout lies as much deeper; no threshold is applied, since what a surrogate adds is not there yet. In front of cylinders
+    plates are cylinders, too, and particles still start where the gun stands; else they start as far in front of the first plate.
 
     Args:
-        detector: with a planar stack.
+        detector: with a stack.
         upstream: the material.
 
     Raises:
-        DetectorError: if the detector has no planar stack, or the two name different materials alike.
+        DetectorError: if the detector has no stack, there is no room inside its cylinders, or the two name different materials
+            alike.
     """
-    stack = detector.stack
-    if stack is None or stack.kind != "planar" or stack.world is None:
+    stack, gun = detector.stack, detector.gun
+    if stack is None or gun is None:
         raise DetectorError(f"material can stand in front of a stack of plates only, and '{detector.name}' has none")
     for name in stack.materials.keys() & upstream.materials.keys():
         if stack.materials[name] != upstream.materials[name]:
@@ -85,15 +87,27 @@ def behind(detector: Detector, upstream: Upstream) -> Detector:
     description = detector.model_dump(exclude_none=True, mode="json", exclude={"readout", "readouts", "stack"})
     for key in ("symmetries", "approximate_symmetries"):
         description.pop(key)
-    width, height, length = stack.world
+    place: dict[str, Any] = {}
+    if stack.inner_radius is not None:
+        if depth >= stack.inner_radius:
+            raise DetectorError(
+                f"{depth:g} mm of material do not fit into the cylinders of '{detector.name}', whose inner radius is "
+                f"{stack.inner_radius:g} mm"
+            )
+        place["inner_radius"] = stack.inner_radius - depth
+        x, y, z = gun.position
+        description["gun"] = description["gun"] | {"position": [x, y, z + depth]}
+    if stack.world is not None:
+        width, height, length = stack.world
+        place["world"] = [width, height, length + 2 * depth]
     description |= {
         "name": detector.name,
         "title": f"{detector.title} behind {upstream.title or 'other material'}",
         "readout_threshold": 0.0,
         "stack": stack.model_dump(exclude_none=True, mode="json")
+        | place
         | {
             "groups": [{"plates": front}, *(group.model_dump(mode="json") for group in stack.groups)],
-            "world": [width, height, length + 2 * depth],
             "materials": {
                 name: material.model_dump(mode="json")
                 for name, material in (stack.materials | upstream.materials).items()

@@ -26,7 +26,8 @@ SHEET = 1.0 * um
 class RemovalPlane:
     """Stops and records the particles that cross a plane into the calorimeter and are within given ranges.
 
-    Geant4 tracks everything else on. Where the plane lies within a plate, a micrometre of the plate is replaced by vacuum.
+    Geant4 tracks everything else on. Where the plane lies within a plate, a micrometre of the plate is replaced by vacuum. Among
+    cylinders it is one, too; ranges are those of the local frame, whose axis is the normal at the entry point.
 
     Attributes:
         particles: lowest and highest kinetic energy, MeV, of those that are stopped, by PDG id.
@@ -87,21 +88,23 @@ class RemovalPlane:
             Number of the plate that it lies in (None: in front of the stack), and the depth of its middle, mm.
 
         Raises:
-            UsageError: if the stack is not planar, the plane is not in it, or particles do not start in front of it.
+            UsageError: if the plane is not in the stack, or particles do not start in front of it.
         """
         stack, gun = detector.stack, detector.gun
         assert stack is not None
         assert gun is not None
-        if stack.kind != "planar":
-            raise UsageError(f"a removal plane needs plates, and '{detector.name}' is made of cylinders")
-        assert stack.world is not None
         low = self.depth - SHEET
         if not gun.position[2] < low:
             raise UsageError(
                 f"the removal plane at {self.depth:g} mm is not behind the place where particles start ({gun.position[2]:g} mm)"
             )
         if self.depth <= 0:
-            if low < (stack.thickness - stack.world[2]) / 2:
+            if stack.world is not None:
+                front = (stack.thickness - stack.world[2]) / 2
+            else:
+                assert stack.inner_radius is not None  # of cylinders
+                front = -stack.inner_radius
+            if low < front:
                 raise UsageError(f"the removal plane at {self.depth:g} mm is outside the world of '{detector.name}'")
             return None, self.depth - SHEET / 2
         for plate in stack.plates:

@@ -12,7 +12,7 @@ import torch
 from caloforge.arguments import argument, switch
 from caloforge.conditions import ConditionRange, Conditions
 from caloforge.deployment.hybrid.acceptance import Acceptance
-from caloforge.deployment.hybrid.placement import Placement, mean_shower
+from caloforge.deployment.hybrid.placement import Placement
 from caloforge.deployment.hybrid.work import Answerer
 from caloforge.detectors import Detector, particle_id, particle_name
 from caloforge.errors import UsageError
@@ -160,7 +160,7 @@ def answerer(name: str | Path, model: ShowerModel, species: int, most: float) ->
         torch.set_num_threads(threads)
     assert isinstance(made, Showers)
     try:
-        return Answerer(model, Placement(model.detector.readout, mean_shower(made), slopes=slopes), slopes)
+        return Answerer(model, Placement.of(made, slopes=slopes), slopes)
     except UsageError as error:
         raise UsageError(f"'{name}': {error}") from None
 

@@ -31,6 +31,8 @@ from caloforge.units import mm
 
 __all__ = ["HybridProduction", "HybridSummary", "hybrid_simulation", "plan_hybrid"]
 
+#: Blocks of Geant4 that are answered together: models work at half the cost in batches of a hundred.
+_TOGETHER = 5
 #: In front of the face, where particles start if a detector's gun stands on it.
 _ROOM = 1.0 * mm
 
@@ -97,11 +99,16 @@ def plan_hybrid(
         tables=chosen.geant4_data, engine=chosen.engine, removal=acceptance.plane(depth),
     )  # fmt: skip
     answerers = {species: answerer(name, model, species, spectrum.maximum) for species, (name, model) in loaded.items()}
+    together = _TOGETHER if answerers else 1
     in_front = None if front is None else front.model_dump(mode="json")
     return HybridProduction(
-        HybridWork(plan, detector, acceptance, answerers, chosen.seed),
+        HybridWork(plan, detector, acceptance, answerers, chosen.seed, together),
         plan.request()
-        | {"upstream": in_front, "models": {str(species): identity(model) for species, (_, model) in loaded.items()}},
+        | {
+            "blocks_together": together,
+            "upstream": in_front,
+            "models": {str(species): identity(model) for species, (_, model) in loaded.items()},
+        },
         {
             "program": "caloforge hybrid",
             "upstream": in_front,
@@ -204,10 +211,10 @@ def hybrid_simulation(
                 bar = stack.enter_context(
                     progress("simulating", events, "events", done=before) if show else nullcontext()
                 )
-                todo = list(plan.blocks())
+                todo = list(range(work.tasks))
                 if writer is not None:
                     stack.enter_context(writer)
-                    todo = writer.missing(plan.n_blocks)
+                    todo = writer.missing(work.tasks)
                 for number, done in stack.enter_context(closing(job.run(todo))):
                     if writer is None:
                         writer = stack.enter_context(begin(done.facts))

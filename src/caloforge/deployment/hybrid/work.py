@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,7 +24,7 @@ from caloforge.models import ShowerModel
 from caloforge.random import Streams
 from caloforge.showers import ShowerPoints, Showers
 from caloforge.showers.hdf5 import Column
-from caloforge.simulation import BLOCK_SIZE, Removed, SimulationPlan
+from caloforge.simulation import BLOCK_SIZE, Block, Removed, SimulationPlan
 from caloforge.simulation.worker import Facts
 from caloforge.simulation.worker import prepare as prepare_geant4
 
@@ -70,6 +70,7 @@ class HybridWork:
         acceptance: what is answered.
         answerers: who answers, by PDG id.
         seed: of the answers.
+        blocks: of Geant4 that are answered together; part of what a seed means to the last bit.
         kernels: what the parent has settled; None lets each worker do so.
     """
 
@@ -78,12 +79,18 @@ class HybridWork:
     acceptance: Acceptance
     answerers: Mapping[int, Answerer]
     seed: int
+    blocks: int = 1
     kernels: Choice | None = None
+
+    @property
+    def tasks(self) -> int:
+        """Number of tasks: blocks that are answered together."""
+        return -(-self.plan.n_blocks // self.blocks)
 
 
 @dataclass(frozen=True)
 class Done:
-    """A finished block.
+    """A finished task.
 
     Attributes:
         showers: of its events, Geant4's part and the answers together; None if only the facts were asked for.
@@ -109,12 +116,12 @@ class _Answers:
         self.seconds = {"models": 0.0, "placing": 0.0}
 
     def add(self, seen: Removed, first: int, events: Events) -> int:
-        """Add the answers to all stopped particles of a block to its events.
+        """Add the answers to all stopped particles of a task to its events.
 
         Args:
-            seen: particles at the face, events counted from the first one of the block.
+            seen: particles at the face, events counted from the first one of the task.
             first: number of that event.
-            events: of the block.
+            events: of the task.
 
         Returns:
             How many there were.
@@ -143,7 +150,7 @@ def prepare(work: HybridWork) -> Callable[[int | None], Done]:
     """Start Geant4 and load the models; see ``caloforge.executor``.
 
     Returns:
-        Makes the block of a number; of None only the facts.
+        Makes the events of a task's number; of None only the facts.
     """
     torch.set_num_threads(1)
     use_choice(work.kernels)
@@ -151,19 +158,40 @@ def prepare(work: HybridWork) -> Callable[[int | None], Done]:
 
     def make(number: int | None) -> Done:
         began = time.perf_counter()
-        made = track(number)
-        if made.block is None:
-            return Done(None, {}, made.facts)
+        if number is None:
+            return Done(None, {}, track(None).facts)
+        first = number * work.blocks
+        blocks, facts = [], None
+        for block in range(first, min(first + work.blocks, work.plan.n_blocks)):
+            made = track(block)
+            assert made.block is not None  # its number was given
+            blocks.append(made.block)
+            facts = made.facts
+        assert facts is not None  # there is a block
         seconds = {"geant4": time.perf_counter() - began}
-        block = made.block
-        assert block.removed is not None  # the plan has a plane
-        events = events_of(block.showers, work.detector)
+        tracked, seen = _joined(blocks)
+        events = events_of(tracked, work.detector)
         answers.seconds = {"models": 0.0, "placing": 0.0}
-        answered = answers.add(block.removed, block.number * BLOCK_SIZE, events)
-        columns = face_columns(block.removed, work.acceptance.reasons(block.removed), len(block.showers))
+        answered = answers.add(seen, first * BLOCK_SIZE, events)
+        columns = face_columns(seen, work.acceptance.reasons(seen), len(tracked))
         showers = events.finished()
         if not np.isfinite(showers.total_energy()).all():
-            raise SimulationError(f"block {block.number} holds an energy that is not a number")
-        return Done(showers, columns, made.facts, seconds | answers.seconds, answered)
+            raise SimulationError(f"block {number} holds an energy that is not a number")
+        return Done(showers, columns, facts, seconds | answers.seconds, answered)
 
     return make
+
+
+def _joined(blocks: Sequence[Block]) -> tuple[Showers | ShowerPoints, Removed]:
+    """Showers of some blocks, and the particles at their face, counted from the first of them."""
+    seen, start = [], 0
+    for block in blocks:
+        assert block.removed is not None  # the plan has a plane
+        seen.append(block.removed.shifted(start))
+        start += len(block.showers)
+    showers = [block.showers for block in blocks]
+    if isinstance(showers[0], Showers):
+        return Showers.concatenate([part for part in showers if isinstance(part, Showers)]), Removed.concatenate(seen)
+    return ShowerPoints.concatenate([part for part in showers if isinstance(part, ShowerPoints)]), Removed.concatenate(
+        seen
+    )

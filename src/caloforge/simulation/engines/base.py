@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -19,14 +19,14 @@ from caloforge.simulation.removal import RemovalPlane, Removed
 from caloforge.simulation.tables import TableSource
 from caloforge.units import GeV
 
-__all__ = ["Deposits", "Engine", "Group", "one_sentence"]
+__all__ = ["GROUP_ENERGY", "Deposits", "Engine", "Group", "consecutive", "one_sentence"]
 
 Floats = NDArray[np.float64]
 Index = NDArray[np.int64]
 
 #: Showers are handed to Geant4 one after the other until they add up to this energy. Larger groups cost memory
 #: (120 bytes per deposit), smaller ones cost calls.
-_GROUP_ENERGY = 20.0 * GeV
+GROUP_ENERGY = 20.0 * GeV
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,12 @@ class Deposits:
     def concatenate(cls, parts: Sequence[Deposits]) -> Deposits:
         """All deposits of some parts, one part after the other."""
         return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in cls.__dataclass_fields__))
+
+    def of(self, first: int, count: int) -> Deposits:
+        """Those of some consecutive showers, counted from the first of them."""
+        chosen = (self.shower >= first) & (self.shower < first + count)
+        names = [name for name in type(self).__dataclass_fields__ if len(getattr(self, name))]
+        return replace(self, **{name: getattr(self, name)[chosen] - first * (name == "shower") for name in names})
 
 
 @dataclass(frozen=True)
@@ -158,13 +164,23 @@ class Engine(ABC):
             SimulationError: if Geant4 reports an error.
         """
         check_energies(energies)
-        first = 0
-        while first < len(energies):
-            sums = np.cumsum(energies[first:])
-            count = max(1, int(np.searchsorted(sums, _GROUP_ENERGY, side="right")))
+        for first, count in consecutive(energies, GROUP_ENERGY):
             rows = slice(first, first + count)
             yield Group(first, count, *self._simulate(energies[rows], directions[rows], depth))
-            first += count
+
+
+def consecutive(energies: Floats, limit: float) -> Iterator[tuple[int, int]]:
+    """First and number of consecutive showers that add up to an energy, or of one that has more by itself.
+
+    Args:
+        energies: of the showers, (N,).
+        limit: in the same unit.
+    """
+    first = 0
+    while first < len(energies):
+        count = max(1, int(np.searchsorted(np.cumsum(energies[first:]), limit, side="right")))
+        yield first, count
+        first += count
 
 
 def one_sentence(error: Exception) -> str:

@@ -21,9 +21,17 @@ from numpy.typing import NDArray
 
 from caloforge.detectors import Detector, Stack
 from caloforge.errors import SimulationError
-from caloforge.simulation.engines.base import Deposits, Engine, Floats, one_sentence
+from caloforge.simulation.engines.base import (
+    GROUP_ENERGY,
+    Deposits,
+    Engine,
+    Floats,
+    Group,
+    consecutive,
+    one_sentence,
+)
 from caloforge.simulation.geometry import WORLD_MARGIN, material_name
-from caloforge.simulation.physics import hadronic_physics
+from caloforge.simulation.physics import check_energies, hadronic_physics
 from caloforge.simulation.removal import SHEET, Removed
 from caloforge.simulation.tables import atomic_number, find_tables
 from caloforge.units import cm
@@ -31,6 +39,8 @@ from caloforge.units import cm
 __all__ = ["Calzone", "geometry_of", "volume_name"]
 
 _WORLD = "World"
+#: Energy of the showers that go up to a removal plane together, in that of a group: hardly anything is deposited there.
+_IN_FRONT = 10
 
 _tables_in_use: Path | None = None
 
@@ -127,26 +137,44 @@ class Calzone(Engine):
             elements |= {atomic_number(symbol) for symbol, _ in described.composition}
         return elements
 
-    def _simulate(self, energies: Floats, directions: Floats, depth: bool) -> tuple[Deposits, Removed | None]:
+    def run(self, energies: Floats, directions: Floats, *, depth: bool = True) -> Iterator[Group]:
+        """See ``Engine``; behind a removal plane groups are as large as what is left for Geant4 allows."""
         if self._removal is None:
-            return self._joined(self.run_detailed(energies, directions), depth), None
-        record = self._run(self._simulation, self._incident(energies, directions))
-        deposits = self._joined(record.deposits, depth)
-        caught = [particles for particles in record.particles.values() if len(particles)]
-        if not caught:
-            return deposits, Removed()
-        # calzone stops all that enters a volume; what the plane does not take starts again from there.
-        everything = np.concatenate(caught)
-        removed, taken = self._split(everything)
-        rest = everything[~taken]
-        if len(rest):
-            behind = self._joined(self._run(self._behind, rest), depth)
-            behind = replace(behind, shower=rest["event"].astype(np.int64)[behind.shower])
-            deposits = Deposits.concatenate([deposits, behind])
-        return deposits, removed
+            yield from super().run(energies, directions, depth=depth)
+            return
+        check_energies(energies)
+        for start, number in consecutive(energies, _IN_FRONT * GROUP_ENERGY):
+            rows = slice(start, start + number)
+            record = self._run(self._simulation, self._incident(energies[rows], directions[rows]))
+            in_front = self._joined(record.deposits, depth)
+            # calzone stops all that enters a volume; what the plane does not take starts again from there.
+            caught = [particles for particles in record.particles.values() if len(particles)]
+            everything = np.concatenate(caught) if caught else None
+            removed, rest = (Removed(), None) if everything is None else self._split(everything)
+            left = np.zeros(number)
+            if rest is not None:
+                np.add.at(left, rest["event"], rest["energy"])
+            for first, count in consecutive(left, GROUP_ENERGY):
+                parts = [in_front.of(first, count)]
+                if rest is not None:
+                    those = rest[(rest["event"] >= first) & (rest["event"] < first + count)]
+                    parts.append(self._behind_the_plane(those, first, depth))
+                here = (removed.shower >= first) & (removed.shower < first + count)
+                deposits = Deposits.concatenate([part for part in parts if len(part.shower)] or [Deposits.none()])
+                yield Group(start + first, count, deposits, removed[here].shifted(-first))
 
-    def _split(self, caught: NDArray[Any]) -> tuple[Removed, NDArray[np.bool_]]:
-        """What the removal plane takes of the particles that were caught at it, and which they are."""
+    def _behind_the_plane(self, particles: NDArray[Any], first: int, depth: bool) -> Deposits:
+        """What particles deposit that the plane lets through, showers counted from one of them."""
+        if not len(particles):
+            return Deposits.none()
+        deposits = self._joined(self._run(self._behind, particles), depth)
+        return replace(deposits, shower=particles["event"].astype(np.int64)[deposits.shower] - first)
+
+    def _simulate(self, energies: Floats, directions: Floats, depth: bool) -> tuple[Deposits, Removed | None]:
+        return self._joined(self.run_detailed(energies, directions), depth), None
+
+    def _split(self, caught: NDArray[Any]) -> tuple[Removed, NDArray[Any]]:
+        """What the removal plane takes or sees of the particles that were caught at it, and those that it lets through."""
         assert self._removal is not None
         there = caught["position"] * cm
         position = np.stack(
@@ -167,7 +195,7 @@ class Calzone(Engine):
             caught["tid"][kept].astype(np.int64),
             taken[kept],
         )
-        return removed, taken
+        return removed, caught[~taken]
 
     def _joined(self, record: dict[str, Any], depth: bool) -> Deposits:
         """Join the deposits of all volumes."""
@@ -236,12 +264,21 @@ def geometry_of(stack: Stack, sheet: tuple[int | None, float] | None = None) -> 
         world[f"P{plate.index}"] = volume
     if sheet is not None:
         number, depth = sheet
-        volume = {"box": [stack.lateral[0] / cm, stack.lateral[1] / cm, SHEET / cm], "material": "G4_Galactic"}
-        start = stack.thickness / 2
-        if number is not None:
-            plate = stack.plates[number]
-            start = plate.start + plate.thickness / 2
-        volume |= {"position": [0.0, 0.0, (depth - start) / cm], "role": "catch_ingoing"}
+        volume = {"material": "G4_Galactic", "role": "catch_ingoing"}
+        if stack.kind == "planar":
+            start = stack.thickness / 2
+            if number is not None:
+                plate = stack.plates[number]
+                start = plate.start + plate.thickness / 2
+            volume["box"] = [stack.lateral[0] / cm, stack.lateral[1] / cm, SHEET / cm]
+            volume["position"] = [0.0, 0.0, (depth - start) / cm]
+        else:
+            assert stack.inner_radius is not None
+            volume["cylinder"] = {
+                "length": stack.lateral[0] / cm,
+                "radius": (stack.inner_radius + depth + SHEET / 2) / cm,
+                "thickness": SHEET / cm,
+            }
         (world if number is None else world[f"P{number}"])["Sheet"] = volume
     geometry: dict[str, Any] = {_WORLD: world}
     if stack.materials:

@@ -119,13 +119,19 @@ class Geometry(g4.G4VUserDetectorConstruction):
             self._plates.append(volume)
         if self._sheet is not None:
             number, depth = self._sheet
-            solid = g4.G4Box("Sheet", stack.lateral[0] / 2, stack.lateral[1] / 2, SHEET / 2)
-            if number is None:
-                self._sheet_volume, _ = self._place("Sheet", solid, vacuum, world, depth - stack.thickness / 2)
-            else:
+            mother, middle = (world, stack.thickness / 2) if number is None else (self._plates[number], 0.0)
+            if number is not None:
                 plate = stack.plates[number]
-                middle = depth - plate.start - plate.thickness / 2
-                self._sheet_volume, _ = self._place("Sheet", solid, vacuum, self._plates[number], middle)
+                middle = plate.start + plate.thickness / 2
+            if stack.kind == "planar":
+                solid = g4.G4Box("Sheet", stack.lateral[0] / 2, stack.lateral[1] / 2, SHEET / 2)
+                middle = depth - middle
+            else:
+                assert stack.inner_radius is not None
+                radius = stack.inner_radius + depth
+                solid = g4.G4Tubs("Sheet", radius - SHEET / 2, radius + SHEET / 2, stack.lateral[0] / 2, 0.0, g4.twopi)
+                middle = 0.0
+            self._sheet_volume, _ = self._place("Sheet", solid, vacuum, mother, middle)
         return placed_world
 
     def ConstructSDandField(self) -> None:
