@@ -11,24 +11,49 @@ import pytest
 
 import caloforge as cf
 from caloforge.arguments import typed
+from caloforge.bench.options import (
+    GenerationBenchOptions,
+    RuntimeBenchOptions,
+    SamplingBenchOptions,
+    SimulationBenchOptions,
+    TrainingBenchOptions,
+)
+from caloforge.bench.verbs import (
+    time_generation,
+    time_runtime,
+    time_sampling,
+    time_simulation,
+    time_stages,
+    time_training,
+)
+from caloforge.cli import bench as bench_command
+from caloforge.cli import demo as demo_command
 from caloforge.cli import evaluate as evaluate_command
+from caloforge.cli import export as export_command
 from caloforge.cli import files as files_command
 from caloforge.cli import generate as generate_command
 from caloforge.cli import hybrid as hybrid_command
+from caloforge.cli import join as join_command
 from caloforge.cli import simulate as simulate_command
 from caloforge.cli import study as study_command
 from caloforge.cli import train as train_command
 from caloforge.cli.expand import with_options
+from caloforge.demo import Demo
+from caloforge.deployment import export_model
 from caloforge.deployment.hybrid import hybrid_simulation
 from caloforge.errors import UsageError
 from caloforge.evaluation import evaluate, plan_evaluation
 from caloforge.evaluation.files import prepare_evaluation
 from caloforge.generation import generate, likelihood
 from caloforge.options import (
+    CompareOptions,
     ConvertOptions,
+    DemoOptions,
     EvaluateOptions,
+    ExportOptions,
     GenerateOptions,
     HybridOptions,
+    JoinOptions,
     LikelihoodOptions,
     Options,
     SimulateOptions,
@@ -40,6 +65,7 @@ from caloforge.options import (
     TrainOptions,
     options_of,
 )
+from caloforge.report import compare_files
 from caloforge.simulation import simulate_to_file
 from caloforge.studies import run_study, study_clouds, study_learning, study_models, study_particles
 from caloforge.training import train
@@ -77,6 +103,15 @@ VERBS = [
     (StudyParticlesOptions, study_command.particles, (study_particles,)),
     (TrainOptions, train_command.train, (train, cf.train)),
     (ConvertOptions, files_command.convert, (cf.convert,)),
+    (JoinOptions, join_command.join, (cf.join,)),
+    (ExportOptions, export_command.export, (export_model,)),
+    (CompareOptions, evaluate_command.compare, (compare_files,)),
+    (DemoOptions, demo_command.demo, (Demo,)),
+    (SamplingBenchOptions, bench_command.sampling, (time_sampling,)),
+    (GenerationBenchOptions, bench_command.generation, (time_generation,)),
+    (RuntimeBenchOptions, bench_command.runtime, (time_runtime,)),
+    (TrainingBenchOptions, bench_command.training, (time_training, time_stages)),
+    (SimulationBenchOptions, bench_command.simulation, (time_simulation,)),
 ]
 
 
@@ -111,6 +146,9 @@ def test_what_is_typed_becomes_the_object() -> None:
         (SimulateOptions, {"direction": "up"}, "direction is 'up', expected fixed, random, angles or barrel", "--direction is"),
         (ConvertOptions, {"sub_cells": 0}, "sub_cells is 0, expected 1 or more", "--sub-cells is 0"),
         (GenerateOptions, {"batch_size": 0}, "batch_size is 0, expected 1 or more", "--batch-size is 0"),
+        (SamplingBenchOptions, {"batches": (3, 0)}, "batches is 0, expected 1 or more", "--batch is 0"),
+        (SamplingBenchOptions, {"against": "pyro"}, "against is 'pyro', expected nflows", "--against is"),
+        (DemoOptions, {"showers": 99}, "showers is 99, expected 100 or more", "--showers is 99"),
     ],
 )  # fmt: skip
 def test_errors_call_an_argument_what_the_reader_calls_it(

@@ -15,14 +15,14 @@ from caloforge.lazy import lazy_names
 from caloforge.version import __version__
 
 if TYPE_CHECKING:
-    from caloforge.api import Model, Result, convert, detector, evaluate, load, read, simulate, train
+    from caloforge.api import Model, Result, convert, detector, evaluate, join, load, read, simulate, train
     from caloforge.errors import CaloForgeError
     from caloforge.showers import ShowerPoints, Showers
 else:  # imported when they are used: who only wants a version or a shower file does not wait for torch
     __getattr__, __dir__ = lazy_names(
         __name__,
         {
-            "api.data": ["convert", "detector", "read", "simulate"],
+            "api.data": ["convert", "detector", "join", "read", "simulate"],
             "api.model": ["Model", "load"],
             "api.result": ["Result", "evaluate"],
             "api.training": ["train"],
@@ -41,6 +41,7 @@ __all__ = [
     "convert",
     "detector",
     "evaluate",
+    "join",
     "load",
     "read",
     "simulate",

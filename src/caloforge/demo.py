@@ -7,14 +7,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from caloforge import datasets
 from caloforge.atomic import save_figure
+from caloforge.cores import available_cores
 from caloforge.detectors import EnergySpectrum, load_detector, particle_id
 from caloforge.errors import OutputError
 from caloforge.evaluation import Scores
 from caloforge.evaluation.files import FileEvaluation, prepare_evaluation
 from caloforge.generation import GenerationResult, SpectrumConditions, generate
+from caloforge.options import DemoOptions
 from caloforge.progress import progress
 from caloforge.report import claim_folder, summary_lines, write_report
 from caloforge.showers import Showers
@@ -67,34 +70,31 @@ class ReportedEvaluation:
     scores: dict[str, Scored]
 
 
-@dataclass(frozen=True)
 class Demo:
     """The steps of the demonstration, all in one directory.
 
-    Attributes:
+    Args:
         out: the directory.
-        jobs: number of processes for Geant4, and of threads for everything else.
-        seed: of everything.
-        overwrite: begin anew instead of going on.
+        options: how much it does; see :class:`caloforge.options.DemoOptions`. Without ``overwrite`` it goes on where it stopped.
+        settings: single options, instead of or beside ``options``.
+
+    Raises:
+        OutputError: if the directory cannot be made.
     """
 
-    out: Path
-    jobs: int = 1
-    seed: int = 1
-    overwrite: bool = False
-
-    def __post_init__(self) -> None:
+    def __init__(self, out: Path, options: DemoOptions | None = None, **settings: Any) -> None:
+        self.out, self.options = out, DemoOptions.merged(options, settings)
+        self.seed, self.overwrite = self.options.seed, self.options.overwrite
+        #: Processes for Geant4, and threads for everything else.
+        self.jobs = self.options.jobs or available_cores()
         try:
             self.out.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise OutputError(f"{self.out}: cannot be made a directory ({error.strerror})") from None
 
-    def simulate(self, events: int) -> SimulationDemo:
-        """Simulate photons of 1-100 GeV in the CaloGAN calorimeter with Geant4, and draw them.
-
-        Args:
-            events: number of showers.
-        """
+    def simulate(self) -> SimulationDemo:
+        """Simulate photons of 1-100 GeV in the CaloGAN calorimeter with Geant4, and draw them."""
+        events = self.options.events
         detector = load_detector("calogan")
         path = self.out / "geant4.h5"
         summary = simulate_to_file(
@@ -111,39 +111,30 @@ class Demo:
         columns, rows = layer_table(showers, detector.analysis_threshold)
         return SimulationDemo(summary, columns, rows, [path, *(self.out / name for name in pictures)])
 
-    def train(self, preset: str = "caloflow-tiny", overrides: tuple[str, ...] = ()) -> TrainingResult:
-        """Train a small CaloFlow on the photons that ship with the package (Geant4, 1-100 GeV).
-
-        Args:
-            preset: name of a preset.
-            overrides: changes to it.
-        """
+    def train(self) -> TrainingResult:
+        """Train a small CaloFlow on the photons that ship with the package (Geant4, 1-100 GeV)."""
         return train(
-            preset, datasets.path(_SAMPLE, split="train"), self.out / "model", overrides=overrides, seed=self.seed,
+            "caloflow-tiny", datasets.path(_SAMPLE, split="train"), self.out / "model", overrides=self.options.overrides,
+            seed=self.seed,
             threads=self.jobs, resume=not self.overwrite, overwrite=self.overwrite, command="caloforge demo",
         )  # fmt: skip
 
-    def generate(self, showers: int) -> GenerationResult:
-        """Generate showers of the same spectrum with the trained model.
-
-        Args:
-            showers: how many.
-        """
-        conditions = SpectrumConditions(EnergySpectrum.parse("1:100"), showers, self.seed, particle_id("gamma"))
+    def generate(self) -> GenerationResult:
+        """Generate showers of the same spectrum with the trained model."""
+        conditions = SpectrumConditions(
+            EnergySpectrum.parse("1:100"), self.options.showers, self.seed, particle_id("gamma")
+        )
         return generate(
             self.out / "model", conditions, self.out / "generated.h5", seed=self.seed, threads=self.jobs,
             resume=not self.overwrite, overwrite=self.overwrite, command="caloforge demo",
         )  # fmt: skip
 
-    def prepare_evaluation(self, epochs: int | None = None) -> FileEvaluation:
-        """Open the generated showers and the packaged Geant4 ones that the model has not seen.
-
-        Args:
-            epochs: of the classifiers; None takes the suite's number.
-        """
+    def prepare_evaluation(self) -> FileEvaluation:
+        """Open the generated showers and the packaged Geant4 ones that the model has not seen."""
         return prepare_evaluation(
             self.out / "generated.h5", f"{_SAMPLE}:test", floor=f"{_SAMPLE}:floor", suite="quick",
-            model=str(self.out / "model"), seed=self.seed, epochs=epochs,
+            model=str(self.out / "model"), seed=self.seed,
+            epochs=self.options.epochs,
         )  # fmt: skip
 
     def evaluate(self, job: FileEvaluation) -> ReportedEvaluation:
@@ -162,13 +153,11 @@ class Demo:
         scores = {name: _score(found) for name, found in {"this model": result.generated, **floor}.items()}
         return ReportedEvaluation(files.page, summary_lines(result), {k: v for k, v in scores.items() if v is not None})
 
-    def judge_packaged(self, showers: int) -> Scored | None:
-        """The same test of as many showers of the model that ships with the package.
-
-        Args:
-            showers: how many to generate.
-        """
-        conditions = SpectrumConditions(EnergySpectrum.parse("1:100"), showers, self.seed, particle_id("gamma"))
+    def judge_packaged(self) -> Scored | None:
+        """The same test of as many showers of the model that ships with the package."""
+        conditions = SpectrumConditions(
+            EnergySpectrum.parse("1:100"), self.options.showers, self.seed, particle_id("gamma")
+        )
         made = self.out / "packaged.h5"
         generate(
             _PACKAGED, conditions, made, seed=self.seed, threads=self.jobs, resume=not self.overwrite, overwrite=self.overwrite,

@@ -16,10 +16,14 @@ from caloforge.errors import UsageError
 __all__ = [
     "CLUSTER_HELP",
     "ENGINE_NAMES",
+    "CompareOptions",
     "ConvertOptions",
+    "DemoOptions",
     "EvaluateOptions",
+    "ExportOptions",
     "GenerateOptions",
     "HybridOptions",
+    "JoinOptions",
     "LikelihoodOptions",
     "Option",
     "Options",
@@ -68,19 +72,16 @@ class Options:
 
     def __post_init__(self) -> None:
         for name, _, option in options_of(type(self)):
-            value, word = getattr(self, name), argument(name, option.flag)
-            if value is not None and (
-                (option.least is not None and value < option.least) or (option.most is not None and value > option.most)
-            ):
-                limits = f"{option.least:g} or more" if option.most is None else f"{option.least:g} to {option.most:g}"
-                raise UsageError(f"{word} is {value}, expected {limits}")
-            if option.choices and value is not None and value not in option.choices:
-                *others, last = option.choices
-                raise UsageError(f"{word} is '{value}', expected {', '.join(others)} or {last}")
+            word = argument(name, option.flag)
             if isinstance(getattr(type(self), name), tuple):
+                value = getattr(self, name)
                 if isinstance(value, str):
                     raise UsageError(f"{word} is '{value}', expected a list of words such as {name}=['{value}']")
                 object.__setattr__(self, name, tuple(value or ()))
+                for one in getattr(self, name):
+                    _check(word, one, option)
+            elif getattr(self, name) is not None:
+                _check(word, getattr(self, name), option)
 
     @classmethod
     def merged(cls, options: Self | None, settings: dict[str, Any]) -> Self:
@@ -94,6 +95,17 @@ class Options:
     def plain(self) -> dict[str, Any]:
         """All options by name, JSON values."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
+
+
+def _check(word: str, value: Any, option: Option) -> None:
+    """Whether a value may be so; see ``Options``."""
+    if (option.least is not None and value < option.least) or (option.most is not None and value > option.most):
+        limits = f"{option.least:g} or more" if option.most is None else f"{option.least:g} to {option.most:g}"
+        raise UsageError(f"{word} is {value}, expected {limits}")
+    if option.choices and value not in option.choices:
+        *others, last = option.choices
+        expected = f"{', '.join(others)} or {last}" if others else last
+        raise UsageError(f"{word} is '{value}', expected {expected}")
 
 
 def options_of(cls: type[Options]) -> Iterator[tuple[str, Any, Option]]:
@@ -146,7 +158,13 @@ class EvaluateOptions(Options):
     seed: Annotated[int, _SEED] = 0
     jobs: Annotated[int, Option("Number of processes, for retrainings.", least=1)] = 1
     cluster: Annotated[str | None, _CLUSTER] = None
-    threads: Annotated[int | None, _THREADS] = None
+    threads: Annotated[
+        int | None,
+        Option(
+            "CPU threads of each retraining (default: 1, since numbers depend on it in their last digits, and not on --jobs).",
+            least=1,
+        ),
+    ] = None
     device: Annotated[str, Option("cpu | cuda | cuda:N, for the classifiers.")] = "cpu"
 
 
@@ -302,12 +320,61 @@ class ConvertOptions(Options):
     overwrite: Annotated[bool, _OVERWRITE] = False
 
 
+@dataclass(frozen=True)
+class JoinOptions(Options):
+    """How shower files become one."""
+
+    format: Annotated[str, Option("native | calogan | calochallenge | showerdata | ild", flag="--to")] = "native"
+    resume: Annotated[bool, _RESUME] = False
+    overwrite: Annotated[bool, _OVERWRITE] = False
+
+
+@dataclass(frozen=True)
+class ExportOptions(Options):
+    """How a model is exported and proven."""
+
+    verify: Annotated[bool, Option("Compare showers of the export with those of the model.")] = True
+    showers: Annotated[int, Option("How many are compared.", least=1)] = 50
+    seed: Annotated[int, Option("Seed of these showers.", least=0)] = 1
+    overwrite: Annotated[bool, _OVERWRITE] = False
+
+
+@dataclass(frozen=True)
+class CompareOptions(Options):
+    """How reports are put side by side."""
+
+    names: Annotated[
+        tuple[str, ...],
+        Option("What to call a report, in their order (default: the name of its file).", flag="--name"),
+    ] = ()
+    overwrite: Annotated[bool, _OVERWRITE] = False
+
+
+@dataclass(frozen=True)
+class DemoOptions(Options):
+    """How much the demonstration does."""
+
+    events: Annotated[int, Option("Number of Geant4 showers to make.", least=1)] = 20
+    showers: Annotated[int, Option("Number of showers to generate.", least=100)] = 3000
+    overrides: Annotated[
+        tuple[str, ...], Option("Change the preset: training.batch_size=100.", flag="--set", metavar="KEY=VALUE")
+    ] = ()
+    epochs: Annotated[int | None, Option("Of the classifiers (default: those of the quick suite).", least=1)] = None
+    seed: Annotated[int, _SEED] = 1
+    jobs: Annotated[int | None, Option("Number of processes (default: all cores).", least=1)] = None
+    overwrite: Annotated[bool, _OVERWRITE] = False
+
+
 _SAMPLES = Option("Showers to generate and compare (default: as many as the reference holds).", least=100)
 _RETRAININGS = Option("Of every classifier (default: the suite's).", least=1)
 _ONLY = Option("Only these of its measures, with commas.", commas=True)
 _SET = Option("Change the preset for all variants.", flag="--set", metavar="KEY=VALUE")
 _PLACE = Option("cpu | cuda | cuda:N")
-_ALL_THREADS = Option("CPU threads (default: all cores, or the share of each process).", least=1)
+_TRAINING_THREADS = Option(
+    "CPU threads of each process (default: 1, since numbers depend on it in their last digits, and not on --jobs).",
+    least=1,
+)
+_TRAINING_JOBS = Option("Number of processes; each works on one training at a time.", least=1)
 
 
 @dataclass(frozen=True)
@@ -322,7 +389,7 @@ class StudyModelsOptions(Options):
     seed: Annotated[int, _SEED] = 0
     jobs: Annotated[int, Option("Number of processes; each works on one model at a time, teachers first.", least=1)] = 1
     cluster: Annotated[str | None, _CLUSTER] = None
-    threads: Annotated[int | None, _ALL_THREADS] = None
+    threads: Annotated[int | None, _TRAINING_THREADS] = None
     device: Annotated[str, _PLACE] = "cpu"
 
 
@@ -337,7 +404,7 @@ class StudyCloudsOptions(Options):
     retrainings: Annotated[int | None, _RETRAININGS] = None
     seed: Annotated[int, _SEED] = 0
     jobs: Annotated[int, Option("Number of processes; each works on one model at a time.", least=1)] = 1
-    threads: Annotated[int | None, _ALL_THREADS] = None
+    threads: Annotated[int | None, _TRAINING_THREADS] = None
     device: Annotated[str, _PLACE] = "cpu"
 
 
@@ -356,7 +423,8 @@ class StudyVariantsOptions(Options):
     ] = None
     rows: Annotated[int | None, Option("Training showers (default: the study's).", least=10)] = None
     seed: Annotated[int, _SEED] = 0
-    threads: Annotated[int | None, _ALL_THREADS] = None
+    jobs: Annotated[int, _TRAINING_JOBS] = 1
+    threads: Annotated[int | None, _TRAINING_THREADS] = None
     device: Annotated[str, _PLACE] = "cpu"
 
 
@@ -383,7 +451,8 @@ class StudyLearningOptions(Options):
     overrides: Annotated[tuple[str, ...], _SET] = ()
     retrainings: Annotated[int | None, _RETRAININGS] = None
     seed: Annotated[int, _SEED] = 0
-    threads: Annotated[int | None, _ALL_THREADS] = None
+    jobs: Annotated[int, _TRAINING_JOBS] = 1
+    threads: Annotated[int | None, _TRAINING_THREADS] = None
     device: Annotated[str, _PLACE] = "cpu"
 
 
@@ -394,4 +463,6 @@ class StudyParticlesOptions(Options):
     noise_draws: Annotated[int, Option("Draws of the training noise to average over.", least=1)] = 1
     showers: Annotated[int | None, Option("How many of each file (default: all).", least=10)] = None
     seed: Annotated[int, _SEED] = 0
+    jobs: Annotated[int, _JOBS] = 1
+    threads: Annotated[int | None, _TRAINING_THREADS] = None
     batch_size: Annotated[int, Option("Showers at a time.", least=1)] = 500

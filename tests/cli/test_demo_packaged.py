@@ -9,12 +9,12 @@ from caloforge.demo import Demo
 
 def test_the_packaged_model_is_judged_by_boosted_trees_once(tmp_path: Path) -> None:
     """Mutation: generate anew in the next call."""
-    demo = Demo(tmp_path, seed=3)
-    first = demo.judge_packaged(400)
+    demo = Demo(tmp_path, seed=3, showers=400, jobs=1)
+    first = demo.judge_packaged()
     assert first is not None
     auc, error = first
     assert 0.5 < auc < 0.7
     assert 0 < error < 0.05
     made = (tmp_path / "packaged.h5").stat().st_mtime_ns
-    assert demo.judge_packaged(400) == first
+    assert demo.judge_packaged() == first
     assert (tmp_path / "packaged.h5").stat().st_mtime_ns == made

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from executors import Backwards
 
 from caloforge.detectors import Detector, detector_from_toml
@@ -77,7 +78,7 @@ def test_who_retrains_changes_nothing(test: Callable[[Work], Any]) -> None:
 
 def test_an_evaluation_takes_jobs_and_an_executor() -> None:
     asked: dict[str, Any] = {
-        "detector": detector(), "only": ["high-level", "caloflow-dnn-unnormalised"], "retrainings": 2, "epochs": 1, "threads": 1,
+        "detector": detector(), "only": ["high-level", "caloflow-dnn-unnormalised"], "retrainings": 2, "epochs": 1,
     }  # fmt: skip
     generated, reference = some(1, 1), some(0, 2)
 
@@ -96,6 +97,31 @@ def test_an_evaluation_takes_jobs_and_an_executor() -> None:
     assert numbers(executor=Counting()) == alone
     assert seen
     assert numbers(jobs=2) == alone
+
+
+class Threads(Retraining):
+    """Says how many threads it may use."""
+
+    def __call__(self, number: int, after_epoch: Callable[[], None]) -> dict[str, Any]:
+        return {"threads": torch.get_num_threads()}
+
+
+@pytest.mark.parametrize("asked", [None, 2])
+def test_a_retraining_has_the_same_number_of_threads_whoever_does_it(asked: int | None) -> None:
+    """Mutations: torch's own number here, the share of the cores elsewhere; networks would differ in their last digits."""
+    former = torch.get_num_threads()
+    settings = replace(SETTINGS, threads=asked)
+    for executor in (None, Backwards(), LocalProcesses(2)):
+        torch.set_num_threads(3)
+        try:
+            found = retrained(
+                Threads(), name="t", recipe=SMALL, settings=settings, streams=Streams(1, "t"), identity={},
+                work=Work(executor=executor), note=lambda result: "",
+            )  # fmt: skip
+            assert executor is not None or torch.get_num_threads() == 3
+        finally:
+            torch.set_num_threads(former)
+        assert found == [{"threads": asked or 1}] * 3
 
 
 class Dying(Retraining):

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from caloforge.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from caloforge.api.data import convert, detector, read, simulate
+    from caloforge.api.data import convert, detector, join, read, simulate
     from caloforge.api.model import Model, load
     from caloforge.api.result import Result, evaluate
     from caloforge.api.training import train
@@ -24,11 +24,11 @@ else:  # who simulates, reads or converts does not wait for torch
     __getattr__, __dir__ = lazy_names(
         __name__,
         {
-            "data": ["convert", "detector", "read", "simulate"],
+            "data": ["convert", "detector", "join", "read", "simulate"],
             "model": ["Model", "load"],
             "result": ["Result", "evaluate"],
             "training": ["train"],
         },
     )
 
-__all__ = ["Model", "Result", "convert", "detector", "evaluate", "load", "read", "simulate", "train"]
+__all__ = ["Model", "Result", "convert", "detector", "evaluate", "join", "load", "read", "simulate", "train"]

@@ -13,15 +13,16 @@ from caloforge.detectors import Detector, Readout, load_detector
 from caloforge.errors import UsageError
 from caloforge.executor import Executor
 from caloforge.names import printable
-from caloforge.options import ConvertOptions, SimulateOptions
+from caloforge.options import ConvertOptions, JoinOptions, SimulateOptions
 from caloforge.progress import counted, progress
 from caloforge.showers import ShowerPoints, Showers, open_showers
 from caloforge.showers.convert import Conversion, MergePoints, MovePoints, PlacePoints, PointChange, SeveralChanges
 from caloforge.showers.convert import convert as convert_file
+from caloforge.showers.joining import Joining, join_showers
 from caloforge.showers.projection import IdealGrid, cell_pitch, load_cell_map
 from caloforge.simulation import simulate_to_file
 
-__all__ = ["convert", "detector", "read", "simulate"]
+__all__ = ["convert", "detector", "join", "read", "simulate"]
 
 
 def detector(name: str | Path) -> Detector:
@@ -149,6 +150,47 @@ def convert(
             kind=chosen.kind,  # type: ignore[arg-type] # one of the choices
             change=SeveralChanges(tuple(changes)) if changes else None, resume=chosen.resume, overwrite=chosen.overwrite,
             progress=counted(bar),
+        )  # fmt: skip
+
+
+def join(
+    sources: Sequence[str | Path],
+    out: str | Path,
+    *,
+    detector: Detector | str | Path | None = None,
+    particle: int | str | None = None,
+    options: JoinOptions | None = None,
+    **settings: Any,
+) -> Joining:
+    """Write the showers of several files into a new one, in their order, as ``caloforge join`` does.
+
+    Args:
+        sources: two or more shower files of any known formats, or samples of the package (``NAME:SPLIT``), of one detector and
+            particle, without a shower in common.
+        out: the file to write.
+        detector: for files that do not say which detector they are from.
+        particle: for files that do not say which particle they hold.
+        options: see :class:`caloforge.options.JoinOptions`.
+        settings: single options, instead of or beside ``options``: ``format="calogan"``, ``resume``, ``overwrite``.
+
+    Raises:
+        UsageError: if there are fewer than two files, or the new one is one of them.
+        ShowerFileError: if a file is damaged, or they do not belong together.
+        OutputError: if the file cannot be written.
+    """
+    chosen = JoinOptions.merged(options, settings)
+    if isinstance(sources, str | Path) or len(sources) < 2:
+        raise UsageError("one file alone cannot be joined, expected two or more")
+    files = [datasets.file_of(source) for source in sources]
+    named = load_detector(detector) if isinstance(detector, str | Path) else detector
+    total = 0
+    for file in files:
+        with open_showers(file, named, particle=particle) as reader:
+            total += len(reader)
+    with progress("joining", total, "showers") as bar:
+        return join_showers(
+            files, out, chosen.format, detector=named, particle=particle, resume=chosen.resume, overwrite=chosen.overwrite,
+            advance=counted(bar),
         )  # fmt: skip
 
 

@@ -9,8 +9,15 @@ from typing import Annotated, Any
 import typer
 
 from caloforge.atomic import replace_file
+from caloforge.bench.options import (
+    GenerationBenchOptions,
+    RuntimeBenchOptions,
+    SamplingBenchOptions,
+    SimulationBenchOptions,
+    TrainingBenchOptions,
+)
 from caloforge.cli.common import App, console, print_table
-from caloforge.errors import UsageError
+from caloforge.cli.expand import with_options
 
 __all__ = ["JsonOption", "app", "register", "save"]
 
@@ -22,14 +29,8 @@ app = App(
 JsonOption = Annotated[Path | None, typer.Option("--json", help="Write the numbers here.")]
 
 
-def _numbers(text: str, option: str) -> list[int]:
-    try:
-        values = [int(part) for part in text.split(",")]
-    except ValueError:
-        values = []
-    if not values or min(values) < 1:
-        raise UsageError(f"{option} is '{text}', expected whole numbers such as 1,100,10000")
-    return values
+def _say(text: str) -> None:
+    console.print(f"... {text}")
 
 
 def save(path: Path | None, data: Any) -> None:
@@ -41,6 +42,7 @@ def save(path: Path | None, data: Any) -> None:
 
 
 @app.command()
+@with_options(SamplingBenchOptions)
 def sampling(
     model: Annotated[
         list[str] | None,
@@ -49,20 +51,8 @@ def sampling(
             "(default: the published CaloFlow Flow II)."
         ),
     ] = None,
-    batch: Annotated[str | None, typer.Option(help="Batch sizes (default: 1,100,10000; point clouds 1).")] = None,
-    threads: Annotated[str | None, typer.Option(help="CPU threads (default: 1,2; point clouds 1).")] = None,
-    device: Annotated[str, typer.Option(help="cpu | cuda | cuda:N")] = "cpu",
-    against: Annotated[str | None, typer.Option(help="Peer to measure in the same run: nflows.")] = None,
-    passes: Annotated[int, typer.Option(min=1, help="How many of nflows's identical passes are timed.")] = 20,
-    seconds: Annotated[float, typer.Option(min=0, help="How long each row is repeated.")] = 2.0,
-    geant4: Annotated[
-        int | None,
-        typer.Option(
-            min=0, help="Geant4 showers to time in the same run; 0 for none (default: 10; point clouds 3 per energy)."
-        ),
-    ] = None,
-    energies: Annotated[str, typer.Option(help="GeV, for point clouds.")] = "10,20,30,40,50,60,70,80,90,100",
-    showers: Annotated[int, typer.Option(min=1, help="Showers of each model per energy, for point clouds.")] = 40,
+    *,
+    options: SamplingBenchOptions,
     json_: JsonOption = None,
 ) -> None:
     r"""Time sampling: CaloFlow's exact inverse, point clouds against the energy, or any other model as a whole.
@@ -75,52 +65,25 @@ def sampling(
       caloforge bench sampling --model caloclouds3 --threads 1 --json clouds.json
       caloforge bench sampling --model runs/student --batch 1,100
     """
-    from caloforge.bench.models import bench_kind
+    from caloforge.bench.verbs import time_sampling
 
-    if against not in (None, "nflows"):
-        raise UsageError(f"--against is '{against}', expected nflows")
-    names = model or []
-    first = names[0] if names else None
-    kinds = {bench_kind(name) for name in names or (None,)}
-    if len(names) > 1 and kinds != {"points"}:
-        raise UsageError("several models can be timed together only if all of them make point clouds")
-    (kind,) = kinds
-    if kind != "flow" and against:
-        raise UsageError(f"--against {against} goes with CaloFlow's exact inverse, not with '{first}'")
+    kind, result = time_sampling(model or (), options=options, say=_say)
     if kind == "points":
-        if {batch, threads} - {None, "1"} or device != "cpu":
-            raise UsageError("point clouds are timed one shower at a time on one CPU thread: --batch 1 --threads 1")
-        _clouds(names, energies, 3 if geant4 is None else geant4, showers, json_)
-        return
-    sizes, counts = _numbers(batch or "1,100,10000", "--batch"), _numbers(threads or "1,2", "--threads")
-    _flow_or_model(
-        kind, first, sizes, counts, device, passes if against else 0, 10 if geant4 is None else geant4,
-        seconds, json_,
-    )  # fmt: skip
+        _print_clouds(result)
+    else:
+        _print_rows(result, None if kind == "flow" else (model or [""])[0])
+    for note in result["notes"]:
+        console.print(f"note: {note}")
+    save(json_, result)
 
 
-def _flow_or_model(
-    kind: str, model: str | None, sizes: list[int], threads: list[int], device: str, passes: int, geant4: int,
-    seconds: float, json_: Path | None,
-) -> None:  # fmt: skip
-    from caloforge.bench.models import bench_model
-    from caloforge.bench.sampling import bench_sampling
-
-    def say(text: str) -> None:
-        console.print(f"... {text}")
-
+def _print_rows(result: dict[str, Any], model: str | None) -> None:
+    """Rows of whole showers of a model, or of the exact inverse of a flow."""
     common = ["lowest", "highest", "vs Geant4", "peak MB"]
-    if model is not None and kind == "model":
-        result = bench_model(
-            model, batches=sizes, threads=threads, device=device, geant4=geant4, seconds=seconds, say=say
-        )
+    if model is not None:
         columns = ["batch", "threads", "ms/shower", *common, "random numbers", "valid"]
         titles = {"rows": f"{model}, whole showers of {result['energy_GeV']} GeV"}
     else:
-        result = bench_sampling(
-            model=model, batches=sizes, threads=threads, device=device, against_nflows=passes > 0,
-            nflows_passes=passes, geant4_showers=geant4, seconds=seconds, say=say,
-        )  # fmt: skip
         columns = ["batch", "threads", "ms/shower", *common, "vs nflows", "max |diff|", "of matrix rate"]
         titles = {"rows": "exact inverse", "rows_even_masks": "exact inverse, even masks"}
         for name, count in result["multiply_adds"].items():
@@ -134,29 +97,18 @@ def _flow_or_model(
             cells = [str(r["batch"]), str(r["threads"])]
             cells += [f"{r[key]:.4g}" for key in ("ms_per_shower", "ms_lowest", "ms_highest")]
             cells += ["–" if r["ratio_geant4"] is None else f"{r['ratio_geant4']:.0f}x", f"{r['peak_memory_mb']:.0f}"]
-            if kind == "model":
+            if model is not None:
                 cells += [f"{r['random_numbers_ms']:.4g}", f"{r['valid']:.0%}"]
             else:
                 cells += ["–" if r["ratio_nflows"] is None else f"{r['ratio_nflows']:.0f}x"]
                 cells += [f"{r['max_abs_diff']:.2g}", f"{r['fraction_of_matrix_rate']:.0%}"]
             rows.append(cells)
         print_table(title, columns, rows)
-    for note in result["notes"]:
-        console.print(f"note: {note}")
-    save(json_, result)
 
 
-def _clouds(names: list[str], energies: str, geant4: int, showers: int, json_: Path | None) -> None:
-    from caloforge.bench.clouds import bench_clouds, with_companion
-
-    names = with_companion(names)
-    result = bench_clouds(
-        names,
-        energies=[float(energy) for energy in _numbers(energies, "--energies")],
-        geant4=geant4,
-        showers=showers,
-        say=lambda text: console.print(f"... {text}"),
-    )
+def _print_clouds(result: dict[str, Any]) -> None:
+    """Times of point clouds against the energy."""
+    names = list(result["rows"][0]["models"])
     console.print(", ".join(str(value) for value in result["machine"].values()))
 
     def spread(times: dict[str, float]) -> str:
@@ -189,21 +141,16 @@ def _clouds(names: list[str], energies: str, geant4: int, showers: int, json_: P
             f"{floor['network_multiply_adds']:.1f} million multiply-adds at {floor['matrix_rate']:.0f} GFLOP/s, "
             f"{floor['network_ms']:.2f} ms"
         )
-    for note in result["notes"]:
-        console.print(f"note: {note}")
-    save(json_, result)
 
 
 @app.command()
+@with_options(GenerationBenchOptions)
 def generation(
     model: Annotated[
         str | None, typer.Option(help="A trained model (default: CaloFlow for photons at its published size).")
     ] = None,
-    events: Annotated[int, typer.Option(min=1, help="Showers in each run.")] = 20_000,
-    jobs: Annotated[str, typer.Option(help="Numbers of processes.")] = "1,2",
-    threads: Annotated[int, typer.Option(min=1, help="CPU threads of each process.")] = 1,
-    batch_size: Annotated[int, typer.Option(min=1, help="Showers in a batch.")] = 1000,
-    energy: Annotated[str, typer.Option(help="GeV, as in caloforge generate.")] = "1:100",
+    *,
+    options: GenerationBenchOptions,
     json_: JsonOption = None,
 ) -> None:
     r"""Show where the time of generating into a file goes, and what more workers bring.
@@ -213,13 +160,10 @@ def generation(
     """
     from dataclasses import asdict
 
-    from caloforge.bench.generation import bench_generation
     from caloforge.bench.machine import describe_machine
+    from caloforge.bench.verbs import time_generation
 
-    rows = bench_generation(
-        model=model, showers=events, workers=_numbers(jobs, "--jobs"), threads=threads, batch_size=batch_size,
-        energy=energy, say=lambda text: console.print(f"... {text}"),
-    )  # fmt: skip
+    rows = time_generation(model, options=options, say=_say)
     machine = describe_machine()
     console.print(", ".join(str(value) for value in machine.values()))
     columns = ["workers", "threads", "wall", "random numbers", "model", "flows in it", "order", "file", "start-up [s]"]
@@ -230,11 +174,12 @@ def generation(
         ]
         for r in rows
     ]  # fmt: skip
-    print_table(f"{events} showers into a file, ms per shower (parts: summed over the workers)", columns, cells)
+    print_table(f"{options.events} showers into a file, ms per shower (parts: summed over the workers)", columns, cells)
     save(json_, {"machine": machine, "rows": [asdict(r) for r in rows]})
 
 
 @app.command()
+@with_options(RuntimeBenchOptions)
 def runtime(
     model: Annotated[
         list[str] | None,
@@ -243,8 +188,8 @@ def runtime(
             "caloinn-tiny)."
         ),
     ] = None,
-    energy: Annotated[float, typer.Option(min=0.001, help="Incident energy, GeV.")] = 20.0,
-    events: Annotated[int, typer.Option(min=1, help="Showers of each round.")] = 300,
+    *,
+    options: RuntimeBenchOptions,
     json_: JsonOption = None,
 ) -> None:
     r"""Time the C++ runtime against Python: one thread, shower by shower, in turns.
@@ -255,11 +200,9 @@ def runtime(
     from dataclasses import asdict
 
     from caloforge.bench.machine import describe_machine
-    from caloforge.bench.runtime import DEFAULT_MODELS, bench_runtime
+    from caloforge.bench.verbs import time_runtime
 
-    rows = bench_runtime(
-        model or DEFAULT_MODELS, energy=energy, showers=events, say=lambda text: console.print(f"... {text}")
-    )
+    rows = time_runtime(model or (), options=options, say=_say)
     machine = describe_machine()
     console.print(", ".join(str(value) for value in machine.values()))
     columns = [
@@ -283,33 +226,24 @@ def runtime(
         ]
         for r in rows
     ]  # fmt: skip
-    print_table(f"{energy:g} GeV, CPU time of one thread, one shower at a time", columns, cells)
+    print_table(f"{options.energy:g} GeV, CPU time of one thread, one shower at a time", columns, cells)
     save(json_, {"machine": machine, "rows": [asdict(r) for r in rows]})
 
 
 @app.command()
+@with_options(TrainingBenchOptions)
 def training(
     kind: Annotated[
         str | None,
         typer.Option(help="Time all stages of a kind of model at its published size, or of all kinds."),
     ] = None,
-    stage: Annotated[list[str] | None, typer.Option(help="With --kind: only this stage; may be repeated.")] = None,
     preset: Annotated[
         str | None,
         typer.Option(help="A CaloFlow preset (default: caloflow-calogan-gamma); with --kind, any of that kind."),
     ] = None,
     data: Annotated[Path | None, typer.Option(help="Showers (default: the packaged photons).")] = None,
-    against: Annotated[str | None, typer.Option(help="Peer to measure in the same run: nflows.")] = None,
-    set_: Annotated[list[str] | None, typer.Option("--set", help="Change the preset: key=value.")] = None,
-    threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 2,
-    device: Annotated[str, typer.Option(help="cpu | cuda | cuda:N")] = "cpu",
-    rounds: Annotated[
-        int | None, typer.Option(min=1, help="How often everything takes its turn (default: 5; with --kind 2).")
-    ] = None,
-    steps: Annotated[
-        int | None, typer.Option(min=1, help="Training steps in each turn (default: 3; with --kind 1).")
-    ] = None,
-    bfloat16: Annotated[bool, typer.Option(help="Also measure bfloat16 autocast.")] = True,
+    *,
+    options: TrainingBenchOptions,
     json_: JsonOption = None,
 ) -> None:
     r"""Time training steps of CaloFlow's shower flow: our whole loop, the flow alone, and a peer's bare step; or of any model.
@@ -320,24 +254,14 @@ def training(
     """
     from dataclasses import asdict
 
-    if kind is not None:
-        if against is not None or not bfloat16:
-            raise UsageError("--against and --no-bfloat16 are for CaloFlow's shower flow, without --kind")
-        _stages(kind, stage or [], preset, data, tuple(set_ or ()), threads, device, rounds or 2, steps or 1, json_)
-        return
-    if stage:
-        raise UsageError("--stage needs --kind")
-    rounds, steps = rounds or 5, steps or 3
-
     from caloforge.bench.machine import describe_machine
-    from caloforge.bench.training import measure_training
+    from caloforge.bench.verbs import time_training
 
-    console.print(f"... {rounds + 1} rounds of {steps} steps each; the first one warms up")
-    speed = measure_training(
-        preset or "caloflow-calogan-gamma", data, against=against, overrides=tuple(set_ or ()), threads=threads,
-        device=device, rounds=rounds, steps=steps, bfloat16=bfloat16,
-    )  # fmt: skip
-    machine = describe_machine(device)
+    if kind is not None:
+        _stages(kind, preset, data, options, json_)
+        return
+    speed = time_training(preset, data, options=options, say=_say)
+    machine = describe_machine(options.device)
     console.print(", ".join(str(value) for value in machine.values()))
     base = speed.times["nflows"].step if "nflows" in speed.times else None
     rows = [
@@ -370,43 +294,16 @@ def training(
     save(json_, {"machine": machine} | asdict(speed) | {"speedup": speed.speedup})
 
 
-def _stages(
-    kind: str,
-    stages: list[str],
-    preset: str | None,
-    data: Path | None,
-    overrides: tuple[str, ...],
-    threads: int,
-    device: str,
-    rounds: int,
-    steps: int,
-    path: Path | None,
-) -> None:
+def _stages(kind: str, preset: str | None, data: Path | None, options: TrainingBenchOptions, path: Path | None) -> None:
     """``bench training --kind``."""
     from dataclasses import asdict
 
     from caloforge.bench.machine import describe_machine
-    from caloforge.bench.stages import KINDS, bench_stages
-    from caloforge.showers import open_showers
+    from caloforge.bench.verbs import time_stages
 
-    if kind not in (*KINDS, "all"):
-        raise UsageError(f"the kind '{kind}' is not known, expected all or one of {', '.join(KINDS)}")
-    if kind == "all" and (preset or stages):
-        raise UsageError("--preset and --stage need a single kind")
-    showers = None
-    if data is not None:
-        with open_showers(data) as reader:
-            showers = reader.read()
-    machine = describe_machine(device)
+    found = time_stages(kind, preset, data, options=options, say=_say)
+    machine = describe_machine(options.device)
     console.print(", ".join(str(value) for value in machine.values()))
-    found = [
-        time
-        for name in ([preset] if preset else KINDS.values() if kind == "all" else [KINDS[kind]])
-        for time in bench_stages(
-            name, stages=stages, overrides=overrides, showers=showers, threads=threads, device=device, rounds=rounds,
-            steps=steps + 1, say=lambda text: console.print(f"... {text}"),
-        )
-    ]  # fmt: skip
     rows = [
         [
             t.preset, t.stage, "compiled" if t.kernels else "plain PyTorch", str(t.batch_size), f"{t.parameters:,}",
@@ -418,40 +315,24 @@ def _stages(
         "preset", "stage", "kernels", "batch", "parameters", "step [ms]", "forward", "backward", "optimiser", "rest",
         "showers/s",
     ]  # fmt: skip
-    print_table(f"training steps, {threads} thread(s), medians", columns, rows)
-    save(path, {"machine": machine, "threads": threads, "rows": [asdict(t) for t in found]})
+    print_table(f"training steps, {options.threads} thread(s), medians", columns, rows)
+    save(path, {"machine": machine, "threads": options.threads, "rows": [asdict(t) for t in found]})
 
 
 @app.command()
-def simulation(
-    detector: Annotated[str | None, typer.Option(help="Only this detector (default: all cases).")] = None,
-    engine: Annotated[str | None, typer.Option(help="Only calzone | geant4-pybind (default: both).")] = None,
-    events: Annotated[int | None, typer.Option(min=1, help="Showers of each case (default: 20).")] = None,
-    geant4_data: Annotated[
-        str, typer.Option(help="Geant4's tables: auto | builtin | official | a directory.")
-    ] = "auto",
-    json_: JsonOption = None,
-) -> None:
+@with_options(SimulationBenchOptions)
+def simulation(*, options: SimulationBenchOptions, json_: JsonOption = None) -> None:
     r"""Measure what scoring and writing add to Geant4 itself, with each engine.
 
     \b
     Example: caloforge bench simulation --detector calogan
     """
-    from dataclasses import asdict, replace
+    from dataclasses import asdict
 
     from caloforge.bench.machine import describe_machine
-    from caloforge.bench.simulation import DEFAULT_CASES, bench_simulation
+    from caloforge.bench.verbs import time_simulation
 
-    for option, value, names in (
-        ("--detector", detector, [case.detector for case in DEFAULT_CASES]),
-        ("--engine", engine, [case.engine for case in DEFAULT_CASES]),
-    ):
-        if value is not None and value not in names:
-            raise UsageError(f"{option} is '{value}', expected one of {', '.join(dict.fromkeys(names))}")
-    cases = [c for c in DEFAULT_CASES if detector in (None, c.detector) and engine in (None, c.engine)]
-    if events:
-        cases = [replace(case, events=events) for case in cases]
-    measured = bench_simulation(cases, tables=geant4_data, say=lambda text: console.print(f"... {text}"))
+    measured = time_simulation(options=options, say=_say)
     rows = [
         [
             r.case.engine,

@@ -7,15 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from caloforge.cli.common import (
-    JOBS_HELP,
-    OverwriteOption,
-    SeedOption,
-    console,
-    kept_if_interrupted,
-    print_table,
-)
-from caloforge.cores import available_cores
+from caloforge.cli.common import console, kept_if_interrupted, print_table
+from caloforge.cli.expand import with_options
+from caloforge.options import DemoOptions
 
 if TYPE_CHECKING:
     from caloforge.demo import Demo
@@ -23,19 +17,11 @@ if TYPE_CHECKING:
 __all__ = ["register"]
 
 
+@with_options(DemoOptions)
 def demo(
     out: Annotated[Path, typer.Option("--out", "-o", help="Directory for everything that is made.")] = Path("demo"),
-    events: Annotated[int, typer.Option(min=1, help="Number of Geant4 showers to make.")] = 20,
-    showers: Annotated[int, typer.Option(min=100, help="Number of showers to generate.")] = 3000,
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change the preset: training.batch_size=100.")
-    ] = None,
-    epochs: Annotated[
-        int | None, typer.Option(min=1, help="Of the classifiers (default: those of the quick suite).")
-    ] = None,
-    jobs: Annotated[int | None, typer.Option(min=1, help=JOBS_HELP)] = None,
-    seed: SeedOption = 1,
-    overwrite: OverwriteOption = False,
+    *,
+    options: DemoOptions,
 ) -> None:
     r"""Show what CaloForge does, on real showers, in a few minutes.
 
@@ -49,37 +35,32 @@ def demo(
     from caloforge.demo import Demo
 
     with kept_if_interrupted(f"what is finished in '{out}' is kept, the same command goes on"):
-        _steps(
-            Demo(out, jobs=jobs or available_cores(), seed=seed, overwrite=overwrite),
-            events,
-            showers,
-            set_ or [],
-            epochs,
-        )
+        _steps(Demo(out, options))
 
 
-def _steps(steps: Demo, events: int, showers: int, overrides: list[str], epochs: int | None) -> None:
-    console.print(f"1/4 Geant4: {events} photons of 1-100 GeV in the CaloGAN calorimeter")
-    made = steps.simulate(events)
+def _steps(steps: Demo) -> None:
+    showers = steps.options.showers
+    console.print(f"1/4 Geant4: {steps.options.events} photons of 1-100 GeV in the CaloGAN calorimeter")
+    made = steps.simulate()
     print_table(f"{made.summary.showers} showers in {made.summary.seconds:.0f} s", made.columns, made.rows)
     for path in made.files:
         console.print(f"written: {path}")
 
     console.print("2/4 training: caloflow-tiny, on the packaged Geant4 photons")
-    trained = steps.train(overrides=tuple(overrides))
+    trained = steps.train()
     console.print(f"written: {trained.directory}")
 
     console.print(f"3/4 generating {showers} showers")
-    generated = steps.generate(showers)
+    generated = steps.generate()
     if generated.made:
         console.print(f"{generated.milliseconds_per_shower:.2f} ms per shower")
     console.print(f"written: {generated.path}")
 
     console.print("4/4 evaluation: generated showers and a second Geant4 sample, each against unseen Geant4 showers")
-    found = steps.evaluate(steps.prepare_evaluation(epochs))
+    found = steps.evaluate(steps.prepare_evaluation())
     for line in found.lines:
         console.print(line)
-    packaged = steps.judge_packaged(showers)
+    packaged = steps.judge_packaged()
     scores = found.scores if packaged is None else {"the packaged calogan-gamma": packaged, **found.scores}
     told = ", ".join(f"{auc:.3f} ± {error:.3f} ({name})" for name, (auc, error) in scores.items())
     console.print(f"boosted trees tell showers from unseen Geant4 ones with AUC {told}")

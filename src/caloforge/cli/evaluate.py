@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from caloforge.atomic import refuse_existing, replace_file
 from caloforge.cli.common import (
     BinOption,
     OverwriteOption,
@@ -22,7 +21,7 @@ from caloforge.cli.common import (
 )
 from caloforge.cli.expand import with_options
 from caloforge.errors import UsageError
-from caloforge.options import EvaluateOptions
+from caloforge.options import CompareOptions, EvaluateOptions
 
 if TYPE_CHECKING:
     from caloforge.evaluation.files import FileEvaluation
@@ -158,34 +157,25 @@ def _words(texts: Sequence[str] | None) -> list[str]:
     return [word.strip() for text in texts or () for word in text.split(",") if word.strip()]
 
 
+@with_options(CompareOptions)
 def compare(
     reports: Annotated[list[Path], typer.Argument(help="report.json files, or the folders that hold them.")],
-    name: Annotated[
-        list[str] | None, typer.Option(help="What to call a report, in their order (default: the name of its file).")
-    ] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Table to write: .html, .md or .json.")] = None,
-    overwrite: OverwriteOption = False,
+    *,
+    options: CompareOptions,
 ) -> None:
     r"""Put the reports of several models side by side, beside floor and published numbers.
 
     \b
     Example: caloforge compare teacher/report.json student/report.json --out table.html
     """
-    from caloforge.report import compare_reports, load_report
+    from caloforge.report import compare_files
 
-    if name and len(name) != len(reports):
-        raise UsageError(f"--name was given {len(name)} times for {len(reports)} reports, expected one for each")
-    if out is not None and out.suffix not in (".html", ".md", ".json"):
-        raise UsageError(f"--out is '{out}', expected a name that ends in .html, .md or .json")
-    if out is not None and not overwrite:
-        refuse_existing(out, "--overwrite replaces it")
-    table = compare_reports([load_report(path) for path in reports], name)
+    table = compare_files(reports, out, options=options)
     print_comparison(table.columns, table.rows)
     for note in table.notes:
         console.print(f"note: {note}")
     if out is not None:
-        text = {".html": table.to_page, ".md": table.to_markdown, ".json": table.to_json}[out.suffix]()
-        replace_file(out, text)
         console.print(f"written: {out}")
 
 

@@ -62,7 +62,8 @@ def _words(cls: type[Options], name: str, value: Any) -> Any:
         return tuple(get_args(kind)[0](word) for word in words)
     except ValueError:
         flag = option.flag or f"--{name.replace('_', '-')}"
-        raise UsageError(f"{flag} is '{','.join(words)}', expected whole numbers such as 500,1000,2000") from None
+        numbers = "whole numbers such as 500,1000,2000" if get_args(kind)[0] is int else "numbers such as 10,20.5,50"
+        raise UsageError(f"{flag} is '{','.join(words)}', expected {numbers}") from None
 
 
 def _parameter(cls: type[Options], name: str, kind: Any, option: Option) -> inspect.Parameter:

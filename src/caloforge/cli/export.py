@@ -7,21 +7,20 @@ from typing import Annotated
 
 import typer
 
-from caloforge.cli.common import OverwriteOption, console, print_table
+from caloforge.cli.common import console, print_table
+from caloforge.cli.expand import with_options
+from caloforge.options import ExportOptions
 
 __all__ = ["register"]
 
 
+@with_options(ExportOptions)
 def export(
     model: Annotated[str, typer.Argument(help="Model directory, or the name of a model that ships with the package.")],
     target: Annotated[str, typer.Option(help="For what: cpp | onnx | torchscript | fastcalosim.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder to make.")],
-    verify: Annotated[
-        bool, typer.Option("--verify/--no-verify", help="Compare showers of the export with those of the model.")
-    ] = True,
-    showers: Annotated[int, typer.Option(min=1, help="How many are compared.")] = 50,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of these showers.")] = 1,
-    overwrite: OverwriteOption = False,
+    *,
+    options: ExportOptions,
 ) -> None:
     r"""Export a model for use outside of Python, and prove that it makes the same showers.
 
@@ -33,12 +32,12 @@ def export(
     """
     from caloforge.deployment import export_model
 
-    done = export_model(model, target, out, verify=verify, showers=showers, seed=seed, overwrite=overwrite)
+    done = export_model(model, target, out, options=options)
     if done.result is None:
         console.print("not verified: nobody has compared the showers of this export")
     else:
         rows = [[check.name, f"{check.value:.3g}", f"{check.limit:.3g}"] for check in done.result.checks]
-        print_table(f"{showers} showers, all as they should be", ["compared", "found", "limit"], rows)
+        print_table(f"{options.showers} showers, all as they should be", ["compared", "found", "limit"], rows)
     console.print(f"export: {out}", soft_wrap=True)
 
 

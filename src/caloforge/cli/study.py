@@ -86,7 +86,8 @@ def particles(
 
     if len(model) != 2 or len(data) != 2:
         raise UsageError(f"{len(model)} models and {len(data)} files were given, expected two of each")
-    found = study_particles((model[0], model[1]), (data[0], data[1]), out, options=options)
+    with kept_if_interrupted(_kept(out)):
+        found = study_particles((model[0], model[1]), (data[0], data[1]), out, options=options)
     first, second = found.particles
     console.print(f"{first} against {second}: AUC {found.auc:.4f} ± {found.error:.4f} ({found.showers} showers)")
     if found.impossible:

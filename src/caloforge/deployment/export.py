@@ -17,6 +17,7 @@ from caloforge.deployment.parity import ParityResult
 from caloforge.deployment.targets import cpp, ddml_caloclouds, ddml_l2lflows, fastcalosim, onnx, par04, torchscript
 from caloforge.errors import GenerationError, OutputError, UsageError
 from caloforge.models import ShowerModel, load_model
+from caloforge.options import ExportOptions
 from caloforge.version import __version__
 
 __all__ = ["TARGETS", "Exported", "export_model"]
@@ -55,10 +56,8 @@ def export_model(
     target: str,
     out: str | Path,
     *,
-    verify: bool = True,
-    showers: int = 50,
-    seed: int = 1,
-    overwrite: bool = False,
+    options: ExportOptions | None = None,
+    **settings: Any,
 ) -> Exported:
     """Export a trained model.
 
@@ -66,10 +65,8 @@ def export_model(
         model: model directory, or the name of a model that ships with the package.
         target: one of ``TARGETS``.
         out: folder to make.
-        verify: build what was exported and compare its showers with those of the model; what fails is not written.
-        showers: how many are compared.
-        seed: of these showers.
-        overwrite: replace the folder if it is there.
+        options: see :class:`caloforge.options.ExportOptions`; what was asked to be verified and fails is not written.
+        settings: single options, instead of or beside ``options``: ``verify``, ``showers``, ``seed``, ``overwrite``.
 
     Raises:
         UsageError: if there is no such target, or it cannot carry this model; the message says what can be used instead.
@@ -78,13 +75,13 @@ def export_model(
         GenerationError: if the export makes other showers than the model.
         OutputError: if the folder is there already, or cannot be written.
     """
+    chosen = ExportOptions.merged(options, settings)
+    showers, seed = chosen.showers, chosen.seed
     if target not in TARGETS:
         raise UsageError(f"there is no target '{target}', expected one of {', '.join(TARGETS)}")
-    if showers < 1:
-        raise UsageError(f"{showers} showers were asked for, expected 1 or more")
     loaded = load_model(model)
-    with _folder_beside(Path(out), overwrite=overwrite) as beside:
-        result = TARGETS[target][1](beside, model, loaded, showers, seed, verify)
+    with _folder_beside(Path(out), overwrite=chosen.overwrite) as beside:
+        result = TARGETS[target][1](beside, model, loaded, showers, seed, chosen.verify)
         if result is not None and not result.passed:
             raise GenerationError(
                 f"the export makes other showers than the model ({result.reason()}); nothing was written"

@@ -1,6 +1,6 @@
 """What people see of an evaluation: a page, figures, and tables of many models."""
 
-from caloforge.report.compare import Comparison, compare_reports
+from caloforge.report.compare import Comparison, compare_files, compare_reports
 from caloforge.report.published import PublishedTable, published_tables, tables_for
 from caloforge.report.summary import shared_line, summary_lines
 from caloforge.report.tables import score_rows, summary_table
@@ -11,6 +11,7 @@ __all__ = [
     "PublishedTable",
     "ReportFiles",
     "claim_folder",
+    "compare_files",
     "compare_reports",
     "load_report",
     "published_tables",

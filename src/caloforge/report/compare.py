@@ -5,14 +5,20 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from html import escape
+from pathlib import Path
+from typing import Any
 
+from caloforge.arguments import argument, switch
+from caloforge.atomic import refuse_existing, replace_file
 from caloforge.errors import UsageError
 from caloforge.evaluation.results import EvaluationResult
+from caloforge.options import CompareOptions
 from caloforge.report.page import style_sheet
 from caloforge.report.published import tables_for
 from caloforge.report.tables import number, score_rows
+from caloforge.report.write import load_report
 
-__all__ = ["LIBRARY_COLUMN", "Comparison", "compare_reports", "is_library"]
+__all__ = ["LIBRARY_COLUMN", "Comparison", "compare_files", "compare_reports", "is_library"]
 
 #: Batch sizes of the rows on speed; reports hold more of them.
 _BATCHES = (1, 100, 10_000)
@@ -63,6 +69,44 @@ class Comparison:
         """The table as JSON: ``columns``, ``rows`` (``measure`` and one text for each column) and ``notes``."""
         rows = [{"measure": title} | dict(zip(self.columns, cells, strict=True)) for title, cells in self.rows]
         return json.dumps({"columns": self.columns, "rows": rows, "notes": self.notes}, indent=1, ensure_ascii=False)
+
+
+def compare_files(
+    reports: Sequence[str | Path],
+    out: str | Path | None = None,
+    *,
+    options: CompareOptions | None = None,
+    **settings: Any,
+) -> Comparison:
+    """Put several reports beside each other, and write the table, as ``caloforge compare`` does.
+
+    Args:
+        reports: ``report.json`` files, or the folders that hold them.
+        out: file to write, by its name an HTML page, Markdown or JSON; None writes none.
+        options: see :class:`caloforge.options.CompareOptions`.
+        settings: single options, instead of or beside ``options``: ``names``, ``overwrite``.
+
+    Raises:
+        UsageError: if there is not one name for each report, the file has another ending, or the reports are of different
+            detectors or particles.
+        ReportError: if a report is missing or damaged.
+        OutputError: if the file is there already or cannot be written.
+    """
+    chosen = CompareOptions.merged(options, settings)
+    if chosen.names and len(chosen.names) != len(reports):
+        raise UsageError(
+            f"{argument('names', '--name')} was given {len(chosen.names)} times for {len(reports)} reports, expected one for each"
+        )
+    if out is not None:
+        out = Path(out)
+        if out.suffix not in (".html", ".md", ".json"):
+            raise UsageError(f"{argument('out')} is '{out}', expected a name that ends in .html, .md or .json")
+        if not chosen.overwrite:
+            refuse_existing(out, f"{switch('overwrite')} replaces it")
+    table = compare_reports([load_report(Path(path)) for path in reports], chosen.names or None)
+    if out is not None:
+        replace_file(out, {".html": table.to_page, ".md": table.to_markdown, ".json": table.to_json}[out.suffix]())
+    return table
 
 
 def compare_reports(reports: Sequence[EvaluationResult], names: Sequence[str] | None = None) -> Comparison:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from caloforge.atomic import replace_file
 from caloforge.errors import UsageError
 from caloforge.evaluation import EvaluationResult, Scores
 from caloforge.evaluation.files import prepare_evaluation
+from caloforge.executor import Executor
 from caloforge.generation import conditions_of_file, generate
 from caloforge.models import load_preset, model_class
 from caloforge.options import StudyLearningOptions
@@ -20,12 +21,11 @@ from caloforge.studies.extrapolation import Extrapolated, extrapolated, together
 from caloforge.studies.learning_curves import Curve, Point
 from caloforge.studies.learning_figure import draw_learning
 from caloforge.studies.reports import kept_report
+from caloforge.studies.together import Say, worked
 from caloforge.training import train
 from caloforge.training.data import FirstShowers
 
 __all__ = ["LearningResult", "study_learning"]
-
-Say = Callable[[str], None]
 
 #: What is measured, by the key in results.
 QUANTITIES = {
@@ -95,6 +95,7 @@ def study_learning(
     *,
     floor: str | Path | None = None,
     options: StudyLearningOptions | None = None,
+    executor: Executor | None = None,
     say: Say = print,
     **settings: Any,
 ) -> LearningResult:
@@ -109,21 +110,21 @@ def study_learning(
         reference: Geant4 showers that are not trained on; the generated ones have their energies.
         out: directory for everything that is made.
         floor: a second reference.
-        say: where progress goes.
         options: see ``StudyLearningOptions``.
+        executor: who trains and evaluates, instead of ``jobs`` processes of this machine; it sees the same files.
+        say: where progress goes.
         settings: single options, instead of or beside ``options``.
 
     Raises:
         UsageError: if there are not so many showers, a preset is named twice, makes points or needs a teacher; nothing is
             trained then.
+        TrainingError: if one of several processes dies; what is finished is kept.
         CaloForgeError: whatever training, generation or evaluation has to say.
     """
     asked_for = StudyLearningOptions.merged(options, settings)
-    only, overrides, retrainings = asked_for.only, asked_for.overrides, asked_for.retrainings
-    seed, threads, device = asked_for.seed, asked_for.threads, asked_for.device
-    names = _checked(presets, overrides)
-    if not set(only) <= set(MEASURES):
-        raise UsageError(f"measures are {', '.join(only)}, expected some of {', '.join(MEASURES)}")
+    names = _checked(presets, asked_for.overrides)
+    if not set(asked_for.only) <= set(MEASURES):
+        raise UsageError(f"measures are {', '.join(asked_for.only)}, expected some of {', '.join(MEASURES)}")
     with open_showers(data) as source:
         training = _sizes(
             asked_for.training, len(source), [len(source) >> k for k in range(4, -1, -1)], "training showers"
@@ -132,40 +133,20 @@ def study_learning(
     with open_showers(reference) as source:
         count = len(source)
         classifier = _sizes(asked_for.classifier, count - 1, [count >> k for k in (3, 2, 1)], "showers for classifiers")
-    asked = conditions_of_file(reference, particle=particle or None)
-
-    def evaluated(sample: Path, model: Path, folder: Path, most: int | None) -> EvaluationResult:
-        return kept_report(
-            folder,
-            lambda: prepare_evaluation(
-                sample, reference, floor=floor, model=str(model), suite="calogan", only=only or MEASURES, seed=seed,
-                retrainings=retrainings, max_showers=most, device=device, timing=False,
-            ),
-        )  # fmt: skip
-
+    conditions_of_file(reference, particle=particle or None)
+    trainings = [
+        _Training(name, preset, size, out / name / f"{size}", data, reference, floor, asked_for)
+        for name, preset in zip(names, presets, strict=True)
+        for size in training
+    ]
+    evaluations = [(job, size) for job in trainings if job.size == training[-1] for size in classifier]
+    who: dict[str, Any] = {"jobs": asked_for.jobs, "say": say, "executor": executor}
+    trained = worked(_train, trainings, name=_Training.title, **who)
+    judged = worked(_judge_few, evaluations, name=_few_title, **who)
     curves = []
-    for name, preset in zip(names, presets, strict=True):
-        points = []
-        for size in training:
-            folder = out / name / f"{size}"
-            say(f"{name}, {size:,} training showers")
-            with open_showers(data) as source:
-                trained = train(
-                    preset, FirstShowers(source, size), folder / "model", overrides=overrides, seed=seed, threads=threads,
-                    device=device, resume=True, command="caloforge study learning",
-                )  # fmt: skip
-            generate(
-                folder / "model", asked, folder / "generated.h5", seed=seed, threads=threads, device=device, resume=True,
-                command="caloforge study learning",
-            )  # fmt: skip
-            result = evaluated(folder / "generated.h5", folder / "model", folder / "report", None)
-            points.append(_point(size, result, sum(stage.seconds for stage in trained.stages)))
-        seen = []
-        for size in classifier:
-            say(f"{name}, {size:,} showers of each kind for the classifiers")
-            folder = out / name / f"{training[-1]}"
-            result = evaluated(folder / "generated.h5", folder / "model", folder / f"report-{size}", size)
-            seen.append(_point(size, result))
+    for name in names:
+        points = [point for job, point in zip(trainings, trained, strict=True) if job.name == name]
+        seen = [point for (job, _), point in zip(evaluations, judged, strict=True) if job.name == name]
         seen.append(Point(count, points[-1].scores, points[-1].floor))
         curves.append(Curve(name, tuple(points), tuple(seen), _beyond(points, seen)))
     published = _PUBLISHED.get(particle, {})
@@ -173,6 +154,66 @@ def study_learning(
     replace_file(files[0], json.dumps({"study": "learning", "curves": [asdict(c) for c in curves]}, indent=2) + "\n")
     draw_learning(curves, QUANTITIES, published, _AT, files[1])
     return LearningResult(tuple(curves), published, files)
+
+
+@dataclass(frozen=True)
+class _Training:
+    """One training; arguments as for :func:`study_learning`."""
+
+    name: str
+    preset: str
+    size: int
+    folder: Path
+    data: str | Path
+    reference: str | Path
+    floor: str | Path | None
+    how: StudyLearningOptions
+
+    def title(self) -> str:
+        """What people call it."""
+        return f"{self.name}, {self.size:,} training showers"
+
+    def evaluated(self, folder: Path, most: int | None) -> EvaluationResult:
+        """The report in a folder, with at most so many showers of each kind."""
+        how, model = self.how, self.folder / "model"
+        return kept_report(
+            folder,
+            lambda: prepare_evaluation(
+                self.folder / "generated.h5", self.reference, floor=self.floor, model=str(model), suite="calogan",
+                only=how.only or MEASURES, seed=how.seed, retrainings=how.retrainings, max_showers=most,
+                threads=how.threads or 1, device=how.device, timing=False,
+            ),
+        )  # fmt: skip
+
+
+def _train(job: _Training, say: Say) -> Point:
+    """Train, generate and evaluate with all test showers; what is finished is left as it is."""
+    how, command = job.how, "caloforge study learning"
+    threads = how.threads or 1
+    say(job.title())
+    with open_showers(job.data) as source:
+        particle = source.particle
+        trained = train(
+            job.preset, FirstShowers(source, job.size), job.folder / "model", overrides=how.overrides, seed=how.seed,
+            threads=threads, device=how.device, resume=True, command=command,
+        )  # fmt: skip
+    generate(
+        job.folder / "model", conditions_of_file(job.reference, particle=particle or None), job.folder / "generated.h5",
+        seed=how.seed, threads=threads, device=how.device, resume=True, command=command,
+    )  # fmt: skip
+    result = job.evaluated(job.folder / "report", None)
+    return _point(job.size, result, sum(stage.seconds for stage in trained.stages))
+
+
+def _few_title(asked: tuple[_Training, int]) -> str:
+    return f"{asked[0].name}, {asked[1]:,} showers of each kind for the classifiers"
+
+
+def _judge_few(asked: tuple[_Training, int], say: Say) -> Point:
+    """Evaluate what a training made with fewer showers."""
+    job, size = asked
+    say(_few_title(asked))
+    return _point(size, job.evaluated(job.folder / f"report-{size}", size))
 
 
 def _checked(presets: Sequence[str], overrides: Sequence[str]) -> list[str]:

@@ -14,7 +14,6 @@ import torch
 
 from caloforge.arguments import argument
 from caloforge.atomic import replace_file
-from caloforge.cores import available_cores
 from caloforge.datasets import from_anywhere
 from caloforge.errors import TrainingError, UsageError
 from caloforge.evaluation import EvaluationResult
@@ -80,6 +79,8 @@ def study_models(
             for each preset.
     """
     asked_for = StudyModelsOptions.merged(options, settings)
+    # The same whatever else runs beside it, or models would depend on the number of processes.
+    asked_for = replace(asked_for, threads=asked_for.threads or 1)
     check_choice(asked_for.jobs, asked_for.cluster)
     chosen = [load_preset(name) for name in presets]
     names = [Path(name).stem for name in presets]
@@ -187,14 +188,7 @@ def _work_elsewhere(todo: Sequence[_Job], executor: Executor, say: Say) -> None:
         while left:
             made = {path.parent for path in finished}
             ready = [job for job in left if all(path.parent in made for path in job.inputs.values())]
-            share = max(1, available_cores() // max(1, min(executor.jobs, len(ready))))
-            tasks = [
-                replace(
-                    job, judged=tuple(finished),
-                    how=replace(job.how, threads=job.how.threads or share),
-                )
-                for job in ready
-            ]  # fmt: skip
+            tasks = [replace(job, judged=tuple(finished)) for job in ready]
             say(f"{', '.join(job.name for job in tasks)}: training, generating and evaluating")
             with closing(executor.run(_prepare, None, tasks)) as answers:
                 for job, _ in answers:
@@ -225,7 +219,8 @@ def _judge(job: _Job, made: Path, model: Path | None) -> EvaluationResult:
         job.folder / "report",
         lambda: prepare_evaluation(
             made, job.reference, floor=job.floor, model=None if model is None else str(model), suite=how.suite,
-            only=how.only, seed=how.seed, retrainings=how.retrainings, device=how.device, timing=how.timing,
+            only=how.only, seed=how.seed, retrainings=how.retrainings, threads=how.threads, device=how.device,
+            timing=how.timing,
         ),
         before=lambda keep: _share_floor(job.judged, keep),
     )  # fmt: skip
@@ -240,7 +235,7 @@ def _timed(job: _Job, report: EvaluationResult, say: Say) -> EvaluationResult:
         reference = source.read(0, min(len(source), max(BATCHES)))
     threads = torch.get_num_threads()
     try:
-        torch.set_num_threads(job.how.threads or threads)
+        torch.set_num_threads(job.how.threads or 1)
         timing = measure_timing(load_model(job.folder / "model"), reference, seed=job.how.seed)
     finally:
         torch.set_num_threads(threads)

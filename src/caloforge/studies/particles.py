@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,14 +17,17 @@ from numpy.typing import NDArray
 from caloforge.arguments import argument
 from caloforge.atomic import make_folder, replace_file
 from caloforge.detectors import particle_name
-from caloforge.errors import UsageError
+from caloforge.errors import TrainingError, UsageError
+from caloforge.evaluation.classifiers.kept import KeptResults
 from caloforge.evaluation.classifiers.scores import area_under_roc, area_under_roc_error, roc_curve
+from caloforge.executor import Executor, InThisProcess, LocalProcesses
 from caloforge.models import ShowerModel, load_model
 from caloforge.options import StudyParticlesOptions
 from caloforge.progress import progress
 from caloforge.random import Streams
-from caloforge.showers import Reader, open_showers
+from caloforge.showers import Reader, open_showers, row_hashes
 from caloforge.studies.figures import draw_ratios
+from caloforge.workers import WorkerDiedError
 
 __all__ = ["ParticleStudy", "study_particles"]
 
@@ -55,9 +61,12 @@ def study_particles(
     out: Path,
     *,
     options: StudyParticlesOptions | None = None,
+    executor: Executor | None = None,
     **settings: Any,
 ) -> ParticleStudy:
     """Compute ln p_1(shower) - ln p_2(shower) for the showers of both particles, given the incident energy.
+
+    What is finished is kept in ``out``: the same call goes on after an interruption.
 
     Args:
         models: two trained models with a likelihood, each for its own particle, of the same variables (the same kind and
@@ -65,26 +74,33 @@ def study_particles(
         data: unseen showers of the two particles, in the same order.
         out: directory for the numbers and the figure.
         options: see ``StudyParticlesOptions``.
+        executor: who computes, instead of ``jobs`` processes of this machine; it sees the same files.
         settings: single options, instead of or beside ``options``.
 
     Raises:
         UsageError: if a model has no likelihood, or the models do not describe the same variables.
+        TrainingError: if one of several processes dies; what is finished is kept.
     """
     asked_for = StudyParticlesOptions.merged(options, settings)
-    noise_draws, showers = asked_for.noise_draws, asked_for.showers
-    seed, batch_size = asked_for.seed, asked_for.batch_size
     first, second = (load_model(model).eval() for model in models)
     for model in (first, second):
         if not model.has_likelihood:
             raise UsageError(f"the model '{model.kind}' has no likelihood")
     _check_same_variables(first, second)
     make_folder(out)
+    weights = [model.record.weights_sha256 for model in (first, second) if model.record is not None]
     ratios: dict[str, Float64] = {}
     for path in data:
         with open_showers(path, first.detector) as reader:
-            ratios[particle_name(reader.particle)] = _ratios(
-                first, second, reader, noise_draws, showers, seed, batch_size
-            )
+            name, particle, wanted = particle_name(reader.particle), reader.particle, len(reader)
+            wanted = wanted if asked_for.showers is None else min(asked_for.showers, wanted)
+            rows = _fingerprint(reader, wanted, asked_for.batch_size)
+        identity = {
+            "models": weights, "rows": rows, "draws": asked_for.noise_draws, "seed": asked_for.seed,
+            "block": asked_for.batch_size, "threads": asked_for.threads or 1,
+        }  # fmt: skip
+        kept = KeptResults(out / "ratios", str(particle), identity)
+        ratios[name] = _ratios(_Asked((models[0], models[1]), path, asked_for), wanted, name, kept, executor)
     if len(ratios) < 2:
         raise UsageError(f"both files hold showers of {next(iter(ratios))}, expected two particles")
     names = tuple(ratios)
@@ -106,7 +122,7 @@ def study_particles(
         "auc": auc,
         "statistical_error": error,
         "impossible": impossible,
-        "noise_draws": noise_draws,
+        "noise_draws": asked_for.noise_draws,
     }
     replace_file(files[0], json.dumps(found, indent=2) + "\n")
     cut = np.split(ranked, [len(ratios[names[0]])])
@@ -135,20 +151,65 @@ def _check_same_variables(first: ShowerModel, second: ShowerModel) -> None:
             )
 
 
-def _ratios(
-    first: ShowerModel, second: ShowerModel, reader: Reader, draws: int, limit: int | None, seed: int, batch_size: int
-) -> Float64:
-    wanted = len(reader) if limit is None else min(limit, len(reader))
-    parts = []
-    with progress(f"likelihood of {particle_name(reader.particle)}", wanted, "showers") as bar:
-        for start in range(0, wanted, batch_size):
-            block = reader.read(start, min(start + batch_size, wanted))
-            # The same noise for both: what it adds by chance cancels in the ratio.
-            one, two = (
-                model.log_prob(block, Streams(seed, "likelihood"), draws=draws, first_row=start)
-                for model in (first, second)
-            )
-            parts.append(one - two)
-            bar.advance(len(block))
-    ratios: Float64 = torch.cat(parts).double().numpy()
-    return ratios
+@dataclass(frozen=True)
+class _Asked:
+    """What whoever computes needs to know."""
+
+    models: tuple[str | Path, str | Path]
+    data: str | Path
+    how: StudyParticlesOptions
+
+
+#: Number of a block, its first row, and the row behind its last one.
+_Block = tuple[int, int, int]
+
+
+def _fingerprint(reader: Reader, count: int, step: int) -> str:
+    """Of the first showers of a file, whatever the file is called."""
+    digest = hashlib.blake2b(digest_size=16)
+    for start in range(0, count, step):
+        digest.update(row_hashes(reader.read(start, min(start + step, count))).data)
+    return digest.hexdigest()
+
+
+def _ratios(asked: _Asked, count: int, name: str, kept: KeptResults, executor: Executor | None) -> Float64:
+    """The ratios of the first showers of a file; finished blocks are taken from the disk."""
+    step = asked.how.batch_size
+    blocks = [(k, start, min(start + step, count)) for k, start in enumerate(range(0, count, step))]
+    found = {k: result["ratios"] for k, _, _ in blocks if (result := kept.get(k)) is not None}
+    missing = [block for block in blocks if block[0] not in found]
+    who = executor or (LocalProcesses(asked.how.jobs) if asked.how.jobs > 1 else InThisProcess())
+    former = torch.get_num_threads()
+    try:
+        with progress(f"likelihood of {name}", count, "showers") as bar:
+            bar.advance(sum(len(values) for values in found.values()))
+            with closing(who.run(_prepare, asked, missing)) as answers:
+                for (number, start, stop), values in answers if missing else ():
+                    kept.put(number, {"ratios": values})
+                    found[number] = values
+                    bar.advance(stop - start)
+    except WorkerDiedError as error:
+        raise TrainingError(f"{error}; what is finished is kept") from None
+    finally:
+        torch.set_num_threads(former)
+    return np.concatenate([np.asarray(found[k], dtype=np.float64) for k, _, _ in blocks])
+
+
+def _prepare(asked: _Asked) -> Callable[[_Block], list[float]]:
+    """See ``caloforge.executor``."""
+    torch.set_num_threads(asked.how.threads or 1)
+    models = [load_model(model).eval() for model in asked.models]
+
+    def work(block: _Block) -> list[float]:
+        _, start, stop = block
+        with open_showers(asked.data, models[0].detector) as reader:
+            showers = reader.read(start, stop)
+        # The same noise for both: what it adds by chance cancels in the ratio.
+        one, two = (
+            model.log_prob(showers, Streams(asked.how.seed, "likelihood"), draws=asked.how.noise_draws, first_row=start)
+            for model in models
+        )
+        ratios: list[float] = (one - two).double().tolist()
+        return ratios
+
+    return work

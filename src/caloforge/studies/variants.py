@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,19 +16,19 @@ from caloforge.detectors import detector_from_toml
 from caloforge.errors import UsageError
 from caloforge.evaluation import EvaluationResult
 from caloforge.evaluation.files import prepare_evaluation
+from caloforge.executor import Executor
 from caloforge.generation import conditions_of_file, generate
 from caloforge.models import load_preset, model_class
 from caloforge.options import StudyVariantsOptions
 from caloforge.showers import Reader, open_showers
 from caloforge.stage import GradientStage
 from caloforge.studies.figures import draw_variants
+from caloforge.studies.together import Say, worked
 from caloforge.training import train
 from caloforge.training.data import FirstShowers
 from caloforge.training.metrics import read_metrics
 
 __all__ = ["STUDIES", "Study", "StudyResult", "Variant", "VariantScores", "check_study", "image_deviation", "run_study"]
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -166,6 +166,7 @@ def run_study(
     *,
     floor: str | Path | None = None,
     options: StudyVariantsOptions | None = None,
+    executor: Executor | None = None,
     say: Say = print,
     **settings: Any,
 ) -> StudyResult:
@@ -179,67 +180,90 @@ def run_study(
         reference: Geant4 showers that are not trained on; the generated ones have their energies.
         out: directory for everything that is made.
         floor: a second reference.
-        say: where progress goes.
         options: see ``StudyVariantsOptions``.
+        executor: who trains and evaluates, instead of ``jobs`` processes of this machine; it sees the same files.
+        say: where progress goes.
         settings: single options, instead of or beside ``options``.
 
     Raises:
         UsageError: if the data do not suffice, or the preset is not one that the study can vary; nothing is trained then.
+        TrainingError: if one of several processes dies; what is finished is kept.
         CaloForgeError: whatever training, generation or evaluation has to say.
     """
     asked_for = StudyVariantsOptions.merged(options, settings)
     preset = asked_for.preset or study.preset
-    overrides, showers, repetitions = asked_for.overrides, asked_for.showers, asked_for.repetitions
-    classifier, rows = asked_for.classifier, asked_for.rows
-    seed, threads, device = asked_for.seed, asked_for.threads, asked_for.device
-    main = check_study(study, data, preset, overrides)
+    main = check_study(study, data, preset, asked_for.overrides)
     with open_showers(data) as reader:
-        asked = conditions_of_file(reference, showers=showers, particle=reader.particle or None)
+        conditions_of_file(reference, showers=asked_for.showers, particle=reader.particle or None)
     if floor is not None:
         with open_showers(floor):
             pass
+    jobs = [
+        _Job(study, variant, seed, out / f"{variant.name}-{seed}", data, reference, floor, preset, asked_for)
+        for variant in study.variants
+        for seed in range(asked_for.seed, asked_for.seed + asked_for.repetitions)
+    ]
+    done = worked(_work, jobs, jobs=asked_for.jobs, name=_Job.title, say=say, executor=executor)
     scores: list[VariantScores] = []
     drawn: list[tuple[str, list[dict[str, Any]], EvaluationResult]] = []
     for variant in study.variants:
-        results: list[EvaluationResult] = []
-        losses: list[float] = []
-        seconds: list[float] = []
-        for repetition in range(repetitions):
-            folder = out / f"{variant.name}-{seed + repetition}"
-            say(f"{variant.title}, seed {seed + repetition}: {folder}")
-            with open_showers(data) as source:
-                trained = train(
-                    preset,
-                    FirstShowers(source, rows or study.rows),
-                    folder / "model",
-                    overrides=(*overrides, *variant.overrides),
-                    seed=seed + repetition,
-                    threads=threads,
-                    device=device,
-                    resume=True,
-                    command=f"caloforge study {study.name}",
-                )
-            history = [row for row in read_metrics(folder / "model" / "metrics.jsonl") if row["stage"] == main]
-            losses.append(min(row["validation"]["loss"] for row in history))
-            seconds.append(sum(stage.seconds for stage in trained.stages))
-            sample = folder / "generated.h5"
-            generate(
-                folder / "model", asked, sample, seed=seed + repetition,
-                threads=threads, device=device, resume=True, command=f"caloforge study {study.name}",
-            )  # fmt: skip
-            only = ("caloflow-observables", "images", *((classifier,) if classifier else ()))
-            job = prepare_evaluation(
-                sample, reference, floor=floor, model=str(folder / "model"), suite="calogan", only=only, retrainings=1,
-                max_showers=showers, device=device,
-            )  # fmt: skip
-            results.append(job.run(keep=folder / "evaluation"))
-            if not repetition:
-                drawn.append((variant.title, history, results[0]))
-        scores.append(_scores(variant, main, losses, seconds, results))
+        own = [(job, *found) for job, found in zip(jobs, done, strict=True) if job.variant is variant]
+        histories = [
+            [row for row in read_metrics(job.folder / "model" / "metrics.jsonl") if row["stage"] == main]
+            for job, _, _ in own
+        ]
+        losses = [min(row["validation"]["loss"] for row in history) for history in histories]
+        results = [result for _, _, result in own]
+        scores.append(_scores(variant, main, losses, [seconds for _, seconds, _ in own], results))
+        drawn.append((variant.title, histories[0], results[0]))
     files = [out / "result.json", out / f"{study.name}.png"]
     replace_file(files[0], json.dumps({"study": study.name, "scores": [asdict(s) for s in scores]}, indent=2) + "\n")
     draw_variants(drawn, main, files[1])
     return StudyResult(study.name, scores, files)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One training and its evaluation; arguments as for :func:`run_study`."""
+
+    study: Study
+    variant: Variant
+    seed: int
+    folder: Path
+    data: str | Path
+    reference: str | Path
+    floor: str | Path | None
+    preset: str
+    how: StudyVariantsOptions
+
+    def title(self) -> str:
+        """What people call it."""
+        return f"{self.variant.title}, seed {self.seed}"
+
+
+def _work(job: _Job, say: Say) -> tuple[float, EvaluationResult]:
+    """Train, generate and evaluate; seconds of the training, and the result. What is finished is left as it is."""
+    how, command = job.how, f"caloforge study {job.study.name}"
+    threads = how.threads or 1
+    say(f"{job.title()}: {job.folder}")
+    with open_showers(job.data) as source:
+        particle = source.particle
+        trained = train(
+            job.preset, FirstShowers(source, how.rows or job.study.rows), job.folder / "model",
+            overrides=(*how.overrides, *job.variant.overrides), seed=job.seed, threads=threads, device=how.device,
+            resume=True, command=command,
+        )  # fmt: skip
+    asked = conditions_of_file(job.reference, showers=how.showers, particle=particle or None)
+    sample = job.folder / "generated.h5"
+    generate(
+        job.folder / "model", asked, sample, seed=job.seed, threads=threads, device=how.device, resume=True, command=command,
+    )  # fmt: skip
+    only = ("caloflow-observables", "images", *((how.classifier,) if how.classifier else ()))
+    evaluation = prepare_evaluation(
+        sample, job.reference, floor=job.floor, model=str(job.folder / "model"), suite="calogan", only=only, retrainings=1,
+        max_showers=how.showers, threads=threads, device=how.device,
+    )  # fmt: skip
+    return sum(stage.seconds for stage in trained.stages), evaluation.run(keep=job.folder / "evaluation")
 
 
 def check_study(study: Study, data: str | Path, preset: str, overrides: Sequence[str] = ()) -> str:

@@ -13,7 +13,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from caloforge.cores import available_cores
 from caloforge.detectors import Readout
 from caloforge.errors import TrainingError, UsageError
 from caloforge.evaluation.classifiers.kept import KeptResults
@@ -26,6 +25,8 @@ from caloforge.workers import WorkerDiedError
 
 __all__ = ["ClassifierSettings", "Retraining", "Work", "class_rows", "retrained", "train_classifier"]
 
+#: CPU threads of a retraining, if nobody asks for more.
+THREADS = 1
 #: Raised whenever kept results hold something else than before.
 _FORM = 2
 
@@ -41,7 +42,8 @@ class ClassifierSettings:
         patience: stop after so many epochs without a better accuracy; None trains all epochs, as published.
         precision: CaloChallenge's script uses float64.
         device: torch device.
-        threads: CPU threads of a retraining; None for torch's choice, or the share of each of several processes.
+        threads: CPU threads of a retraining, on which its numbers depend in their last digits; None for one, wherever and
+            beside however many others it runs.
         slices: number of parts of the energy range with about equally many showers.
     """
 
@@ -221,7 +223,7 @@ def _here(train: Retraining, numbers: list[int], settings: ClassifierSettings, w
         work.advance(1, "")
 
     former = torch.get_num_threads()
-    torch.set_num_threads(settings.threads or former)
+    torch.set_num_threads(settings.threads or THREADS)
     try:
         for number in numbers:
             trained = 0
@@ -232,9 +234,8 @@ def _here(train: Retraining, numbers: list[int], settings: ClassifierSettings, w
 
 def _elsewhere(train: Retraining, numbers: list[int], settings: ClassifierSettings, work: Work) -> _Made:
     assert work.executor is not None
-    threads = settings.threads or max(1, available_cores() // max(1, min(work.executor.jobs, len(numbers))))
     try:
-        with closing(work.executor.run(_prepare, (train, threads), numbers)) as answers:
+        with closing(work.executor.run(_prepare, (train, settings.threads or THREADS), numbers)) as answers:
             for number, result in answers:
                 yield number, result, 0
     except WorkerDiedError as error:
