@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from adapter_build import HERE, SOURCES, compiled
-from conftest import Built
+from runtime_built import Built
 
 from caloforge.generation import generation_streams, sample_showers
 from caloforge.models import Conditions, load_model
