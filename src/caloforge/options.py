@@ -277,6 +277,13 @@ class TrainOptions(Options):
     jobs: Annotated[
         int, Option("Number of processes; each computes the gradients of its share of every batch.", least=1)
     ] = 1
+    stage_jobs: Annotated[
+        int,
+        Option("Number of processes for stages that need nothing of each other, each of which trains one.", least=1),
+    ] = 1
+    cluster: Annotated[
+        str | None, Option("The same on Dask workers that see this disk: local:N | tcp://HOST:PORT | FILE.yaml.")
+    ] = None
     device: Annotated[str, Option("cpu | cuda | cuda:N")] = "cpu"
     threads: Annotated[int | None, Option("CPU threads of each process (default: its share).", least=1)] = None
     memory: Annotated[

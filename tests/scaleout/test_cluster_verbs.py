@@ -12,12 +12,16 @@ import time
 import h5py
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from caloforge.cli.main import main
+from caloforge.datasets import open_named
 from caloforge.detectors import EnergySpectrum
 from caloforge.errors import CaloForgeWarning
 from caloforge.generation import SpectrumConditions, generate
 from caloforge.scaleout import ClusterError, Rules, clusters, open_cluster
+from caloforge.showers import create_showers
 from caloforge.showers.blocks import BlockWriter
 
 GENERATE = ["generate", "calogan-gamma", "--energy", "1:100", "--seed", "3"]
@@ -178,6 +182,27 @@ def test_without_dask(tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "distributed", None)
     assert main([*GENERATE, "--events", "10", "--out", str(tmp_path / "g.h5"), "--cluster", "local:2"]) == 1
     assert 'Dask is not installed: pip install "caloforge[cluster]"' in capsys.readouterr().err
+
+
+def test_stages_of_a_training_equal_those_of_one_process(address, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # workers are somewhere else
+    with open_named(["calogan-gamma-sample:train"]) as reader:
+        showers = reader.read(0, 300)
+        with create_showers("g.h5", detector=reader.detector, particle=22) as writer:
+            writer.write(showers)
+    arguments = ["train", "l2lflows-tiny", "--data", "g.h5", "--threads", "1", "--set=training.epochs=1"]
+    arguments += ["--set=training.stages.energies.epochs=1"]
+    assert main([*arguments, "--out", "one", "--stage", "scale", "--stage", "energies", "--stage", "layer_01"]) == 0
+    assert main([*arguments, "--out", "two", "--cluster", address]) == 0
+    one, two = (
+        {path.parent.parent.name: load_file(path) for path in (tmp_path / name).glob("stages/*/best/*.safetensors")}
+        for name in ("one", "two")
+    )
+    assert len(one) == 3
+    for stage, state in one.items():
+        for name, tensor in state.items():
+            assert torch.equal(tensor, two[stage][name]), f"{stage} {name}"
+    assert (tmp_path / "two" / "model.json").exists()
 
 
 @pytest.mark.geant4

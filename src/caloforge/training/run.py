@@ -8,22 +8,23 @@ all stages, and in the end ``model.safetensors`` and ``model.json``.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+import os
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from caloforge import datasets
 from caloforge.arguments import argument, switch
 from caloforge.containment import check_contained
 from caloforge.cores import available_cores
 from caloforge.detectors import Detector
-from caloforge.errors import ModelFileError, OutputError, UsageError
+from caloforge.errors import Interrupted, ModelFileError, OutputError, TrainingError, UsageError
+from caloforge.executor import Executor, on_this_machine
 from caloforge.models import (
     CONTENT,
     ConditionRange,
@@ -40,10 +41,10 @@ from caloforge.models import (
     read_stage,
 )
 from caloforge.names import printable
-from caloforge.nn.batch_layers import BatchNorm1d, BatchNorm2d, Dropout
 from caloforge.options import TrainOptions
 from caloforge.progress import progress
 from caloforge.random import Streams
+from caloforge.scaleout import Rules, check_choice, open_executor
 from caloforge.stage import FitStage, GradientStage, Stage, TrainingConfig
 from caloforge.training.data import RowOrder, ShowerSource, TrainingSet
 from caloforge.training.interruption import Interruption
@@ -53,9 +54,12 @@ from caloforge.training.memory import memory_kept
 from caloforge.training.metrics import collect_metrics
 from caloforge.training.processes import Processes
 from caloforge.training.rundir import begin, check_free, check_same, clear, locked
+from caloforge.training.setting_up import check_layers, check_sizes, torch_settings
+from caloforge.training.side_by_side import in_order_of_need
 from caloforge.training.state import read_counters, stage_finished
 from caloforge.training.team import Seat, team
 from caloforge.version import __version__
+from caloforge.workers import WorkerDiedError
 
 __all__ = ["TrainingResult", "train"]
 
@@ -91,6 +95,7 @@ def train(
     show: bool = True,
     command: str | None = None,
     options: TrainOptions | None = None,
+    executor: Executor | None = None,
     **settings: Any,
 ) -> TrainingResult:
     """Train a model, or some of its stages, and put the model together when all of them are there.
@@ -108,6 +113,8 @@ def train(
         checkpoint_seconds: longest time between two checkpoints.
         show: whether to show progress.
         command: what the user typed, for the record.
+        executor: who trains stages that need nothing of each other, instead of ``stage_jobs`` processes of this machine or a
+            ``cluster``; it sees the same disk.
         options: how it is trained; see ``TrainOptions``. The seed fixes initial weights, split, order, noise and dropout.
         settings: single options, instead of or beside ``options``.
 
@@ -129,6 +136,17 @@ def train(
         preset if isinstance(preset, Preset) else load_preset(preset, chosen.overrides), data, Path(out), detector, particle,
         inputs or {}, checkpoint_seconds, show, command, chosen,
     )  # fmt: skip
+    shared = chosen.jobs > 1 or int(os.environ.get("WORLD_SIZE", "1")) > 1
+    if shared and (chosen.stage_jobs > 1 or chosen.cluster is not None or executor is not None):
+        raise UsageError(
+            f"{argument('jobs')} (or torchrun) shares every batch of one stage after the other, so it goes with neither "
+            f"{argument('stage_jobs')} nor {argument('cluster')}"
+        )
+    check_choice(chosen.stage_jobs, chosen.cluster)
+    # Two trainings of a stage in one folder would spoil it: nothing is done again because it takes long.
+    with open_executor(executor, chosen.stage_jobs, chosen.cluster, rules=Rules(patience=math.inf)) as who:
+        if who is not None:
+            return _side_by_side(call, who)
     if chosen.jobs == 1:
         return _train(call)
     with team(chosen.jobs, chosen.device, _train, replace(call, show=False)) as seat:
@@ -153,70 +171,135 @@ class _Call:
 
 def _train(call: _Call, seat: Seat | None = None) -> TrainingResult:
     """What one process does."""
+    with ExitStack() as on_exit:
+        begun = _begin(call, seat, on_exit)
+        run, directory = begun.run, call.out
+        results = _run_stages(begun.stages, begun.chosen, run)
+        missing = tuple(stage.name for stage in begun.stages if not stage_finished(directory, stage.name))
+        if run.processes.first and not missing and (results or not (directory / "model.json").is_file()):
+            _assemble(run, begun.plan, begun.used)
+        run.processes.wait()
+        record = None if missing else read_record(directory)
+        return TrainingResult(directory, tuple(results), missing, record, _notes(begun.chosen, run.data.detector))
+
+
+def _side_by_side(call: _Call, executor: Executor) -> TrainingResult:
+    """Stages that need nothing of each other at the same time, each in a process that sees the same files."""
+    if not isinstance(call.data, str | Path | Sequence):
+        raise UsageError(
+            "stages are trained side by side by processes that open the data themselves, so data must be files"
+        )
+    names = [call.data] if isinstance(call.data, str | Path) else call.data
+    call = replace(
+        call, data=[datasets.from_anywhere(name) for name in names], out=call.out.absolute(),
+        inputs={name: Path(path).absolute() for name, path in call.inputs.items()},
+    )  # fmt: skip
+    with ExitStack() as on_exit:
+        begun = _begin(call, None, on_exit)
+        needs = {stage.name: stage.needs for stage in begun.chosen if not stage_finished(call.out, stage.name)}
+    here = on_this_machine(executor)
+    threads = call.options.threads or (max(1, available_cores() // executor.jobs) if here else 1)
+    again = replace(call.options, resume=True, overwrite=False, threads=threads)
+    shown = progress("training", len(needs), "stages") if call.show and needs else nullcontext()
+    try:
+        with shown as bar:
+            results = in_order_of_need(
+                needs, executor, _prepare_stage, replace(call, options=again, show=False),
+                lambda name: None if bar is None else bar.advance(1),
+            )  # fmt: skip
+    except KeyboardInterrupt:
+        raise Interrupted(
+            f"interrupted; finished stages and the last checkpoints are kept, {switch('resume')} goes on from there"
+        ) from None
+    except WorkerDiedError as error:
+        raise TrainingError(f"{error}; finished stages and the last checkpoints are kept and can be resumed") from None
+    whole = _train(replace(call, options=replace(again, threads=call.options.threads)))
+    return replace(whole, stages=tuple(results[name] for name in needs))
+
+
+def _prepare_stage(call: _Call) -> Callable[[str], StageResult]:
+    """What a worker does: trains the stage of a name, and leaves what belongs to all of them to others."""
+
+    def work(name: str) -> StageResult:
+        with ExitStack() as on_exit:
+            begun = _begin(replace(call, options=replace(call.options, stages=(name,))), None, on_exit)
+            if stage_finished(call.out, name):  # by a worker that was thought to be lost
+                counters = read_counters(call.out, name)
+                return StageResult(name, counters.epoch, counters.best, counters.best_epoch or 0, counters.seconds, 0.0)
+            (result,) = _run_stages(begun.stages, begun.chosen, begun.run, alone=False)
+            return result
+
+    return work
+
+
+@dataclass(frozen=True)
+class _Begun:
+    """A run whose directory is there."""
+
+    run: Run
+    stages: list[Stage]
+    chosen: list[Stage]
+    plan: RunPlan
+    used: dict[str, str]
+
+
+def _begin(call: _Call, seat: Seat | None, on_exit: ExitStack) -> _Begun:
+    """Look at everything that can be wrong, and write down what is going to be trained."""
     chosen_preset, directory, chosen_options = call.preset, call.out, call.options
     seed, stages, inputs = chosen_options.seed, chosen_options.stages, call.inputs
     resume, overwrite, data = chosen_options.resume, chosen_options.overwrite, call.data
     where = Processes.local_device(chosen_options.device)
     share = max(1, available_cores() // chosen_options.jobs) if chosen_options.jobs > 1 else None
-    with ExitStack() as on_exit:
-        on_exit.enter_context(_torch_settings(where, chosen_options.threads or share, chosen_options.tf32))
-        on_exit.enter_context(memory_kept())
-        processes = on_exit.enter_context(Processes.joined(where, seat))
-        source = data
-        if isinstance(source, str | Path | Sequence):
-            names = [source] if isinstance(source, str | Path) else source
-            datasets.refuse_references(names)
-            source = on_exit.enter_context(datasets.open_named(names, call.detector, particle=call.particle))
-        model, used = _new_model(chosen_preset, source, seed, inputs)
-        all_stages = model.training_stages(chosen_preset.training)
-        chosen = _chosen(all_stages, stages)
-        check_contained(directory, CONTENT, OutputError)
-        all_anew = overwrite and not stages
-        former = read_plan(directory) if (directory / "plan.json").is_file() and not all_anew else None
-        kept = (
-            chosen_preset.training.validation_fraction
-            if chosen_options.val_fraction is None
-            else chosen_options.val_fraction
-        )
-        rows = _read(source, former, processes, seed, kept, _bytes(chosen_options.memory), where, show=call.show)
-        _check_sizes(rows, chosen, processes)
-        _check_layers(chosen, processes)
-        settings = _in_epochs(chosen_preset.training, all_stages, rows)
-        plan = _plan(settings, model, all_stages, rows, inputs, used, _story(data, rows, source, call.command))
-        anew = list(stages) if overwrite else []
-        if former is not None:
-            check_same(directory, former, plan, anew=anew)
-        if not (resume or overwrite):
-            check_free(directory, chosen)
-        # Before the plan is written again: a kill in between leaves stages that still have to be told so.
-        changed = former is not None and go_on_longer(
-            directory, former, all_stages, chosen, anew, writes=processes.first
-        )
-        processes.wait()  # nothing is removed before everybody has looked, and everything that can be wrong was asked for
-        if overwrite and processes.first:
-            clear(directory, stages)
-        if (former is None or changed) and processes.first:
-            begin(directory, chosen_preset, plan, model)
-        processes.wait()
-        interruption = on_exit.enter_context(Interruption())
-        run = Run(
-            directory=directory,
-            model=model.to(where),
-            data=rows,
-            processes=processes,
-            interruption=interruption,
-            seed=seed,
-            checkpoint_seconds=call.checkpoint_seconds,
-            tensorboard=chosen_options.tensorboard,
-            show=call.show,
-        )
-        results = _run_stages(all_stages, chosen, run)
-        missing = tuple(stage.name for stage in all_stages if not stage_finished(directory, stage.name))
-        if processes.first and not missing and (results or not (directory / "model.json").is_file()):
-            _assemble(run, plan, used)
-        processes.wait()
-        record = None if missing else read_record(directory)
-        return TrainingResult(directory, tuple(results), missing, record, _notes(chosen, rows.detector))
+    on_exit.enter_context(torch_settings(where, chosen_options.threads or share, chosen_options.tf32))
+    on_exit.enter_context(memory_kept())
+    processes = on_exit.enter_context(Processes.joined(where, seat))
+    source = data
+    if isinstance(source, str | Path | Sequence):
+        names = [source] if isinstance(source, str | Path) else source
+        datasets.refuse_references(names)
+        source = on_exit.enter_context(datasets.open_named(names, call.detector, particle=call.particle))
+    model, used = _new_model(chosen_preset, source, seed, inputs)
+    all_stages = model.training_stages(chosen_preset.training)
+    chosen = _chosen(all_stages, stages)
+    check_contained(directory, CONTENT, OutputError)
+    all_anew = overwrite and not stages
+    former = read_plan(directory) if (directory / "plan.json").is_file() and not all_anew else None
+    kept = (
+        chosen_preset.training.validation_fraction
+        if chosen_options.val_fraction is None
+        else chosen_options.val_fraction
+    )
+    rows = _read(source, former, processes, seed, kept, _bytes(chosen_options.memory), where, show=call.show)
+    check_sizes(rows, chosen, processes)
+    check_layers(chosen, processes)
+    settings = _in_epochs(chosen_preset.training, all_stages, rows)
+    plan = _plan(settings, model, all_stages, rows, inputs, used, _story(data, rows, source, call.command))
+    anew = list(stages) if overwrite else []
+    if former is not None:
+        check_same(directory, former, plan, anew=anew)
+    if not (resume or overwrite):
+        check_free(directory, chosen)
+    # Before the plan is written again: a kill in between leaves stages that still have to be told so.
+    changed = former is not None and go_on_longer(directory, former, all_stages, chosen, anew, writes=processes.first)
+    processes.wait()  # nothing is removed before everybody has looked, and everything that can be wrong was asked for
+    if overwrite and processes.first:
+        clear(directory, stages)
+    if (former is None or changed) and processes.first:
+        begin(directory, chosen_preset, plan, model)
+    processes.wait()
+    interruption = on_exit.enter_context(Interruption())
+    run = Run(
+        directory=directory,
+        model=model.to(where),
+        data=rows,
+        processes=processes,
+        interruption=interruption,
+        seed=seed,
+        checkpoint_seconds=call.checkpoint_seconds,
+        tensorboard=chosen_options.tensorboard,
+        show=call.show,
+    )
+    return _Begun(run, all_stages, chosen, plan, used)
 
 
 def _bytes(gigabytes: float | None) -> int | None:
@@ -232,8 +315,11 @@ def _notes(stages: Sequence[Stage], detector: Detector) -> tuple[str, ...]:
     return (f"not used: {names}; the magnetic field of '{detector.name}' breaks what is nearly a symmetry without it",)
 
 
-def _run_stages(stages: Sequence[Stage], chosen: Sequence[Stage], run: Run) -> list[StageResult]:
-    """Train the chosen stages that are not finished; results of finished ones are put into the model."""
+def _run_stages(stages: Sequence[Stage], chosen: Sequence[Stage], run: Run, *, alone: bool = True) -> list[StageResult]:
+    """Train the chosen stages that are not finished; results of finished ones are put into the model.
+
+    Not ``alone``, others train stages of the same run at the same time, and somebody else gathers their metrics.
+    """
     results = []
     try:
         for stage in stages:
@@ -248,7 +334,7 @@ def _run_stages(stages: Sequence[Stage], chosen: Sequence[Stage], run: Run) -> l
             if stage_finished(run.directory, stage.name):
                 read_stage(run.directory, stage)
     finally:
-        if run.processes.first:
+        if run.processes.first and alone:
             collect_metrics(run.directory, [stage.name for stage in stages])
     return results
 
@@ -338,28 +424,6 @@ def _in_epochs(training: TrainingConfig, stages: Sequence[Stage], rows: Training
     return training.with_epochs(found)
 
 
-def _check_sizes(rows: TrainingSet, stages: Sequence[Stage], processes: Processes) -> None:
-    for stage in stages:
-        if isinstance(stage, GradientStage) and min(stage.batch_size, len(rows.training_rows)) < processes.size:
-            raise UsageError(f"the stage '{stage.name}' has fewer rows in a batch than there are processes")
-    if 0 < len(rows.validation_rows) < processes.size:
-        raise UsageError("there are fewer validation rows than processes")
-
-
-def _check_layers(stages: Sequence[Stage], processes: Processes) -> None:
-    """Refuse layers of torch that would make the training depend on the number of processes."""
-    own = (BatchNorm1d, BatchNorm2d, Dropout)
-    theirs = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
-    for stage in stages:
-        layers = (layer for part in stage.parts.values() for layer in part.modules())
-        found = next((layer for layer in layers if isinstance(layer, theirs) and not isinstance(layer, own)), None)
-        if processes.size > 1 and found is not None and isinstance(stage, GradientStage):
-            raise UsageError(
-                f"the stage '{stage.name}' has a layer torch.nn.{type(found).__name__}, which works on the share of one "
-                "process; several processes need the layer of that kind in caloforge.nn.batch_layers"
-            )
-
-
 def _names(data: object) -> list[str]:
     """What the files are called that the data are from; nothing for data in memory."""
     named = [data] if isinstance(data, str | Path) else data if isinstance(data, list | tuple) else []
@@ -430,22 +494,3 @@ def _assemble(run: Run, plan: RunPlan, used: Mapping[str, str]) -> None:
         },
         inputs=used,
     )
-
-
-@contextmanager
-def _torch_settings(device: torch.device, threads: int | None, tf32: bool) -> Iterator[None]:
-    """Number of threads, rounding and random state of torch within; outside they stay what they were."""
-    former_threads, former_precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
-    former_cudnn = torch.backends.cudnn.allow_tf32
-    devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        try:
-            if threads is not None:
-                torch.set_num_threads(threads)
-            torch.set_float32_matmul_precision("high" if tf32 else "highest")
-            torch.backends.cudnn.allow_tf32 = tf32
-            yield
-        finally:
-            torch.set_num_threads(former_threads)
-            torch.set_float32_matmul_precision(former_precision)
-            torch.backends.cudnn.allow_tf32 = former_cudnn
