@@ -129,7 +129,14 @@ def _parse(cluster: str) -> _Local | Batch | str:
 @contextmanager
 def _client(address: Any, *, direct: bool | None, **security: Any) -> Iterator[Any]:
     from distributed import Client
+    from distributed.security import Security
 
+    # Dask would notice it half way, and leave a client behind that cannot be closed.
+    if str(address).startswith("tls://") and Security().get_connection_args("client")["ssl_context"] is None:  # type: ignore[no-untyped-call]
+        raise ClusterError(
+            f"the Dask scheduler at {address} cannot be reached: Dask's configuration names no certificate of the client "
+            "(distributed.comm.tls)"
+        )
     try:
         client = Client(  # type: ignore[no-untyped-call]
             address, timeout=_TIMEOUT, set_as_default=False, direct_to_workers=direct, name="caloforge", **security
