@@ -1,6 +1,6 @@
-"""The header-only fast-simulation model for Geant4, against a double of Geant4 and of the runtime.
+"""The fast-simulation model for Geant4 and the plug-in for DD4hep, against doubles of the hosts and of the runtime.
 
-The cases stand in ``geant4_sources/cases.cpp``; they run under sanitisers.
+The cases stand in ``geant4_sources``; they run under sanitisers.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from adapter_build import SOURCES, compiled
+from adapter_build import HERE, RUNTIME, SOURCES, compiled
 
 #: Case: a mutation of ``geant4.hpp`` or ``geant4_hits.hpp`` that it finds.
 CASES = {
@@ -18,6 +18,7 @@ CASES = {
     "only_at_the_face": "ask for the direction only; keep the face of the first solid",
     "angle_and_offset": "compare with the cosine of 50 degrees; the offset in x alone",
     "several_faces": "look at the first face only; z = y cross x",
+    "barrels": "local x along z; no end of a face; turned the other way round",
     "energy_closes": "propose the particle's energy as deposit; no kill",
     "places_of_voxels": "no inclination; the envelope's frame instead of the world's",
     "places_of_points": "inclination of points; direction along z",
@@ -31,15 +32,28 @@ CASES = {
     "reports_add_up": "a count left out of +=",
 }
 
+#: Likewise of ``dd4hep/CaloForgeShowerModel.cpp``.
+PLUGIN_CASES = {
+    "answers_in_a_barrel": "hits in the envelope's frame; no first event",
+    "further_faces": "nine numbers in another order",
+    "disabled": "no look at Enable",
+    "refuses": "another exception than except() throws",
+}
+
+_SANITISED = ("-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+
+
+def printed(program: Path) -> list[str]:
+    done = subprocess.run([program], capture_output=True, text=True, check=False)
+    assert not done.stderr  # where a sanitiser speaks
+    return done.stdout.splitlines()
+
 
 @pytest.fixture(scope="module")
 def output(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     program = tmp_path_factory.mktemp("adapter") / "cases"
-    sanitised = ("-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
-    compiled([SOURCES / "cases.cpp"], program, *sanitised)
-    done = subprocess.run([program], capture_output=True, text=True, check=False)
-    assert not done.stderr  # where a sanitiser speaks
-    return done.stdout.splitlines()
+    compiled([SOURCES / "cases.cpp"], program, *_SANITISED)
+    return printed(program)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -57,3 +71,10 @@ def test_headers_stand_alone(tmp_path: Path) -> None:
         source = tmp_path / "alone.cpp"
         source.write_text(f'#include "caloforge/{name}"\nint main() {{}}\n')
         compiled([source], None)
+
+
+def test_dd4hep(tmp_path: Path) -> None:
+    program = tmp_path / "plugin"
+    folders = (f"-I{HERE / 'dd4hep_stubs'}", f"-I{RUNTIME / 'dd4hep'}")
+    compiled([SOURCES / "dd4hep_cases.cpp"], program, *_SANITISED, *folders)
+    assert printed(program) == [f"held {case}" for case in PLUGIN_CASES]

@@ -122,7 +122,7 @@ void angle_and_offset() {
 
 void several_faces() {
     Settings settings;  // the front, and the side of low x, whose own x is the solid's y
-    settings.faces = {{{0, 0, -240}, {1, 0, 0}, {0, 1, 0}}, {{-240, 50, 0}, {0, 1, 0}, {0, 0, 1}}};
+    settings.faces = {Face{{0, 0, -240}}, Face{{-240, 50, 0}, {0, 1, 0}, {0, 0, 1}}};
     settings.max_offset = 20;
     Bench b(settings);
     CHECK(b.becomes(at(0, 0, -240), Reason::answered));
@@ -137,6 +137,30 @@ void several_faces() {
     CHECK(b.becomes(p, Reason::offset));
     p.position = {240, 60, 5};
     CHECK(b.becomes(p, Reason::inside));
+}
+
+void barrels() {
+    const double radius = 1800, at = 0.3 + 3 * 0.7853981633974483, c = std::cos(at), s = std::sin(at);
+    Settings settings;
+    settings.faces = barrel(radius, 8, 0.3, 10);
+    Bench b(settings, fake::of(true, true));
+    auto particle = [&](double around, double z, double outwards = 0) {
+        Particle p;
+        p.position = G4ThreeVector(c, s, 0), p.position = (radius + outwards) * p.position + around * G4ThreeVector(-s, c, 0) + G4ThreeVector(0, 0, z);
+        p.direction = 0.8 * G4ThreeVector(c, s, 0) + 0.36 * G4ThreeVector(-s, c, 0) + 0.48 * G4ThreeVector(0, 0, 1);
+        return p;
+    };
+    const Particle p = particle(30, -900);
+    CHECK(b.becomes(p, Reason::answered));
+    CHECK((b.answers.back().direction - G4ThreeVector(0.36, 0.48, 0.8)).mag2() < 1e-18);
+    // Point 1 at (-3, 4) in layer 1, 15 mm deep.
+    const G4ThreeVector local = p.position + 15 * G4ThreeVector(c, s, 0) - 3 * G4ThreeVector(-s, c, 0) + G4ThreeVector(0, 0, 4);
+    CHECK((b.answers.back().hits[1].position - geant4_double::to_world.TransformPoint(local)).mag2() < 1e-18);
+    const double half = radius * std::tan(3.141592653589793 / 8);
+    CHECK(b.becomes(particle(half - 10.01, 0), Reason::answered));
+    CHECK(b.becomes(particle(9.99 - half, 0), Reason::inside));  // in the margin
+    CHECK(b.becomes(particle(half + 200, 0), Reason::inside));   // in the next stave, where the face would go on
+    CHECK(b.becomes(particle(0, 0, 1), Reason::inside));
 }
 
 void energy_closes() {
@@ -303,8 +327,9 @@ void constructors_refuse() {
     CHECK(refused([](Settings& s, M&, Sink&, G4Region*&) { s.spots_per_voxel = 0; }) == "spots_per_voxel is not from 1 to 64");
     CHECK(refused([](Settings& s, M&, Sink&, G4Region*&) { s.first_event = -1; }) == "first_event is not from 0 to 2^43");
     CHECK(refused([](Settings& s, M&, Sink&, G4Region*&) { s.tolerance = 2; }) == "tolerance is not from 0 to 1 mm");
-    CHECK(refused([](Settings& s, M&, Sink&, G4Region*&) { s.faces = {{{}, {1, 0, 0}, {1, 0, 0}}}; }) ==
+    CHECK(refused([](Settings& s, M&, Sink&, G4Region*&) { s.faces = {Face{{}, {1, 0, 0}, {1, 0, 0}}}; }) ==
           "x and y of a face are not unit vectors at a right angle");
+    CHECK(refused([](Settings& s, M&, Sink&, G4Region*&) { s.faces = barrel(1000, 8, 0, 500); }) == "a face has no extent");
 }
 
 void exceptions_of_the_sink_are_the_hosts() {
@@ -376,6 +401,7 @@ void hits_into_sensitive_detectors() {
         beside = &absorber;
         CHECK(passed(model, {}).killed());
         CHECK(hits.report().lost == lost + 2);
+        geant4_double::geometry = [](const G4ThreeVector&) { return nullptr; };
     }
 }
 
@@ -396,8 +422,8 @@ void reports_add_up() {
 int main() {
     const std::pair<const char*, void (*)()> cases[] = {
 #define CASE(name) {#name, name}
-        CASE(species), CASE(trained_energies), CASE(only_at_the_face), CASE(angle_and_offset), CASE(several_faces), CASE(energy_closes),
-        CASE(places_of_voxels), CASE(places_of_points), CASE(failed_showers_are_tracked), CASE(nothing_is_thrown_into_the_host),
+        CASE(species), CASE(trained_energies), CASE(only_at_the_face), CASE(angle_and_offset), CASE(several_faces), CASE(barrels),
+        CASE(energy_closes), CASE(places_of_voxels), CASE(places_of_points), CASE(failed_showers_are_tracked), CASE(nothing_is_thrown_into_the_host),
         CASE(nobody_asked), CASE(numbers_of_showers), CASE(constructors_refuse), CASE(exceptions_of_the_sink_are_the_hosts),
         CASE(hits_into_sensitive_detectors), CASE(reports_add_up)};
     for (const auto& [name, run] : cases) {

@@ -46,7 +46,22 @@ namespace caloforge::geant4 {
 struct Face {
     G4ThreeVector origin;  // where the axis of the calorimeter goes through, mm
     G4ThreeVector x{1, 0, 0}, y{0, 1, 0};
+    // How far the face reaches from its origin along x and y, mm.
+    double half_x = std::numeric_limits<double>::infinity(), half_y = std::numeric_limits<double>::infinity();
 };
+
+// The inner faces of a barrel about the envelope's z: local x goes around, y along z, z outwards. The first one's middle lies at
+// `phi`, rad. `margin` of each face stays with Geant4 at both of its edges, mm.
+inline std::vector<Face> barrel(double inner_radius, int sides, double phi = 0, double margin = 0) {
+    constexpr double kTurn = 6.283185307179586;
+    std::vector<Face> faces;
+    for (int side = 0; side < sides; ++side) {
+        const double at = phi + kTurn * side / sides, c = std::cos(at), s = std::sin(at);
+        const double half = inner_radius * std::tan(kTurn / 2 / sides) - margin;
+        faces.push_back({{inner_radius * c, inner_radius * s, 0}, {-s, c, 0}, {0, 0, 1}, half, std::numeric_limits<double>::infinity()});
+    }
+    return faces;
+}
 
 struct Settings {
     uint64_t seed = 0;                                           // of the run: give the one that Geant4 gets
@@ -163,6 +178,7 @@ public:
 private:
     struct Plane {
         G4ThreeVector origin, x, y, z;
+        double half_x, half_y;
     };
     static constexpr int64_t kTracks = int64_t(1) << 20, kEvents = int64_t(1) << 43;
     static constexpr uint64_t kNone = ~uint64_t(0);
@@ -182,9 +198,11 @@ private:
         need(s.min_energy <= s.max_energy, "min_energy is above max_energy");
         need(s.spots_per_voxel >= 1 && s.spots_per_voxel <= 64, "spots_per_voxel is not from 1 to 64");
         need(s.tolerance >= 0 && s.tolerance < 1, "tolerance is not from 0 to 1 mm");
-        for (const Face& face : s.faces)
+        for (const Face& face : s.faces) {
+            need(face.half_x > 0 && face.half_y > 0, "a face has no extent");
             need(std::abs(face.x.mag2() - 1) < 1e-9 && std::abs(face.y.mag2() - 1) < 1e-9 && std::abs(face.x.dot(face.y)) < 1e-9,
                  "x and y of a face are not unit vectors at a right angle");
+        }
         double front = 0, back = 0;
         if (cf_layer_depth(model->get(), 0, &front, &back) != CF_SUCCESS)
             throw Error(CF_UNSUPPORTED, "the model does not know the depths of its layers, so its hits have no place");
@@ -197,7 +215,7 @@ private:
     }
 
     void prepare() {
-        for (const Face& face : settings_.faces) planes_.push_back({face.origin, face.x, face.y, face.x.cross(face.y)});
+        for (const Face& face : settings_.faces) planes_.push_back({face.origin, face.x, face.y, face.x.cross(face.y), face.half_x, face.half_y});
         const bool any = model_->info().any_direction;
         least_cosine_ = settings_.max_angle >= 0 ? std::cos(settings_.max_angle) : any ? 0.0 : std::cos(kNormalIncidence);
         if (!model_->info().points) deposits_.resize(size_t(model_->info().voxels));
@@ -210,12 +228,17 @@ private:
             if (solid != solid_) {
                 G4ThreeVector low, high;
                 solid->BoundingLimits(low, high);
-                planes_.assign(1, {G4ThreeVector(0, 0, low.z()), {1, 0, 0}, {0, 1, 0}, {0, 0, 1}});
+                const double all = std::numeric_limits<double>::infinity();
+                planes_.assign(1, {G4ThreeVector(0, 0, low.z()), {1, 0, 0}, {0, 1, 0}, {0, 0, 1}, all, all});
                 solid_ = solid;
             }
         }
-        for (const Plane& plane : planes_)
-            if (std::abs((position - plane.origin).dot(plane.z)) <= settings_.tolerance && direction.dot(plane.z) > 0) return &plane;
+        for (const Plane& plane : planes_) {
+            const G4ThreeVector there = position - plane.origin;
+            if (std::abs(there.dot(plane.z)) <= settings_.tolerance && std::abs(there.dot(plane.x)) <= plane.half_x &&
+                std::abs(there.dot(plane.y)) <= plane.half_y && direction.dot(plane.z) > 0)
+                return &plane;
+        }
         return nullptr;
     }
 

@@ -1,0 +1,5 @@
+#pragma once
+namespace CLHEP {
+class HepRotation;
+}
+using G4RotationMatrix = CLHEP::HepRotation;
