@@ -16,25 +16,27 @@ RUNTIME = Path(build.__file__).parent / "runtime"
 _FLAGS = ("-std=c++17", "-Wall", "-Wextra", "-Wpedantic", "-Wshadow", "-Wconversion", "-Werror")
 
 
-def compiled(
-    sources: Sequence[Path], out: Path | None, *options: str, runtime: Path | None = None, stubs: bool = True
-) -> Path | None:
-    """A program or library; without ``out`` the sources are only looked at.
+def errors(sources: Sequence[Path], out: Path | None, *options: str, runtime: Path | None = None) -> str:
+    """What the compiler says.
 
     Args:
         sources: C++ files.
-        out: what to make.
+        out: the program or library to make; without it the sources are only looked at.
         options: more of them, of the compiler.
         runtime: folder of the shared library, to link with.
-        stubs: whether the stubs stand in for Geant4's headers.
     """
-    command = [os.environ.get("CXX", "g++"), *_FLAGS, f"-I{RUNTIME / 'include'}", *options]
-    command += [f"-I{STUBS}"] if stubs else []
+    command = [os.environ.get("CXX", "g++"), *_FLAGS, f"-I{RUNTIME / 'include'}", f"-I{STUBS}", *options]
     command += ["-fsyntax-only"] if out is None else ["-o", str(out)]
     command += map(str, sources)
     if runtime is not None:
         command += [f"-L{runtime}", "-lcaloforge", f"-Wl,-rpath,{runtime}"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert not done.stderr
+    assert (done.returncode == 0) == (not done.stderr)
+    return done.stderr
+
+
+def compiled(sources: Sequence[Path], out: Path | None, *options: str, runtime: Path | None = None) -> Path | None:
+    """Likewise, without a word of the compiler."""
+    said = errors(sources, out, *options, runtime=runtime)
+    assert not said, said
     return out

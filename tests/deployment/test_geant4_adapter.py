@@ -9,7 +9,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from adapter_build import HERE, RUNTIME, SOURCES, compiled
+from adapter_build import HERE, RUNTIME, SOURCES, compiled, errors
 
 #: Case: a mutation of ``geant4.hpp`` or ``geant4_hits.hpp`` that it finds.
 CASES = {
@@ -67,10 +67,12 @@ def test_no_case_is_forgotten(output: list[str]) -> None:
 
 def test_headers_stand_alone(tmp_path: Path) -> None:
     """Each can be the first one to be included."""
+    source = tmp_path / "alone.cpp"
     for name in ("geant4.hpp", "geant4_hits.hpp"):
-        source = tmp_path / "alone.cpp"
         source.write_text(f'#include "caloforge/{name}"\nint main() {{}}\n')
         compiled([source], None)
+    said = errors([source], None, "-DG4VERSION_NUMBER=1060")
+    assert "caloforge/geant4.hpp needs Geant4 10.7 or later" in said
 
 
 def test_dd4hep(tmp_path: Path) -> None:

@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 from adapter_build import SOURCES, STUBS, compiled
 from runtime_built import Built
+from test_export import DIRECTIONS, cloud_model, saved
 
+from caloforge.deployment import export_model
 from caloforge.generation import generation_streams, sample_showers
 from caloforge.models import Conditions, load_model
-from caloforge.showers import Showers
+from caloforge.showers import ShowerPoints, Showers
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +38,9 @@ def test_events_hold_the_showers_of_the_package(application: Path) -> None:
     assert code == 0, said
     model = load_model("calogan-gamma")
     number = (np.arange(6) << 20) + 1
-    made = sample_showers(model, Conditions(np.full(6, 2e4), 22, number, np.zeros_like(number)), generation_streams(9)).showers
+    made = sample_showers(
+        model, Conditions(np.full(6, 2e4), 22, number, np.zeros_like(number)), generation_streams(9)
+    ).showers
     assert isinstance(made, Showers)
     energy = np.array([float(row["energy_MeV"]) for row in rows])
     assert energy == pytest.approx(made.total_energy(), rel=1e-4)
@@ -46,6 +50,25 @@ def test_events_hold_the_showers_of_the_package(application: Path) -> None:
     assert depth == pytest.approx((layers.T @ [45.0, 261.0, 459.0]) / energy, rel=1e-3)
     assert "6 answered" in said
     assert "of which 0 MeV in no sensitive detector" in said
+
+
+def test_point_clouds_come_out_of_it_too(application: Path, tmp_path: Path) -> None:
+    """Of a model that is told the direction. Mutation: too little room for the points, or another direction."""
+    model = cloud_model("caloclouds3", ("trend", "moment-map", "totals-map", "layer-factors"))
+    where = saved(tmp_path / "model", model, DIRECTIONS, (1e4, 9e4))
+    export_model(where, "cpp", tmp_path / "out", verify=False, showers=1)
+    code, rows, said = run(application, "gamma", "20", "3", "5", str(tmp_path / "out" / "model"))
+    assert code == 0, said
+    assert "3 answered" in said
+    number, along = (np.arange(3) << 20) + 1, np.tile(np.array([0, 0, 1], np.float32), (3, 1))
+    asked = Conditions(np.full(3, 2e4), 22, number, np.zeros_like(number), along)
+    made = sample_showers(load_model(where), asked, generation_streams(5)).showers
+    assert isinstance(made, ShowerPoints)
+    energy = np.add.reduceat(made.points[:, 3], made.offsets[:-1])
+    assert [float(row["energy_MeV"]) for row in rows] == pytest.approx(energy, rel=1e-4)
+    depth = model.detector.readout.depths.mean(axis=1)[made.points[:, 2].astype(int)]
+    mean = np.add.reduceat(made.points[:, 3] * depth, made.offsets[:-1]) / energy
+    assert [float(row["mean_depth_mm"]) for row in rows] == pytest.approx(mean, abs=3.0)  # half a plate
 
 
 def test_geant4_alone_asks_no_model(application: Path) -> None:

@@ -26,7 +26,10 @@ __all__ = ["TARGETS", "Exported", "export_model"]
 Target = Callable[[Path, str | Path, ShowerModel, int, int, bool], ParityResult | None]
 
 TARGETS: Mapping[str, tuple[str, Target]] = {
-    "cpp": ("C++ library without dependencies, with sources, CMake package, example and parity program", cpp.write),
+    "cpp": (
+        "C++ library without dependencies, with adapters for Geant4 and DD4hep, examples, CMake package and parity program",
+        cpp.write,
+    ),
     "onnx": ("one graph for ONNX Runtime, for models that sample in one pass", onnx.write),
     "ddml-caloclouds": ("TorchScript module for the CaloClouds model of key4hep's DDML", ddml_caloclouds.write),
     "ddml-l2lflows": ("TorchScript module for the L2LFlows model of key4hep's DDML", ddml_l2lflows.write),

@@ -31,6 +31,9 @@ In a project of your own: `add_subdirectory(...)` of this folder, or `cmake --in
 program. `include/caloforge/runtime.h` is the C interface and says what every function does, `runtime.hpp` a C++ one on
 top of it; `example/` is a program of sixty lines.
 
+For Geant4 `include/caloforge/geant4.hpp` is a fast-simulation model (header only), `geant4/` a whole application with
+it; `dd4hep/` is a plug-in of DDG4. Their READMEs say what they need.
+
 The library is compiled for x86-64-v3 (AVX2, processors since 2013); `-DCALOFORGE_MARCH=x86-64-v2` is for older ones.
 Licence of the sources: Apache-2.0; of the weights: {licence}.
 """

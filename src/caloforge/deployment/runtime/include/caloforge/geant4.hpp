@@ -14,6 +14,11 @@
 // Constructors throw caloforge::Error if something makes no sense. While events are simulated nothing of this header throws.
 #pragma once
 
+#include <G4Version.hh>
+#if G4VERSION_NUMBER < 1070
+#error "caloforge/geant4.hpp needs Geant4 10.7 or later"
+#endif
+
 #include <G4AffineTransform.hh>
 #include <G4Event.hh>
 #include <G4EventManager.hh>
