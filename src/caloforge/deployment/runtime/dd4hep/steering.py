@@ -1,11 +1,13 @@
 """The model in ddsim: in a steering file, `from steering import caloforge; SIM.physics.setupUserPhysics(caloforge)`."""
 
+from typing import Any
+
 from DDG4 import DetectorConstruction, Geant4, PhysicsList
 
 PARTICLE = "gamma"  # that the model was trained for
 
 
-def caloforge(kernel):
+def caloforge(kernel: Any) -> None:
     """Put the model into its region, and let Geant4 ask it."""
     sequence = Geant4(kernel).detectorConstruction()
     model = DetectorConstruction(kernel, "CaloForgeShowerModel/caloforge")
