@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from runtime_built import Built
 from runtime_library import Library
@@ -18,3 +20,12 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
         folder / "export", folder / "build", options=["-DCALOFORGE_WERROR=ON"], targets=["parity", "example", "timing"]
     )
     return Built(folder / "export", folder / "build", Library(folder / "build" / "libcaloforge.so"))
+
+
+@pytest.fixture(scope="session")
+def sanitised(built: Built, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The program of parity with sanitisers of addresses and of undefined behaviour."""
+    folder = tmp_path_factory.mktemp("sanitised")
+    options = ["-DCALOFORGE_SANITISE=ON", "-DBUILD_SHARED_LIBS=OFF", "-DCALOFORGE_WERROR=ON"]
+    build_runtime(built.export, folder, options=options, targets=["parity"])
+    return folder / "parity"

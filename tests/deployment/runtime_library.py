@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import hashlib
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -133,3 +135,21 @@ class Model:
             ctypes.c_uint64(seed), pointer(numbers), ctypes.c_int64(capacity), pointer(spots), pointer(offsets),
         )  # fmt: skip
         return code, spots, offsets
+
+    def decode(self, asked: Any, latents: NDArray[np.float32]) -> tuple[int, NDArray[np.float32], NDArray[np.uint8]]:
+        deposits = np.full((len(asked), self.info.voxels), np.nan, dtype=np.float32)
+        valid = np.full(len(asked), 99, dtype=np.uint8)
+        code = self.c.cf_decode(
+            self.handle, ctypes.c_int64(len(asked)), asked, pointer(latents), pointer(deposits), pointer(valid)
+        )
+        return code, deposits, valid
+
+
+def with_changes(folder: Path, **changes: Any) -> None:
+    """Another description, with the right digest: what a program of another version may write."""
+    path = folder / "runtime.json"
+    description = json.loads(path.read_text()) | changes
+    del description["digest"]
+    text = json.dumps(description).removesuffix("}") + ", "
+    digest = hashlib.blake2b(text.encode(), digest_size=32).hexdigest()
+    path.write_text(f'{text}"digest": "{digest}"}}')

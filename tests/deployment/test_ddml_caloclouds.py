@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import runpy
 from pathlib import Path
 
 import numpy as np
@@ -149,7 +150,9 @@ def test_our_export_runs_in_it(
     assert main(["export", str(clouds), "--target", "ddml-caloclouds", "--out", str(out), "--showers", "12"]) == 0
     assert "numbers of points that differ" in capsys.readouterr().out
     assert sorted(path.name for path in out.iterdir()) == ["README.md", "model.pt", "parity.json", "steering.py"]
-    compile((out / "steering.py").read_text(), "steering.py", "exec")
+    steering = runpy.run_path(str(out / "steering.py"))
+    assert steering["model_properties"]["CorrectForAngles"] is False  # the model moves its layers itself
+    assert steering["trigger_properties"]["ApplicableParticles"] == {"gamma"}
 
     double = CaloClouds(out / "model.pt", Barrel(tuple(ILD.readout.depths.mean(axis=1).tolist())))
     shots = [double.points(energy, INWARDS) for energy in (2e3, 2e3, 8e4)]

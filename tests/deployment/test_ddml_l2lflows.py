@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import runpy
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +120,9 @@ def test_our_export_runs_in_it(layers: Path, tmp_path: Path, capsys: pytest.Capt
     assert main(["export", str(layers), "--target", "ddml-l2lflows", "--out", str(out), "--showers", "2"]) == 0
     assert "outside all cells" in capsys.readouterr().out
     assert sorted(path.name for path in out.iterdir()) == ["README.md", "model.pt", "parity.json", "steering.py"]
+    steering = runpy.run_path(str(out / "steering.py"))
+    assert steering["model_properties"]["CorrectForAngles"] is True  # the host moves its layers
+    assert steering["trigger_properties"]["Etrigger"] == {"gamma": 1e4}
     double = L2LFlows(out / "model.pt", Barrel(DEPTHS))
     shots = [double.cells(2e4, INWARDS) for _ in range(2)]
     assert shots[0].sum() > 100

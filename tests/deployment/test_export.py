@@ -195,13 +195,15 @@ def test_another_seed_is_noticed(built: Built, tmp_path: Path) -> None:
 
 
 def test_what_the_runtime_does_not_know_is_refused(tmp_path: Path) -> None:
-    other = saved(tmp_path / "library", build_model("shower-library", {}, toy_detector()).eval())
+    other = saved(
+        tmp_path / "images", build_model("bib-ae", load_preset("bib-ae-tiny").settings(), toy_detector()).eval()
+    )
     with pytest.raises(
-        UsageError, match=r"no models of the kind 'shower-library', only caloflow.*'caloforge generate'"
+        UsageError, match=r"no models of the kind 'bib-ae', only caloflow.*shower-library; 'caloforge generate'"
     ):
         export_model(other, "cpp", tmp_path / "out", verify=False)
     sizes = {"steps": 1, "hidden_channels": 2, "levels": 0, "energies": SMALL, "energy_scale": 1.0}
-    images = saved(tmp_path / "images", build_model("l2lflows-conv", sizes, toy_detector()).eval())
+    images = saved(tmp_path / "layers", build_model("l2lflows-conv", sizes, toy_detector()).eval())
     with pytest.raises(UsageError, match=r"'l2lflows-conv'.*target='ddml-l2lflows' carries it"):
         export_model(images, "cpp", tmp_path / "out", verify=False)
     with pytest.raises(UsageError, match=r"no target 'root', expected one of cpp, onnx, .*par04, torchscript"):
@@ -229,6 +231,28 @@ def test_the_table_of_aids_in_the_documentation_is_what_the_code_says() -> None:
     ] == list(KINDS)
     for aid in aid_kinds():
         assert [cell.strip() for cell in rows[aid].split("|")] == [aid_support(kind, aid) for kind in KINDS], aid
+
+
+def test_a_model_without_training_is_exported_for_a_detector(
+    built: Built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Mutation: leave the description without the range that the formulas have."""
+    monkeypatch.setattr(cpp, "built_runtime", lambda: built.build)
+    out = tmp_path / "out"
+    command = ["export", "gflash", "--target", "cpp", "--out", str(out), "--showers", "10"]
+    assert main([*command, "--detector", "calogan", "--particle", "e-"]) == 0
+    record = load_model(out / "model").record
+    assert record is not None
+    assert (record.valid.particle, record.valid.incident_energy) == (11, (1e3, 1e7))
+    assert "voxels lit in one only" in capsys.readouterr().out
+    assert main([*command[:-3], str(tmp_path / "b")]) == 2
+    assert "needs no training, but a detector" in capsys.readouterr().err
+    assert main(["export", "calogan-gamma", "--target", "cpp", "--out", str(tmp_path / "b"), "--points"]) == 2
+    assert "models that need no training" in capsys.readouterr().err
+    bare = build_model("gflash", {}, load_detector("calogan"))
+    with pytest.raises(UsageError, match="neither loaded from a directory nor made by 'ready_model'"):
+        export_model(bare, "cpp", tmp_path / "b")
+    assert not (tmp_path / "b").exists()
 
 
 @pytest.mark.slow

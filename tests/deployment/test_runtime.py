@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 import subprocess
@@ -26,6 +25,7 @@ from runtime_library import (
     VERSION,
     Model,
     particles,
+    with_changes,
 )
 
 from caloforge.deployment.build import build_runtime
@@ -190,6 +190,44 @@ def test_one_changed_byte_is_noticed(built: Built, tmp_path: Path, name: str, sh
     assert built.library.open(folder)[0] == DAMAGED
 
 
+def test_a_model_of_python_says_what_to_do(built: Built, tmp_path: Path) -> None:
+    """Mutation: open the runtime's files without a look at the model beside them."""
+    folder = copied(built, tmp_path)
+    for name in ("runtime.json", "runtime.safetensors"):
+        (folder / name).rename(tmp_path / name)
+    code, _, message = built.library.open(folder)
+    assert code == UNSUPPORTED
+    assert f"'caloforge export {folder} --target cpp'" in message
+    shutil.copy(tmp_path / "runtime.json", folder)
+    shutil.copy(tmp_path / "runtime.safetensors", folder)
+    assert built.library.open(folder)[0] == SUCCESS
+    # Trained again: other weights under the old files of the runtime.
+    record = json.loads((folder / "model.json").read_text())
+    (folder / "model.json").write_text(json.dumps(record | {"weights_sha256": "0" * 64}))
+    code, _, message = built.library.open(folder)
+    assert (code, "trained again after its export" in message) == (DAMAGED, True)
+    # A program may do without what only Python reads.
+    (folder / "model.json").unlink()
+    (folder / "model.safetensors").unlink()
+    assert built.library.open(folder)[0] == SUCCESS
+
+
+@pytest.mark.parametrize("text", ["", "{", '{"weights_sha256": 3}', '{"a": "\\u12"}', "[1]", '{"a": "\\x"}', "null"])
+def test_a_damaged_description_of_python_is_an_error(built: Built, tmp_path: Path, text: str) -> None:
+    folder = copied(built, tmp_path)
+    (folder / "model.json").write_text(text)
+    code, _, message = built.library.open(folder)
+    assert code in (DAMAGED, NO_FILE)
+    assert message
+
+
+def test_an_export_is_a_model_of_python_too(built: Built) -> None:
+    """Mutation: copy the description without the weights."""
+    one, other = load_model(built.export / "model"), load_model("calogan-gamma")
+    assert one.record == other.record
+    assert all((value == other.state_dict()[name]).all() for name, value in one.state_dict().items())
+
+
 def test_a_missing_file_is_named(built: Built, tmp_path: Path) -> None:
     folder = copied(built, tmp_path)
     (folder / "runtime.safetensors").unlink()
@@ -199,25 +237,18 @@ def test_a_missing_file_is_named(built: Built, tmp_path: Path) -> None:
     assert built.library.open(tmp_path / "nothing")[0] == NO_FILE
 
 
-def with_changes(folder: Path, **changes: Any) -> None:
-    """Another description, with the right digest: what a program of another version may write."""
-    path = folder / "runtime.json"
-    description = json.loads(path.read_text()) | changes
-    del description["digest"]
-    text = json.dumps(description).removesuffix("}") + ", "
-    digest = hashlib.blake2b(text.encode(), digest_size=32).hexdigest()
-    path.write_text(f'{text}"digest": "{digest}"}}')
-
-
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
         ({"format": 99}, VERSION),
-        ({"kind": "shower-library"}, UNSUPPORTED),
+        ({"kind": "bib-ae"}, UNSUPPORTED),
         ({"kind": "caloinn"}, DAMAGED),
         ({"kind": "icaloflow"}, DAMAGED),
         ({"kind": "l2lflows"}, DAMAGED),
         ({"kind": "caloclouds3"}, DAMAGED),
+        ({"kind": "gflash"}, DAMAGED),
+        ({"kind": "pca-parametrisation"}, DAMAGED),
+        ({"kind": "shower-library"}, DAMAGED),
         ({"kind": 3}, DAMAGED),
         ({"layer_sizes": [288, 144]}, DAMAGED),
         ({"layer_sizes": [288, 144, 71]}, DAMAGED),
@@ -297,19 +328,16 @@ def test_an_installed_library_is_found_by_cmake(built: Built, tmp_path: Path) ->
 
 
 @pytest.mark.slow
-def test_sanitisers_find_nothing(built: Built, tmp_path: Path) -> None:
+def test_sanitisers_find_nothing(built: Built, sanitised: Path, tmp_path: Path) -> None:
     """Addresses and undefined behaviour, with whole and with damaged files."""
-    options = ["-DCALOFORGE_SANITISE=ON", "-DBUILD_SHARED_LIBS=OFF", "-DCALOFORGE_WERROR=ON"]
-    build_runtime(built.export, tmp_path / "b", options=options, targets=["parity"])
-    parity = tmp_path / "b" / "parity"
-    result = run_parity(parity, built.export)
+    result = run_parity(sanitised, built.export)
     assert result.passed, result.text
     broken = shutil.copytree(built.export, tmp_path / "broken")
     weights = broken / "model" / "runtime.safetensors"
     content = weights.read_bytes()
     for size in (0, 7, 100, 5000, len(content) - 1):
         weights.write_bytes(content[:size])
-        done = subprocess.run([parity, broken], capture_output=True, text=True, check=False)
+        done = subprocess.run([sanitised, broken], capture_output=True, text=True, check=False)
         assert done.returncode == 1
         assert done.stdout.endswith("FAIL\n")
         assert not done.stderr  # where a sanitiser speaks

@@ -158,7 +158,7 @@ def test_the_maximum_of_the_mean_shower_is_where_pdg_has_it(particle: int, offse
     numbers = by.numbers.longitudinal
     peak, alpha, _ = LongitudinalFormula.draw(numbers, log_y, latents["shape"][:, :4].double().reshape(-1, 2, 2))
     depth = torch.arange(0, 20, 0.1, dtype=torch.float64)
-    moved = (depth - latents["pair"][:, :1])[:, None]
+    moved = (depth + 9 / 7 * torch.log1p(-latents["pair"][:, :1]))[:, None]
     before = energy[..., None] * shares_before(alpha[..., None], ((alpha - 1) / peak)[..., None], moved)
     mean = before.sum(dim=(0, 1)).diff()
     found = float(depth[:-1][mean.argmax()]) + 0.05

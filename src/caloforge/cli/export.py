@@ -17,22 +17,42 @@ __all__ = ["register"]
 @with_options(ExportOptions)
 def export(
     model: Annotated[str, typer.Argument(help="Model directory, or the name of a model that ships with the package.")],
-    target: Annotated[str, typer.Option(help="For what: cpp | onnx | torchscript | fastcalosim.")],
+    target: Annotated[
+        str,
+        typer.Option(
+            help="For what: cpp | onnx | torchscript | par04 | ddml-caloclouds | ddml-l2lflows | fastcalosim."
+        ),
+    ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder to make.")],
     *,
     options: ExportOptions,
+    detector: Annotated[
+        str | None,
+        typer.Option(help="For a model that needs no training (gflash): name of a detector, or a TOML file."),
+    ] = None,
+    particle: Annotated[
+        str | None, typer.Option(help="Likewise: e-, e+ or gamma (default: the first one of the detector's gun).")
+    ] = None,
+    points: Annotated[bool, typer.Option("--points", help="Likewise: points instead of voxels.")] = False,
 ) -> None:
     r"""Export a model for use outside of Python, and prove that it makes the same showers.
 
     \b
     Example: caloforge export calogan-gamma --target cpp --out photons
              cmake -S photons -B photons/build && cmake --build photons/build && photons/build/parity
+    caloforge export gflash --detector my.toml --particle e- --target cpp --out electrons
 
     An export that makes other showers than the model is not written.
     """
+    from caloforge.cli.generate import loaded_model
     from caloforge.deployment import export_model
+    from caloforge.models import ShowerModel, is_ready_preset
 
-    done = export_model(model, target, out, options=options)
+    made: str | ShowerModel = model
+    # Others are loaded where they are exported.
+    if detector is not None or particle is not None or points or (is_ready_preset(model) and not Path(model).exists()):
+        made = loaded_model(model, detector, particle, [], points=points)
+    done = export_model(made, target, out, options=options)
     if done.result is None:
         console.print("not verified: nobody has compared the showers of this export")
     else:

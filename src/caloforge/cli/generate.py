@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from caloforge.models import ShowerModel
 from caloforge.options import GenerateOptions, LikelihoodOptions
 
-__all__ = ["register"]
+__all__ = ["loaded_model", "register"]
 
 ModelArgument = Annotated[
     str, typer.Argument(help="Model directory, or the name of a model that ships with the package.")
@@ -68,7 +68,7 @@ def generate(
         raise UsageError("expected either --energy or --conditions-from")
     if detector is not None and particle is None and conditions_from is not None:
         particle = str(conditions_of_file(conditions_from, showers=events).particle)
-    loaded = _loaded(model, detector, particle, option or [], points=points)
+    loaded = loaded_model(model, detector, particle, option or [], points=points)
     assert loaded.record is not None  # loaded from a directory
     conditions: ConditionSource
     if conditions_from is not None:
@@ -105,8 +105,14 @@ def generate(
     print_table("", ["", ""], rows)
 
 
-def _loaded(name: str, detector: str | None, particle: str | None, option: list[str], *, points: bool) -> ShowerModel:
-    """A trained model, or one that needs no training, for a detector."""
+def loaded_model(
+    name: str, detector: str | None, particle: str | None, option: list[str], *, points: bool
+) -> ShowerModel:
+    """A trained model, or one that needs no training, for a detector; arguments as they were typed.
+
+    Raises:
+        UsageError: if one is missing, or does not belong to such a model.
+    """
     from caloforge.detectors import load_detector
     from caloforge.models import is_ready_preset, load_model, ready_model
 

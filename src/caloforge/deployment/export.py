@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -16,7 +17,7 @@ from caloforge.atomic import output_error, replace_file
 from caloforge.deployment.parity import ParityResult
 from caloforge.deployment.targets import cpp, ddml_caloclouds, ddml_l2lflows, fastcalosim, onnx, par04, torchscript
 from caloforge.errors import GenerationError, OutputError, UsageError
-from caloforge.models import ShowerModel, load_model
+from caloforge.models import ShowerModel, load_model, save_model
 from caloforge.options import ExportOptions
 from caloforge.version import __version__
 
@@ -55,7 +56,7 @@ class Exported:
 
 
 def export_model(
-    model: str | Path,
+    model: str | Path | ShowerModel,
     target: str,
     out: str | Path,
     *,
@@ -65,7 +66,8 @@ def export_model(
     """Export a trained model.
 
     Args:
-        model: model directory, or the name of a model that ships with the package.
+        model: model directory, the name of a model that ships with the package, or a model that was loaded, or needs no training
+            (:func:`caloforge.models.ready_model`).
         target: one of ``TARGETS``.
         out: folder to make.
         options: see :class:`caloforge.options.ExportOptions`; what was asked to be verified and fails is not written.
@@ -82,9 +84,9 @@ def export_model(
     showers, seed = chosen.showers, chosen.seed
     if target not in TARGETS:
         raise UsageError(f"there is no target '{target}', expected one of {', '.join(TARGETS)}")
-    loaded = load_model(model)
-    with _folder_beside(Path(out), overwrite=chosen.overwrite) as beside:
-        result = TARGETS[target][1](beside, model, loaded, showers, seed, chosen.verify)
+    with _located(model) as where, _folder_beside(Path(out), overwrite=chosen.overwrite) as beside:
+        loaded = load_model(where)
+        result = TARGETS[target][1](beside, where, loaded, showers, seed, chosen.verify)
         if result is not None and not result.passed:
             raise GenerationError(
                 f"the export makes other showers than the model ({result.reason()}); nothing was written"
@@ -108,6 +110,27 @@ def _record(model: ShowerModel, target: str, showers: int, seed: int, result: Pa
         "verified": result is not None,
         "checks": checks,
     }
+
+
+@contextmanager
+def _located(model: str | Path | ShowerModel) -> Iterator[str | Path]:
+    """Where a model lies; one that was never stored is, for a while.
+
+    Raises:
+        UsageError: if it was neither loaded nor needs no training.
+    """
+    if not isinstance(model, ShowerModel):
+        yield model
+    elif model.directory is not None:
+        yield model.directory
+    elif model.record is None:
+        raise UsageError(
+            "the model was neither loaded from a directory nor made by 'ready_model', so its range is not known"
+        )
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            save_model(Path(folder) / model.kind, model, model.record.valid, licence=model.record.licence)
+            yield Path(folder) / model.kind
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from caloforge.aids.emphasis import EmphasisSettings
 from caloforge.arguments import given
 from caloforge.atomic import replace_file
 from caloforge.deployment.one_pass import one_pass_autoregressive, one_pass_coupling
+from caloforge.deployment.runtime_tables import gflash_files, library_files, parametrisation_files
 from caloforge.detectors import Detector
 from caloforge.detectors.grids import PolarGrid
 from caloforge.errors import UsageError
@@ -397,4 +398,7 @@ KINDS: Mapping[str, Callable[[ShowerModel], RuntimeFiles]] = {
     "l2lflows": _l2lflows,
     "caloclouds2": _caloclouds,
     "caloclouds3": _caloclouds,
+    "gflash": lambda model: RuntimeFiles(*gflash_files(model)),
+    "pca-parametrisation": lambda model: RuntimeFiles(*parametrisation_files(model)),
+    "shower-library": lambda model: RuntimeFiles(*library_files(model)),
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -111,21 +112,45 @@ def write_vectors(
         UsageError: if no direction is in the trained range.
     """
     assert model.record is not None  # loaded from a directory
-    conditions = test_conditions(model.record.valid, showers, seed)
-    output, latents, valid = reference_showers(where, conditions, streams)
-    directions = conditions.tensors()["direction"].double()
-    digests = [hashlib.blake2b(row, digest_size=32).digest() for row in _latent_rows(latents, showers)]
-    tensors = {
-        "incident_energy": torch.from_numpy(conditions.incident_energy),
-        "direction": directions,
-        "shower": torch.from_numpy(conditions.index),
+    parts = [_vectors(where, part, streams) for part in _along_and_tilted(model.record.valid, showers, seed)]
+    tensors = {name: torch.cat([part[name] for part in parts]) for name in parts[0] if name != "offsets"}
+    if "points" in tensors:
+        counts = torch.cat([part["offsets"].diff() for part in parts])
+        tensors["offsets"] = torch.nn.functional.pad(counts.cumsum(0), (1, 0))
+    tensors |= {
         "seed": torch.tensor([seed]),
-        "latents_digest": torch.from_numpy(np.frombuffer(b"".join(digests), dtype="<i8").reshape(showers, 4).copy()),
-        "valid": valid.long(),
         "cut": torch.tensor([max(model.detector.analysis_threshold, 0.0)], dtype=torch.float64),
     }
-    tensors |= {name: value if name == "offsets" else value.double() for name, value in output.items()}
     replace_file(folder / "parity.safetensors", save({name: value.contiguous() for name, value in tensors.items()}))
+
+
+def _along_and_tilted(valid: ConditionRange, showers: int, seed: int) -> list[Conditions]:
+    """Test conditions; where both are in the range a fifth of them fly along z and say nothing of a direction."""
+    conditions = test_conditions(valid, showers, seed)
+    along = -(-showers // 5)
+    if valid.direction is None or not _knows_z(valid):
+        return [conditions]
+    parts = [replace(conditions[:along], direction=None), conditions[along:]]
+    return [part for part in parts if len(part)]
+
+
+def _knows_z(valid: ConditionRange) -> bool:
+    assert valid.direction is not None
+    low, high = np.asarray(valid.direction)
+    return bool(((low <= (0, 0, 1)) & (high >= (0, 0, 1))).all())
+
+
+def _vectors(where: str | Path, conditions: Conditions, streams: Streams) -> dict[str, Tensor]:
+    output, latents, valid = reference_showers(where, conditions, streams)
+    showers = len(conditions)
+    digests = [hashlib.blake2b(row, digest_size=32).digest() for row in _latent_rows(latents, showers)]
+    return {
+        "incident_energy": torch.from_numpy(conditions.incident_energy.copy()),
+        "direction": conditions.tensors()["direction"].double(),
+        "shower": torch.from_numpy(conditions.index.copy()),
+        "latents_digest": torch.from_numpy(np.frombuffer(b"".join(digests), dtype="<i8").reshape(showers, 4).copy()),
+        "valid": valid.long(),
+    } | {name: value if name == "offsets" else value.double() for name, value in output.items()}
 
 
 def _latent_rows(latents: Latents, showers: int) -> list[bytes]:
@@ -136,8 +161,9 @@ def _latent_rows(latents: Latents, showers: int) -> list[bytes]:
     for row in range(showers):
         parts = []
         for name, value in arrays.items():
-            packed = starts is not None and name == "points"
+            packed = name in ("points", "spots")
             own = value[starts[row] : starts[row + 1]] if packed and starts is not None else value[row]
-            parts.append(np.ascontiguousarray(own, dtype=np.float32).tobytes())
+            assert own.dtype in (np.float32, np.float64)  # normal and uniform numbers
+            parts.append(np.ascontiguousarray(own).tobytes())
         rows.append(b"".join(parts))
     return rows

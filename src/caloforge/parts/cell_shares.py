@@ -33,6 +33,12 @@ def ring_shares(edges: Tensor, radius: Tensor) -> Tensor:
 class CellShares(nn.Module):
     """Energy in cells from energies that layers have at certain radii R.
 
+    Attributes:
+        runs: first layer and end of each run of layers with the same cells; the table of run k is the buffer ``table_k``, of
+            shape (radii, cells).
+        low, step: logarithm of the lowest radius of the tables (Moliere radii), and that of the ratio of two neighbours.
+        radii: how many there are.
+
     Args:
         readout: layers with cells.
         unit: Moliere radius, mm.
@@ -43,7 +49,7 @@ class CellShares(nn.Module):
         low, high, count = _RADII
         radii = torch.from_numpy(np.geomspace(low, high, count))
         self.layers, self.radii = readout.n_layers, count
-        self._low, self._step = math.log(low), math.log(high / low) / (count - 1)
+        self.low, self.step = math.log(low), math.log(high / low) / (count - 1)
         self.runs: list[tuple[int, int]] = []
         grids: list[object] = []
         for number, layer in enumerate(readout.layers):
@@ -62,7 +68,7 @@ class CellShares(nn.Module):
             radius: R of each portion, Moliere radii, (N, P).
             energy: (N, P).
         """
-        place = ((radius.log() - self._low) / self._step).clamp(0, self.radii - 1.001)
+        place = ((radius.log() - self.low) / self.step).clamp(0, self.radii - 1.001)
         low = place.long()
         upper = (place - low) * energy
         weights = torch.zeros(len(radius), self.layers * self.radii, dtype=energy.dtype, device=energy.device)
@@ -81,7 +87,7 @@ class CellShares(nn.Module):
         sums = torch.cat(
             [self.get_buffer(f"table_{k}").sum(dim=1).expand(b - a, -1) for k, (a, b) in enumerate(self.runs)]
         )
-        place = ((radius.log() - self._low) / self._step).clamp(0, self.radii - 1.001)
+        place = ((radius.log() - self.low) / self.step).clamp(0, self.radii - 1.001)
         low = place.long()
         of_layer = layer.expand_as(low)
         return torch.lerp(sums[of_layer, low], sums[of_layer, low + 1], place - low)

@@ -11,7 +11,7 @@ __all__ = ["cut_layers"]
 
 
 def cut_layers(
-    estimates: Tensor, layer_energies: Tensor, cut: float, sums: LayerSums, *, margin: float = 0.0
+    estimates: Tensor, layer_energies: Tensor, cut: float, sums: LayerSums, *, margin: float = 0.0, stable: bool = False
 ) -> Tensor:
     """Deposits that are zero or at least ``cut``, and whose sum in every layer is exactly the layer's energy.
 
@@ -27,6 +27,7 @@ def cut_layers(
         sums: the layers.
         margin: by how much the estimate of a kept voxel may fall short of the cut because of training noise, MeV; it is
             reflected at the cut, which undoes the blurring of a spectrum that ends there.
+        stable: whether of equal estimates, as tables have them, the first is kept whatever the batch; ONNX has no such sort.
 
     Returns:
         Deposits (N, V), MeV.
@@ -35,14 +36,18 @@ def cut_layers(
     for block in sums.blocks(estimates):
         energies = layer_energies[:, first : first + block.shape[1], None]
         first += block.shape[1]
-        parts.append(_cut(block, energies, cut, margin).flatten(1))
+        parts.append(_cut(block, energies, cut, margin, stable=stable).flatten(1))
     return torch.cat(parts, dim=1)
 
 
-def _cut(estimates: Tensor, energies: Tensor, cut: float, margin: float) -> Tensor:
+def _cut(estimates: Tensor, energies: Tensor, cut: float, margin: float, *, stable: bool) -> Tensor:
     """One run of layers: estimates (N, L, n), energies (N, L, 1)."""
     reflected = torch.where(estimates >= cut - margin, cut + (estimates - cut).abs(), estimates)
-    ordered, order = torch.sort(reflected, dim=-1, descending=True)
+    # ONNX has the first of these only.
+    if not stable:
+        ordered, order = torch.sort(reflected, dim=-1, descending=True)
+    else:
+        ordered, order = torch.sort(reflected, dim=-1, descending=True, stable=True)
     rank = torch.arange(1, ordered.shape[-1] + 1, device=ordered.device)
     wanted = (ordered >= cut).sum(dim=-1, keepdim=True).clamp_min(1)
     affordable = torch.floor(energies / cut).clamp_min(0)  # none in a layer below the cut

@@ -150,9 +150,8 @@ class GFlash(ShowerModel):
         """
         self._check_particle(conditions.particle)
         index, counters, layers = conditions.index, conditions.attempt, self.detector.readout.n_layers
+        # Share of photons that convert earlier, and that of the first electron: an electron starts at once, and alone.
         pair = streams.child("pair").uniform(index, 2, counters)
-        # Depth of the conversion, and the share of the first electron: an electron starts at once, and alone.
-        pair = np.stack([-_CONVERSION * np.log1p(-pair[:, 0]), pair[:, 1]], axis=1)
         if conditions.particle != 22:
             pair[:] = (0.0, 1.0)
         found = {
@@ -178,8 +177,10 @@ class GFlash(ShowerModel):
 
     def electrons(self, conditions: Mapping[str, Tensor], latents: Mapping[str, Tensor]) -> ElectronShowers:
         """The electrons of each shower in every step, before sampling; radii in Moliere radii."""
+        pair = latents["pair"]
+        begin = torch.stack([-_CONVERSION * torch.log1p(-pair[:, 0]), pair[:, 1]], dim=1)
         return electron_showers(
-            self.steps, self.numbers.longitudinal, self.radial, conditions, latents["shape"], latents["pair"],
+            self.steps, self.numbers.longitudinal, self.radial, conditions, latents["shape"], begin,
             with_spots="spots" in latents,
         )  # fmt: skip
 

@@ -193,7 +193,7 @@ class PcaParametrisation(ShowerModel):
         """Deposits of some showers, float32 (N, V), from their groups (N,), layer energies (N, L) and random numbers."""
         deposits: Tensor = self.lateral(group, normal.double(), energies) * self.sums.spread(energies)
         if self.cut > 0:
-            deposits = cut_layers(deposits, energies, self.cut, self.sums)
+            deposits = cut_layers(deposits, energies, self.cut, self.sums, stable=True)
         return deposits.float()
 
     def describe_representation(self) -> dict[str, Any]:

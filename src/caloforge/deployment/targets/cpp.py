@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
-from caloforge.atomic import replace_file
+from caloforge.atomic import output_error, replace_file
 from caloforge.deployment.build import built_runtime, copy_runtime
 from caloforge.deployment.parity import ParityResult, run_parity
 from caloforge.deployment.runtime_files import write_runtime_files
@@ -28,8 +29,9 @@ or later (or a clang with its standard library), CMake 3.16 and nothing else.
 
 In a project of your own: `add_subdirectory(...)` of this folder, or `cmake --install build --prefix ...` and
 `find_package(CaloForge)`; then `target_link_libraries(yours CaloForge::caloforge)`. Ship the folder `model/` with your
-program. `include/caloforge/runtime.h` is the C interface and says what every function does, `runtime.hpp` a C++ one on
-top of it; `example/` is a program of sixty lines.
+program, which opens `runtime.json` and `runtime.safetensors` in it. `model.json` and `model.safetensors` beside them are for
+Python (`caloforge generate model ...`); a program does without. `include/caloforge/runtime.h` is the C interface and says what
+every function does, `runtime.hpp` a C++ one on top of it; `example/` is a program of sixty lines.
 
 For Geant4 `include/caloforge/geant4.hpp` is a fast-simulation model (header only), `geant4/` a whole application with
 it; `dd4hep/` is a plug-in of DDG4. Their READMEs say what they need.
@@ -65,6 +67,7 @@ def write(
     except OSError as error:
         raise OutputError(f"{folder}: cannot be written ({error.strerror})") from None
     write_runtime_files(folder / "model", model, name)
+    _copy_model(model, folder / "model")
     copy_runtime(folder)
     write_vectors(folder, where, model, showers=showers, seed=seed, streams=generation_streams(seed))
     low, high = map(format_energy, record.valid.incident_energy)
@@ -74,3 +77,17 @@ def write(
     )  # fmt: skip
     replace_file(folder / "README.md", text)
     return run_parity(built_runtime() / "parity", folder) if verify else None
+
+
+def _copy_model(model: ShowerModel, folder: Path) -> None:
+    """The model as the package itself stores it, so that a folder serves both.
+
+    Raises:
+        OutputError: if it cannot be written.
+    """
+    assert model.directory is not None  # loaded from there
+    for name in ("model.safetensors", "model.json"):
+        try:
+            shutil.copyfile(model.directory / name, folder / name)
+        except OSError as error:
+            raise output_error(folder / name, error) from None

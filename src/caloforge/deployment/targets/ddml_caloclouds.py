@@ -15,6 +15,7 @@ from caloforge.arguments import given
 from caloforge.atomic import replace_file
 from caloforge.deployment.hosts.ddml import CAPACITY, FLOATS, LAYERS, Barrel, CaloClouds
 from caloforge.deployment.parity import Check, ParityResult
+from caloforge.deployment.targets.ddml import write_steering
 from caloforge.deployment.targets.drawn import MANY_SHOWERS, host_energies
 from caloforge.deployment.targets.torchscript import save_traced
 from caloforge.deployment.vectors import decoded_plainly, test_conditions
@@ -46,19 +47,6 @@ lies along the host's -x; in the endcap it lies elsewhere.
 
 The module draws its random numbers from libtorch's generator, which is seeded differently in every process: call
 `torch::manual_seed` once for each event to repeat a job.
-"""
-
-_STEERING = """\
-# Properties of the model in a steering file of ddsim: put them where DDML's example has those of its CaloClouds model.
-model_properties = {{
-    "CorrectForAngles": False,
-    "ModelPath": "model.pt",
-    "RegionName": "EcalBarrelRegion",  # the region that the detector's XML names
-    "Detector": "EcalBarrel",
-    "Symmetry": 8,
-    "Enable": True,
-}}
-trigger_properties = {{"ApplicableParticles": {{"{particle}"}}, "Etrigger": {{"{particle}": {low:g}}}}}  # Etrigger in MeV
 """
 
 
@@ -149,8 +137,7 @@ def write(
         particle=record.valid.particle, floats=FLOATS, layers=LAYERS, capacity=CAPACITY, tries=_TRIES, directions=directions,
     )  # fmt: skip
     replace_file(folder / "README.md", text)
-    particle = {22: "gamma", 11: "e-", -11: "e+"}.get(record.valid.particle, str(record.valid.particle))
-    replace_file(folder / "steering.py", _STEERING.format(particle=particle, low=low))
+    write_steering(folder, record, "CaloClouds", correct_for_angles=False)
     if not verify:
         return None
     barrel = Barrel(tuple(detector.readout.depths.mean(axis=1).tolist()))

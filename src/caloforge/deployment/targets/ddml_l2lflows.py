@@ -12,6 +12,7 @@ from caloforge.arguments import given
 from caloforge.atomic import replace_file
 from caloforge.deployment.hosts.ddml import Barrel, L2LFlows
 from caloforge.deployment.parity import Check, ParityResult
+from caloforge.deployment.targets.ddml import write_steering
 from caloforge.deployment.targets.drawn import MANY_SHOWERS, MOST_PASSES, VoxelGraph, host_energies, reference_deposits
 from caloforge.deployment.targets.onnx import check_carried, deposit_checks
 from caloforge.deployment.targets.torchscript import save_traced
@@ -42,19 +43,6 @@ right angle that is good enough has to be tried: set the limits in the trigger, 
 
 The module draws its random numbers from libtorch's generator, which is seeded differently in every process: call
 `torch::manual_seed` once for each event to repeat a job. The host draws places within cells from C's `rand()`.
-"""
-
-_STEERING = """\
-# Properties of the model in a steering file of ddsim: put them where DDML's example has those of its L2LFlows model.
-model_properties = {{
-    "CorrectForAngles": True,
-    "ModelPath": "model.pt",
-    "RegionName": "EcalBarrelRegion",  # the region that the detector's XML names
-    "Detector": "EcalBarrel",
-    "Symmetry": 8,
-    "Enable": True,
-}}
-trigger_properties = {{"ApplicableParticles": {{"{particle}"}}, "Etrigger": {{"{particle}": {low:g}}}}}  # Etrigger in MeV
 """
 
 
@@ -99,8 +87,7 @@ def write(
         particle=record.valid.particle,
     )  # fmt: skip
     replace_file(folder / "README.md", text)
-    particle = {22: "gamma", 11: "e-", -11: "e+"}.get(record.valid.particle, str(record.valid.particle))
-    replace_file(folder / "steering.py", _STEERING.format(particle=particle, low=low))
+    write_steering(folder, record, "L2LFlows", correct_for_angles=True)
     barrel = Barrel(tuple(detector.readout.depths.mean(axis=1).tolist()))
     return (
         _compared(L2LFlows(path, barrel, optimised=showers >= MANY_SHOWERS), where, model, showers, seed)

@@ -52,19 +52,35 @@ public:
         const double limit = std::ceil(constants_.room * (room_[0] + room_[1] * energy)), most = limit * room_[2] + info.layers;
         return most >= 0 && most < 1e9 ? int64_t(most) : 0;
     }
-    int64_t latent_size(const Shower& shower) const override { return first_latents() + 4 * most_points(shower.energy); }
-    int64_t first_latents() const override { return flow_.features(); }
-    std::string point_stream() const override { return "points"; }
+    int64_t latent_size(const Shower& shower) const override { return flow_.features() + 4 * most_points(shower.energy); }
 
-    void first(uint64_t seed, const Shower& shower, float* out) const override {
-        Stream(seed, "profile").normals(shower.number, shower.attempt, first_latents(), out);
-    }
     void latents(uint64_t seed, const Shower& shower, float* out) const override {
-        first(seed, shower, out);
-        Stream(seed, "points").normals(shower.number, shower.attempt, 4 * most_points(shower.energy), out + first_latents());
+        Stream(seed, "profile").normals(shower.number, shower.attempt, flow_.features(), out);
+        Stream(seed, "points").normals(shower.number, shower.attempt, 4 * most_points(shower.energy), out + flow_.features());
     }
 
-    int64_t begin(const Shower& shower, const float* latents, std::vector<float>& raw, uint8_t* valid) const override {
+    int64_t generate(uint64_t seed, const Shower& shower, int64_t room, float* points, uint8_t* valid) const override {
+        std::vector<float> raw, normals(size_t(flow_.features()));
+        Stream(seed, "profile").normals(shower.number, shower.attempt, flow_.features(), normals.data());
+        const int64_t count = begin(shower, normals.data(), raw, valid);
+        if (count > room || !count) return count;
+        // Only as many numbers as there are points: the rest of the stream decides nothing.
+        normals.resize(size_t(4 * count));
+        Stream(seed, "points").normals(shower.number, shower.attempt, 4 * count, normals.data());
+        finish(shower, raw, normals.data(), count, points);
+        return count;
+    }
+
+    int64_t decode(const Shower& shower, const float* latents, int64_t room, float* points, uint8_t* valid) const override {
+        std::vector<float> raw;
+        const int64_t count = begin(shower, latents, raw, valid);
+        if (count && count <= room) finish(shower, raw, latents + flow_.features(), count, points);
+        return count;
+    }
+
+private:
+    // What the first latents decide: number of points and whether the shower is valid, which one without room for its points is not.
+    int64_t begin(const Shower& shower, const float* latents, std::vector<float>& raw, uint8_t* valid) const {
         const double relative = shower.energy / constants_.incident;
         float context[4] = {float(relative), shower.direction[0], shower.direction[1], shower.direction[2]};
         raw.resize(size_t(flow_.features()));
@@ -73,12 +89,13 @@ public:
         std::vector<int64_t> counts(size_t(info.layers));
         std::vector<double> energies(size_t(info.layers));
         double gravity[2];
-        return layers.run(raw.data(), shower.energy, shower.direction, double(most_points(shower.energy)), counts.data(),
-                          energies.data(), gravity, context, valid);
+        const int64_t count = layers.run(raw.data(), shower.energy, shower.direction, double(most_points(shower.energy)), counts.data(),
+                                         energies.data(), gravity, context, valid);
+        if (count < 0) *valid = 0;
+        return *valid ? count : 0;
     }
 
-    void finish(const Shower& shower, const std::vector<float>& raw, const float* normals, int64_t count,
-                float* points) const override {
+    void finish(const Shower& shower, const std::vector<float>& raw, const float* normals, int64_t count, float* points) const {
         const int64_t starts[] = {0, count};
         int64_t offsets[2];
         uint8_t valid = 0;
@@ -86,7 +103,6 @@ public:
                              offsets, points, &valid, 1);
     }
 
-private:
     const Json& settings_;
     const std::vector<double> row_;
     const CloudConstants constants_;

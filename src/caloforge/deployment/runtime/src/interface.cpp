@@ -16,7 +16,8 @@ struct cf_model {
 namespace {
 
 constexpr uint64_t kMostAttempts = 100;  // as in `caloforge generate`
-constexpr int64_t kTogether = 256;       // showers decoded at once
+constexpr size_t kTogether = 256;        // most showers decoded at once
+constexpr size_t kLatents = 1 << 20;     // and most of their random numbers, but for the first shower
 
 void need_argument(bool fine, const char* what) {
     if (!fine) throw Failure(CF_ARGUMENT, what);
@@ -86,6 +87,24 @@ bool possible(const cf_particle& p) {
 bool wanted(const Model& model, const cf_particle& particle, uint32_t flags) {
     return possible(particle) && (model.knows(particle) || (flags & CF_EXTRAPOLATE && particle.pdg == model.info.particle));
 }
+
+// Some of the next showers to be made, those that are decoded together.
+struct Batch {
+    std::vector<Shower> showers;
+    std::vector<size_t> starts;  // of their latents, and the end
+
+    template <class Next>
+    Batch(const Model& model, size_t left, const Next& next) : starts{0} {
+        while (showers.size() < std::min(kTogether, left)) {
+            const Shower shower = next(showers.size());
+            const size_t end = starts.back() + size_t(model.latent_size(shower));
+            if (!showers.empty() && end > kLatents) break;
+            showers.push_back(shower);
+            starts.push_back(end);
+        }
+    }
+    size_t size() const { return showers.size(); }
+};
 
 void need_showers(int64_t n, const void* particles, const void* showers, const void* out) {
     need_argument(n >= 0 && n < int64_t(1) << 40, "a number of showers is out of range");
@@ -166,29 +185,27 @@ cf_error cf_generate(const cf_model* model, int64_t n, const cf_particle* partic
             if (made) rows.push_back(r);
             else std::fill_n(deposits + size_t(r) * V, V, 0.0f);
         }
-        std::vector<Shower> batch;
         std::vector<float> latents, made;
-        std::vector<uint8_t> valid(static_cast<size_t>(kTogether));
+        std::vector<uint8_t> valid(kTogether);
         for (uint64_t attempt = 0; !rows.empty() && attempt < kMostAttempts; ++attempt) {
             std::vector<int64_t> rejected;
-            for (size_t first = 0; first < rows.size(); first += size_t(kTogether)) {
-                const size_t some = std::min(size_t(kTogether), rows.size() - first);
-                batch.clear();
-                for (size_t k = 0; k < some; ++k) {
+            for (size_t first = 0; first < rows.size();) {
+                const auto next = [&](size_t k) {
                     const int64_t row = rows[first + k];
-                    batch.push_back(shower_of(particles[row], showers[row], attempt));
-                }
-                const size_t size = size_t(m.latent_size(batch[0]));
-                latents.resize(size * some);
-                for (size_t k = 0; k < some; ++k) m.latents(seed, batch[k], latents.data() + k * size);
-                made.resize(V * some);
-                m.decode(int64_t(some), batch.data(), latents.data(), made.data(), valid.data());
-                for (size_t k = 0; k < some; ++k) {
+                    return shower_of(particles[row], showers[row], attempt);
+                };
+                const Batch batch(m, rows.size() - first, next);
+                latents.resize(batch.starts.back());
+                for (size_t k = 0; k < batch.size(); ++k) m.latents(seed, batch.showers[k], latents.data() + batch.starts[k]);
+                made.resize(V * batch.size());
+                m.decode(int64_t(batch.size()), batch.showers.data(), latents.data(), made.data(), valid.data());
+                for (size_t k = 0; k < batch.size(); ++k) {
                     const int64_t row = rows[first + k];
                     std::copy_n(made.data() + k * V, V, deposits + size_t(row) * V);
                     if (!valid[k]) rejected.push_back(row);
                     else if (attempt) status[row] = CF_REDRAWN;
                 }
+                first += batch.size();
             }
             rows.swap(rejected);
         }
@@ -225,15 +242,13 @@ cf_error cf_decode(const cf_model* model, int64_t n, const cf_particle* particle
         const VoxelModel& m = voxel_model(model);
         need_showers(n, particles, latents, deposits);
         need_argument(n == 0 || valid, "a null pointer");
-        std::vector<Shower> batch;
-        for (int64_t r = 0; r < n; ++r) {
-            need_argument(possible(particles[r]), "an impossible particle");
-            batch.push_back(shower_of(particles[r], 0, 0));
-        }
-        for (int64_t first = 0; first < n; first += kTogether) {
-            const int64_t some = std::min(kTogether, n - first);
-            m.decode(some, batch.data() + first, latents + first * m.latent_size(batch[0]), deposits + first * m.info.voxels,
-                     valid + first);
+        for (int64_t r = 0; r < n; ++r) need_argument(possible(particles[r]), "an impossible particle");
+        for (int64_t first = 0; first < n;) {
+            const auto next = [&](size_t k) { return shower_of(particles[first + int64_t(k)], 0, 0); };
+            const Batch batch(m, size_t(n - first), next);
+            m.decode(int64_t(batch.size()), batch.showers.data(), latents, deposits + first * m.info.voxels, valid + first);
+            latents += batch.starts.back();
+            first += int64_t(batch.size());
         }
     });
 }
@@ -256,8 +271,6 @@ cf_error cf_generate_points(const cf_model* model, int64_t n, const cf_particle*
         need_showers(n, particles, showers, status);
         need_argument(offsets && capacity >= 0 && (capacity == 0 || points), "no buffer");
         need_seed(seed);
-        std::vector<float> latents(size_t(m.first_latents())), raw, normals;
-        const Stream stream(seed, m.point_stream());
         offsets[0] = 0;
         for (int64_t r = 0; r < n; ++r) {
             offsets[r + 1] = offsets[r];
@@ -267,19 +280,13 @@ cf_error cf_generate_points(const cf_model* model, int64_t n, const cf_particle*
             }
             status[r] = CF_FAILED;
             for (uint64_t attempt = 0; attempt < kMostAttempts; ++attempt) {
-                const Shower shower = shower_of(particles[r], showers[r], attempt);
-                m.first(seed, shower, latents.data());
                 uint8_t valid = 0;
-                const int64_t count = m.begin(shower, latents.data(), raw, &valid);
-                if (!valid || count < 0) continue;
+                const int64_t room = std::max<int64_t>(capacity - offsets[r], 0);
+                const Shower shower = shower_of(particles[r], showers[r], attempt);
+                const int64_t count = m.generate(seed, shower, room, points + 4 * (capacity - room), &valid);
+                if (!valid) continue;
                 offsets[r + 1] = offsets[r] + count;
                 status[r] = attempt ? CF_REDRAWN : CF_OK;
-                if (offsets[r + 1] <= capacity) {
-                    // Only as many numbers as there are points: the rest of the stream decides nothing.
-                    normals.resize(size_t(4 * count));
-                    stream.normals(shower.number, attempt, 4 * count, normals.data());
-                    m.finish(shower, raw, normals.data(), count, points + 4 * offsets[r]);
-                }
                 break;
             }
         }
@@ -293,16 +300,12 @@ cf_error cf_decode_points(const cf_model* model, int64_t n, const cf_particle* p
         const PointModel& m = point_model(model);
         need_showers(n, particles, latents, valid);
         need_argument(offsets && capacity >= 0 && (capacity == 0 || points), "no buffer");
-        std::vector<float> raw;
         offsets[0] = 0;
         for (int64_t r = 0; r < n; ++r) {
             need_argument(possible(particles[r]), "an impossible particle");
             const Shower shower = shower_of(particles[r], 0, 0);
-            const int64_t count = m.begin(shower, latents, raw, valid + r);
-            if (count < 0) valid[r] = 0;
-            offsets[r + 1] = offsets[r] + std::max<int64_t>(count, 0);
-            if (count > 0 && offsets[r + 1] <= capacity)
-                m.finish(shower, raw, latents + m.first_latents(), count, points + 4 * offsets[r]);
+            const int64_t room = std::max<int64_t>(capacity - offsets[r], 0);
+            offsets[r + 1] = offsets[r] + m.decode(shower, latents, room, points + 4 * (capacity - room), valid + r);
             latents += m.latent_size(shower);
         }
         if (offsets[n] > capacity) throw Failure(CF_SPACE, "the buffer is too small");

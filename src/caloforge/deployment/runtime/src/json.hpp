@@ -1,4 +1,4 @@
-// A reader of JSON for what the exporter writes; anything else is refused, whatever it is.
+// A reader of JSON: names and words in plain letters, numbers in double.
 #pragma once
 
 #include <charconv>
@@ -146,8 +146,19 @@ private:
                     continue;
                 }
                 const char escaped = next();
-                need(escaped == '"' || escaped == '\\' || escaped == '/', "names and words have no such escapes");
-                out += escaped;
+                static constexpr std::string_view kNames = "\"\\/bfnrt", kMeanings = "\"\\/\b\f\n\r\t";
+                const size_t known = kNames.find(escaped);
+                if (known != std::string_view::npos) {
+                    out += kMeanings[known];
+                    continue;
+                }
+                need(escaped == 'u' && text.size() - at >= 4, "this is no JSON");
+                unsigned code = 0;
+                const auto found = std::from_chars(text.data() + at, text.data() + at + 4, code, 16);
+                need(found.ptr == text.data() + at + 4, "this is no JSON");
+                at += 4;
+                // What is no plain letter is in no name that is looked for.
+                out += code < 128 ? char(code) : '?';
             }
         }
     };

@@ -12,6 +12,7 @@ namespace caloforge::runtime {
 namespace {
 
 constexpr int64_t kFormat = 2;  // of runtime.json
+constexpr size_t kLongest = size_t(1) << 28;  // JSON
 
 using Opener = std::unique_ptr<Model> (*)(Json, std::unique_ptr<Tensors>);
 constexpr std::pair<const char*, Opener> kKinds[] = {
@@ -24,6 +25,9 @@ constexpr std::pair<const char*, Opener> kKinds[] = {
     {"l2lflows", open_l2lflows},
     {"caloclouds2", open_caloclouds},
     {"caloclouds3", open_caloclouds},
+    {"gflash", open_gflash},
+    {"pca-parametrisation", open_parametrisation},
+    {"shower-library", open_library},
 };
 
 template <size_t N>
@@ -78,12 +82,24 @@ bool Model::knows(const cf_particle& particle) const {
     return true;
 }
 
+// The hash of the weights in the Python package's own description of a model, if there is one in the directory.
+static std::string weights_of_package(const std::string& directory) {
+    const std::string where = directory + "/model.json";
+    if (!MappedFile::exists(where)) return {};
+    const MappedFile file(where);
+    need(file.text().size() < kLongest, "'" + where + "' is too large");
+    return Json::parse(file.text())["weights_sha256"].text();
+}
+
 std::unique_ptr<Model> open_model(const std::string& directory) {
-    const std::string where = directory + "/runtime.json";
+    const std::string where = directory + "/runtime.json", of_package = weights_of_package(directory);
+    if (!of_package.empty() && !MappedFile::exists(where))
+        throw Failure(CF_UNSUPPORTED, "'" + directory + "' is a model of the Python package; 'caloforge export " + directory +
+                                          " --target cpp' makes one that this library opens");
     Json description;
     {
         const MappedFile file(where);
-        need(file.text().size() < (size_t(1) << 28), "'" + where + "' is too large");
+        need(file.text().size() < kLongest, "'" + where + "' is too large");
         // The last entry holds the hash of all before it.
         const std::string_view text = file.text();
         const size_t end = text.rfind("\"digest\"");
@@ -93,6 +109,8 @@ std::unique_ptr<Model> open_model(const std::string& directory) {
     }
     if (description["format"].number() != kFormat)
         throw Failure(CF_VERSION, "'" + where + "' has another format than this library reads; export the model again");
+    need(of_package.empty() || of_package == description["model_sha256"].text(),
+         "the model in '" + directory + "' was trained again after its export");
     const std::string& kind = description["kind"].text();
     auto tensors = std::make_unique<Tensors>(directory + "/runtime.safetensors");
     const std::string_view text = tensors->text();

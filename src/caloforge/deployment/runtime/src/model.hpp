@@ -51,7 +51,8 @@ protected:
 class VoxelModel : public Model {
 public:
     using Model::Model;
-    // Latents of some showers, one behind the other, to deposits; whether each is valid. Others are empty.
+    // Latents of some showers, one behind the other and each as long as `latent_size` says, to deposits; whether each is valid.
+    // Others are empty.
     virtual void decode(int64_t count, const Shower* showers, const float* latents, float* deposits, uint8_t* valid) const = 0;
 };
 
@@ -59,14 +60,15 @@ class PointModel : public Model {
 public:
     using Model::Model;
     virtual int64_t most_points(double energy) const = 0;
-    // What the first latents decide: numbers of points and whether the shower is valid; -1 if it has no room for its points.
-    virtual int64_t begin(const Shower& shower, const float* latents, std::vector<float>& raw, uint8_t* valid) const = 0;
-    // How many latents `begin` needs; those of the points follow, four each.
-    virtual int64_t first_latents() const = 0;
-    virtual std::string point_stream() const = 0;
-    virtual void first(uint64_t seed, const Shower& shower, float* out) const = 0;
-    virtual void finish(const Shower& shower, const std::vector<float>& raw, const float* normals, int64_t count,
-                        float* points) const = 0;
+    // One attempt at a shower, with its own random numbers. Returns how many points it has, and writes them where there is room for
+    // all of them; 0 of a shower that is not valid.
+    virtual int64_t generate(uint64_t seed, const Shower& shower, int64_t room, float* points, uint8_t* valid) const {
+        std::vector<float> numbers(size_t(latent_size(shower)));
+        latents(seed, shower, numbers.data());
+        return decode(shower, numbers.data(), room, points, valid);
+    }
+    // The same from given latents.
+    virtual int64_t decode(const Shower& shower, const float* latents, int64_t room, float* points, uint8_t* valid) const = 0;
 };
 
 // One function for each kind; the list of kinds is in model.cpp.
@@ -75,6 +77,9 @@ std::unique_ptr<Model> open_caloinn(Json description, std::unique_ptr<Tensors> t
 std::unique_ptr<Model> open_icaloflow(Json description, std::unique_ptr<Tensors> tensors);
 std::unique_ptr<Model> open_l2lflows(Json description, std::unique_ptr<Tensors> tensors);
 std::unique_ptr<Model> open_caloclouds(Json description, std::unique_ptr<Tensors> tensors);
+std::unique_ptr<Model> open_gflash(Json description, std::unique_ptr<Tensors> tensors);
+std::unique_ptr<Model> open_parametrisation(Json description, std::unique_ptr<Tensors> tensors);
+std::unique_ptr<Model> open_library(Json description, std::unique_ptr<Tensors> tensors);
 
 std::unique_ptr<Model> open_model(const std::string& directory);
 

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <array>
 #include <cstdint>
+#include <cstring>
 #include <string>
 #include <vector>
 
@@ -17,7 +18,7 @@ namespace caloforge::runtime {
 class Stream {
 public:
     Stream(uint64_t seed, const std::string& purpose) {
-        const std::string name = std::to_string(seed) + '\0' + "generation/" + purpose;
+        const std::string name = std::to_string(seed) + '\0' + "generation" + (purpose.empty() ? "" : "/") + purpose;
         Blake2b hash(16);
         hash.add(name.data(), name.size());
         const auto words = hash.finish();
@@ -44,6 +45,14 @@ public:
     double next() {
         if (at_ == 4) refill();
         return double(words_[at_++] >> 11) * (1.0 / 9007199254740992.0);
+    }
+
+    // `count` of them as a model's latents hold them: their bytes, in the room of two floats each.
+    void fill(int64_t count, float* out) {
+        for (int64_t k = 0; k < count; ++k) {
+            const double value = next();
+            std::memcpy(out + 2 * k, &value, sizeof value);
+        }
     }
 
 private:
@@ -75,5 +84,12 @@ private:
     uint64_t shower_, attempt_, counter_ = 0;
     int at_ = 4;
 };
+
+// A uniform number among latents; hosts may hand over anything.
+inline double uniform_at(const float* latents, int64_t k) {
+    double value;
+    std::memcpy(&value, latents + 2 * k, sizeof value);
+    return value > 0 ? std::min(value, 1.0) : 0;
+}
 
 }  // namespace caloforge::runtime

@@ -7,6 +7,7 @@
 
 #include <cmath>
 #include <cstring>
+#include <type_traits>
 
 #if defined(__F16C__)
 #include <immintrin.h>
@@ -31,6 +32,8 @@ MappedFile::MappedFile(const std::string& path) {
         throw Failure(CF_NO_FILE, "'" + path + "' is empty or no file");
     }
 }
+
+bool MappedFile::exists(const std::string& path) { return ::access(path.c_str(), F_OK) == 0; }
 
 MappedFile::~MappedFile() {
     if (data_) ::munmap(data_, bytes_);
@@ -81,11 +84,12 @@ Tensors::Tensors(const std::string& path) : file_(path) {
     for (const auto& [name, entry] : head.object()) {
         if (name == "__metadata__") continue;
         const std::string& type = entry["dtype"].text();
-        const int bytes = type == "F16" ? 2 : type == "F32" ? 4 : type == "F64" || type == "I64" ? 8 : 0;
+        const int bytes = type == "F16" ? 2 : type == "F32" || type == "I32" ? 4 : type == "F64" || type == "I64" ? 8 : 0;
         need(bytes > 0, "the tensor '" + name + "' is of an unknown type");
         Tensor tensor{type == "F16"   ? Tensor::Type::f16
                       : type == "F32" ? Tensor::Type::f32
                       : type == "F64" ? Tensor::Type::f64
+                      : type == "I32" ? Tensor::Type::i32
                                       : Tensor::Type::i64,
                       {}, nullptr, 1};
         for (const Json& size : entry["shape"].list()) {
@@ -121,6 +125,26 @@ const float* Tensors::floats(const std::string& name, int64_t count, std::vector
     room = copied<float>(tensor);
     return room.data();
 }
+
+template <class T>
+const T* Tensors::in_place(const std::string& name, int64_t count, std::vector<T>& room) const {
+    if constexpr (std::is_same_v<T, float>) {
+        return floats(name, count, room);
+    } else {
+        constexpr auto wanted = std::is_same_v<T, double>    ? Tensor::Type::f64
+                                : std::is_same_v<T, int32_t> ? Tensor::Type::i32
+                                                             : Tensor::Type::i64;
+        const Tensor& tensor = find(name, count);
+        need(tensor.type == wanted, "the tensor '" + name + "' is of another type");
+        if (reinterpret_cast<uintptr_t>(tensor.data) % alignof(T) == 0) return reinterpret_cast<const T*>(tensor.data);
+        room = copied<T>(tensor);
+        return room.data();
+    }
+}
+template const float* Tensors::in_place(const std::string&, int64_t, std::vector<float>&) const;
+template const double* Tensors::in_place(const std::string&, int64_t, std::vector<double>&) const;
+template const int32_t* Tensors::in_place(const std::string&, int64_t, std::vector<int32_t>&) const;
+template const int64_t* Tensors::in_place(const std::string&, int64_t, std::vector<int64_t>&) const;
 
 std::vector<double> Tensors::doubles(const std::string& name, int64_t count) const {
     const Tensor& tensor = find(name, count);

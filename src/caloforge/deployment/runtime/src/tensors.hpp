@@ -15,6 +15,7 @@ namespace caloforge::runtime {
 class MappedFile {
 public:
     explicit MappedFile(const std::string& path);
+    static bool exists(const std::string& path);
     ~MappedFile();
     MappedFile(const MappedFile&) = delete;
     MappedFile& operator=(const MappedFile&) = delete;
@@ -28,7 +29,7 @@ private:
 };
 
 struct Tensor {
-    enum class Type { f16, f32, f64, i64 } type;
+    enum class Type { f16, f32, f64, i32, i64 } type;
     std::vector<int64_t> shape;
     const char* data;
     int64_t count;
@@ -42,6 +43,10 @@ public:
     const float* floats(const std::string& name, int64_t count, std::vector<float>& room) const;
     std::vector<double> doubles(const std::string& name, int64_t count = -1) const;
     std::vector<int64_t> wholes(const std::string& name, int64_t count = -1) const;
+    // The numbers where they lie in the file, which stays mapped; in `room` if it holds them at odd places.
+    template <class T>
+    const T* in_place(const std::string& name, int64_t count, std::vector<T>& room) const;
+    int64_t count(const std::string& name) const { return find(name, -1).count; }
     std::string_view text() const { return file_.text(); }
     void forget() const { file_.forget(); }
 

@@ -60,6 +60,47 @@ struct LogEnergy {
     double operator()(double energy) const { return factor * std::log10((energy + offset) / reference); }
 };
 
+// A threshold that keeps the energy of the layer; see caloforge.representation.cuts.
+class LayerCut {
+public:
+    // Estimates of the deposits of a layer to deposits, in place. Kept voxels may fall short of the threshold by `margin`.
+    void apply(int size, double* values, double energy, double least, double margin) {
+        order_.clear();
+        int brightest = 0;
+        for (int i = 0; i < size; ++i) {
+            if (values[i] >= least - margin) values[i] = least + std::fabs(values[i] - least);
+            if (values[i] >= least) order_.push_back(i);
+            if (values[i] > values[brightest]) brightest = i;
+        }
+        if (order_.empty()) order_.push_back(brightest);
+        const double affordable = std::max(std::floor(energy / least), 0.0);
+        const int count = int(std::min(double(order_.size()), affordable));
+        std::sort(order_.begin(), order_.end(), [&](int a, int b) { return values[a] > values[b] || (values[a] == values[b] && a < b); });
+        kept_.resize(size_t(count));
+        // With the faintest kept voxels on the threshold, the j brightest share what is left; the largest j is right for which none of
+        // them comes to lie below it.
+        double sum = 0, factor = 0;
+        int free = 0;
+        for (int k = 0; k < count; ++k) {
+            const double value = std::max(values[order_[size_t(k)]], least);
+            kept_[size_t(k)] = value;
+            sum += value;
+            const double found = (energy - least * (count - k - 1)) / std::max(sum, std::numeric_limits<double>::min());
+            if (k == 0) factor = found;
+            if (found * value >= least) {
+                ++free;
+                factor = found;
+            }
+        }
+        std::fill(values, values + size, 0.0);
+        for (int k = 0; k < count; ++k) values[order_[size_t(k)]] = k < free ? kept_[size_t(k)] * factor : least;
+    }
+
+private:
+    std::vector<double> kept_;
+    std::vector<int> order_;
+};
+
 // Shares of the voxels and noisy energies of the layers to deposits.
 class SharesToDeposits {
 public:
@@ -89,8 +130,8 @@ public:
 
     // Work memory; `values` are the deposits of the last layer that was made.
     struct Room {
-        std::vector<double> values, kept;
-        std::vector<int> order;
+        std::vector<double> values;
+        LayerCut cut;
     };
 
     // Whether all came out finite; else `deposits` is not to be used.
@@ -130,7 +171,7 @@ private:
             if (share_noise_ > 0)
                 for (int i = 0; i < size; ++i) values[i] = std::max((1 + share_noise_) * values[i] - share_noise_ / 2, 0.0);
             for (int i = 0; i < size; ++i) values[i] = values[i] * total - noise_ / 2;
-            cut(size, values, clean, room);
+            room.cut.apply(size, values, clean, least_, noise_ / 2);
             return;
         }
         double total = energy;
@@ -145,42 +186,6 @@ private:
             values[i] *= total;
             values[i] = values[i] >= cut_ ? std::max(values[i], 0.0) : 0;
         }
-    }
-
-    // A threshold that keeps the energy of the layer; see caloforge.representation.cuts.
-    void cut(int size, double* values, double energy, Room& room) const {
-        const double least = least_, margin = noise_ / 2;
-        std::vector<int>& order = room.order;
-        std::vector<double>& kept = room.kept;
-        order.clear();
-        int brightest = 0;
-        for (int i = 0; i < size; ++i) {
-            if (values[i] >= least - margin) values[i] = least + std::fabs(values[i] - least);
-            if (values[i] >= least) order.push_back(i);
-            if (values[i] > values[brightest]) brightest = i;
-        }
-        if (order.empty()) order.push_back(brightest);
-        const double affordable = std::max(std::floor(energy / least), 0.0);
-        const int count = int(std::min(double(order.size()), affordable));
-        std::sort(order.begin(), order.end(), [&](int a, int b) { return values[a] > values[b] || (values[a] == values[b] && a < b); });
-        kept.resize(size_t(count));
-        // With the faintest kept voxels on the threshold, the j brightest share what is left; the largest j is right for which none of
-        // them comes to lie below it.
-        double sum = 0, factor = 0;
-        int free = 0;
-        for (int k = 0; k < count; ++k) {
-            const double value = std::max(values[order[size_t(k)]], least);
-            kept[size_t(k)] = value;
-            sum += value;
-            const double found = (energy - least * (count - k - 1)) / std::max(sum, std::numeric_limits<double>::min());
-            if (k == 0) factor = found;
-            if (found * value >= least) {
-                ++free;
-                factor = found;
-            }
-        }
-        std::fill(values, values + size, 0.0);
-        for (int k = 0; k < count; ++k) values[order[size_t(k)]] = k < free ? kept[size_t(k)] * factor : least;
     }
 
     std::vector<int64_t> sizes_;
