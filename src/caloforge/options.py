@@ -256,6 +256,13 @@ class HybridOptions(Options):
     field: Annotated[float | None, _FIELD] = None
     engine: Annotated[str | None, _ENGINE] = None
     geant4_data: Annotated[str, _TABLES] = "auto"
+    picture: Annotated[
+        int | None,
+        Option(
+            "Also draw this event (from 0; PNG beside the file): tracks in front, answered showers, what Geant4 tracked.",
+            least=0,
+        ),
+    ] = None
     resume: Annotated[bool, _RESUME] = False
     overwrite: Annotated[bool, _OVERWRITE] = False
 

@@ -68,6 +68,8 @@ def hybrid(
         spent = ", ".join(f"{name} {1000 * seconds / summary.made:.3g}" for name, seconds in summary.spent.items())
         rows.append(["ms per event", f"{spent} (of the workers)"])
     rows.append(["file", f"{out} ({out.stat().st_size / 1e6:.1f} MB)"])
+    if summary.picture is not None:
+        rows.append(["picture", str(summary.picture)])
     print_table("", ["", ""], rows)
     if summary.faces:
         print_table(

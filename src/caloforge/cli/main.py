@@ -68,6 +68,7 @@ def _register() -> None:
         models,
         simulate,
         study,
+        study_separation,
         train,
     )
 
@@ -84,6 +85,7 @@ def _register() -> None:
         join,
         bench_hybrid,
         bench,
+        study_separation,
         study,
         demo,
         kernels,

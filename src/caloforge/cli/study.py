@@ -17,7 +17,7 @@ from caloforge.options import (
     StudyVariantsOptions,
 )
 
-__all__ = ["register"]
+__all__ = ["app", "register"]
 
 app = App(
     help="Answer a question about training by experiment. Example: caloforge study noise --data piplus.h5 "

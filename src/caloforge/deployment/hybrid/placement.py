@@ -252,7 +252,7 @@ class Placement:
         readout: of the showers; its cells are polar, or Cartesian and evenly spaced.
         mean: mean energy of the voxels of the model's showers about the axis, (V,).
         slopes: whether showers of inclined particles are to be inclined too; not so for a model that knows directions.
-        hits: energy that one deposit leaves in each layer, MeV, (layers,), for polar cells (``hit_energies``).
+        hits: energy of a spot in each layer, MeV, (layers,), for polar cells (``hit_energies``).
 
     Raises:
         UsageError: if the readout has other cells.

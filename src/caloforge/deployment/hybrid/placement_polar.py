@@ -117,9 +117,10 @@ class PolarLayer:
 
 
 def hit_energies(showers: Showers) -> Floats:
-    """Energy that a single deposit leaves in each layer, MeV, (layers,): the median of the lit cells in the outer half.
+    """Energy of a spot in each layer, MeV, (layers,): twice the median of the lit cells in the outer half.
 
-    Far from the axis few deposits share a cell. Layers that are dark there get the mean of the others.
+    Far from the axis few deposits share a cell. With once the median, photons in ``par04-ds2`` at 7 and 5 mm light 25 % more
+    cells than Geant4's do, with twice 6 %, with four times 5 % fewer. Layers that are dark there get the mean of the others.
     """
     found = np.full(showers.readout.n_layers, np.nan)
     for number, (layer, cells) in enumerate(zip(showers.readout.layers, showers.readout.layer_slices, strict=True)):
@@ -129,6 +130,6 @@ def hit_energies(showers: Showers) -> Floats:
         lit = showers.deposits[:, cells][:, far]
         lit = lit[lit > 0]
         if len(lit):
-            found[number] = float(f"{float(np.median(lit)):.4g}")
+            found[number] = float(f"{2 * float(np.median(lit)):.4g}")
     known = found[~np.isnan(found)]
     return np.where(np.isnan(found), known.mean() if len(known) else 1.0, found)

@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 
 from caloforge.arguments import switch
+from caloforge.atomic import save_figure
 from caloforge.cores import available_cores
 from caloforge.deployment.hybrid.answering import Loaded, Models, acceptance_of, answerer, identity, load_models
 from caloforge.deployment.hybrid.faces import read_faces
+from caloforge.deployment.hybrid.picture import check_picture, draw_picture, picture_of
 from caloforge.deployment.hybrid.work import HybridWork, prepare
 from caloforge.detectors import Detector, EnergySpectrum, Upstream, behind, load_upstream, particle_id, particle_name
 from caloforge.errors import Interrupted
@@ -33,6 +35,8 @@ __all__ = ["HybridProduction", "HybridSummary", "hybrid_simulation", "plan_hybri
 
 #: Blocks of Geant4 that are answered together: models work at half the cost in batches of a hundred.
 _TOGETHER = 5
+#: Of pictures.
+_DPI = 110
 #: In front of the face, where particles start if a detector's gun stands on it.
 _ROOM = 1.0 * mm
 
@@ -50,6 +54,7 @@ class HybridSummary:
         seconds: wall-clock time of this run.
         spent: seconds of the workers: ``geant4``, ``models``, ``placing``.
         faces: per species and reason, particles per event and share of the incident energy (``Faces.summary``).
+        picture: of the event that was asked for.
     """
 
     path: Path
@@ -60,6 +65,7 @@ class HybridSummary:
     seconds: float
     spent: dict[str, float]
     faces: list[dict[str, Any]]
+    picture: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -181,6 +187,8 @@ def hybrid_simulation(
     refuse_taken(out, resume=chosen.resume, overwrite=chosen.overwrite)
     asked = plan_hybrid(detector, models, particle, energy, upstream, chosen)
     work, plan = asked.work, asked.work.plan
+    if chosen.picture is not None:
+        check_picture(work, chosen.picture)
 
     def begin(facts: Facts) -> Writer:
         return create_showers(
@@ -240,4 +248,12 @@ def hybrid_simulation(
         time.monotonic() - began,
         spent,
         read_faces(out).summary(),
+        None if chosen.picture is None else _drawn(work, chosen.picture, out),
     )
+
+
+def _drawn(work: HybridWork, event: int, out: Path) -> Path:
+    """Draw an event beside the file."""
+    path = out.with_name(f"{out.stem}.event{event}.png")
+    save_figure(path, draw_picture(picture_of(work, event), work), _DPI)
+    return path

@@ -28,7 +28,7 @@ from caloforge.simulation import BLOCK_SIZE, Block, Removed, SimulationPlan
 from caloforge.simulation.worker import Facts
 from caloforge.simulation.worker import prepare as prepare_geant4
 
-__all__ = ["Answerer", "Done", "HybridWork", "prepare", "shower_number"]
+__all__ = ["Answerer", "Answers", "Done", "HybridWork", "prepare", "shower_number"]
 
 #: A shower's number says which event and track it answers, so that its random numbers depend on nothing else.
 _TRACKS = 1 << 20
@@ -107,7 +107,7 @@ class Done:
     answered: int = 0
 
 
-class _Answers:
+class Answers:
     """Answers of all models."""
 
     def __init__(self, work: HybridWork) -> None:
@@ -154,7 +154,7 @@ def prepare(work: HybridWork) -> Callable[[int | None], Done]:
     """
     torch.set_num_threads(1)
     use_choice(work.kernels)
-    track, answers = prepare_geant4(work.plan), _Answers(work)
+    track, answers = prepare_geant4(work.plan), Answers(work)
 
     def make(number: int | None) -> Done:
         began = time.perf_counter()

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from caloforge.detectors import Detector
-from caloforge.simulation.engines.base import Deposits, Engine, Group
+from caloforge.simulation.engines.base import Deposits, Engine, Group, Track
 from caloforge.simulation.packages import need_engine
 from caloforge.simulation.removal import RemovalPlane
 
-__all__ = ["Deposits", "Engine", "Group", "make_engine"]
+__all__ = ["Deposits", "Engine", "Group", "Track", "make_engine"]
 
 
 def make_engine(

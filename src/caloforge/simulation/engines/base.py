@@ -12,14 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from caloforge.detectors import Detector, Stack
-from caloforge.errors import SimulationError
+from caloforge.errors import SimulationError, UsageError
 from caloforge.simulation.geometry import Frame
 from caloforge.simulation.physics import check_energies, check_particle
 from caloforge.simulation.removal import RemovalPlane, Removed
 from caloforge.simulation.tables import TableSource
 from caloforge.units import GeV
 
-__all__ = ["GROUP_ENERGY", "Deposits", "Engine", "Group", "consecutive", "one_sentence"]
+__all__ = ["GROUP_ENERGY", "Deposits", "Engine", "Group", "Track", "consecutive", "one_sentence"]
 
 Floats = NDArray[np.float64]
 Index = NDArray[np.int64]
@@ -68,6 +68,23 @@ class Deposits:
         chosen = (self.shower >= first) & (self.shower < first + count)
         names = [name for name in type(self).__dataclass_fields__ if len(getattr(self, name))]
         return replace(self, **{name: getattr(self, name)[chosen] - first * (name == "shower") for name in names})
+
+
+@dataclass(frozen=True)
+class Track:
+    """The way of a particle, in the local frame.
+
+    Attributes:
+        particle: PDG id.
+        energy: kinetic energy at its start, MeV.
+        points: ends of its steps, mm, (K, 3).
+        behind: whether it began at or behind a removal plane.
+    """
+
+    particle: int
+    energy: float
+    points: Floats
+    behind: bool
 
 
 @dataclass(frozen=True)
@@ -142,6 +159,23 @@ class Engine(ABC):
             energies: kinetic, MeV, shape (N,).
             directions: unit vectors in the local frame, shape (N, 3).
         """
+
+    def trace(self, energies: Floats, directions: Floats, shower: int, least: float) -> tuple[list[Track], Removed]:
+        """Simulate showers, as ``run`` does, and tell the ways of the particles of one of them.
+
+        Args:
+            energies: kinetic, MeV, shape (N,).
+            directions: unit vectors in the local frame, shape (N, 3).
+            shower: number of the one.
+            least: energy from which particles are told, MeV.
+
+        Returns:
+            The tracks, and what the removal plane stopped or saw of that shower.
+
+        Raises:
+            UsageError: if the engine does not know tracks, or there is no plane.
+        """
+        raise UsageError(f"the engine {self.name} does not tell the tracks of particles; calzone does, without a field")
 
     @abstractmethod
     def seed(self, seed: int) -> None:

@@ -20,13 +20,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from caloforge.detectors import Detector, Stack
-from caloforge.errors import SimulationError
+from caloforge.errors import SimulationError, UsageError
 from caloforge.simulation.engines.base import (
     GROUP_ENERGY,
     Deposits,
     Engine,
     Floats,
     Group,
+    Track,
     consecutive,
     one_sentence,
 )
@@ -73,6 +74,8 @@ class Calzone(Engine):
             raise SimulationError(
                 f"Geant4 does not accept the detector '{detector.name}': {one_sentence(error)}"
             ) from error
+        self._followed: tuple[int, float] | None = None
+        self._tracks: list[Track] = []
         self._plates = {volume_name(plate.index): number for number, plate in enumerate(stack.plates)}
 
     def _made(self, definition: dict[str, Any], *, removing: bool = False) -> Any:
@@ -146,6 +149,7 @@ class Calzone(Engine):
         for start, number in consecutive(energies, _IN_FRONT * GROUP_ENERGY):
             rows = slice(start, start + number)
             record = self._run(self._simulation, self._incident(energies[rows], directions[rows]))
+            self._follow(record, np.arange(start, start + number), behind=False)
             in_front = self._joined(record.deposits, depth)
             # calzone stops all that enters a volume; what the plane does not take starts again from there.
             caught = [particles for particles in record.particles.values() if len(particles)]
@@ -158,17 +162,56 @@ class Calzone(Engine):
                 parts = [in_front.of(first, count)]
                 if rest is not None:
                     those = rest[(rest["event"] >= first) & (rest["event"] < first + count)]
-                    parts.append(self._behind_the_plane(those, first, depth))
+                    parts.append(self._behind_the_plane(those, first, start, depth))
                 here = (removed.shower >= first) & (removed.shower < first + count)
                 deposits = Deposits.concatenate([part for part in parts if len(part.shower)] or [Deposits.none()])
                 yield Group(start + first, count, deposits, removed[here].shifted(-first))
 
-    def _behind_the_plane(self, particles: NDArray[Any], first: int, depth: bool) -> Deposits:
+    def _behind_the_plane(self, particles: NDArray[Any], first: int, start: int, depth: bool) -> Deposits:
         """What particles deposit that the plane lets through, showers counted from one of them."""
         if not len(particles):
             return Deposits.none()
-        deposits = self._joined(self._run(self._behind, particles), depth)
-        return replace(deposits, shower=particles["event"].astype(np.int64)[deposits.shower] - first)
+        owner = particles["event"].astype(np.int64)
+        record = self._run(self._behind, particles)
+        if self._followed is not None:
+            self._follow(record, start + owner, behind=True)
+            record = record.deposits
+        deposits = self._joined(record, depth)
+        return replace(deposits, shower=owner[deposits.shower] - first)
+
+    def trace(self, energies: Floats, directions: Floats, shower: int, least: float) -> tuple[list[Track], Removed]:
+        """See ``Engine``."""
+        if self._behind is None:
+            raise UsageError("tracks are told of showers with a removal plane")
+        self._followed, tracks = (shower, least), self._tracks
+        self._simulation.tracking = self._behind.tracking = True
+        seen = []
+        try:
+            for group in self.run(energies, directions, depth=False):
+                assert group.removed is not None  # there is a plane
+                those = group.removed.shifted(group.first)
+                seen.append(those[those.shower == shower])
+        finally:
+            self._simulation.tracking = self._behind.tracking = False
+            self._followed, self._tracks = None, []
+        return tracks, Removed.concatenate(seen)
+
+    def _follow(self, record: Any, owner: NDArray[np.int64], *, behind: bool) -> None:
+        """Keep the tracks of the shower that is followed; events of the record belong to showers."""
+        if self._followed is None:
+            return
+        shower, least = self._followed
+        for event in np.flatnonzero(owner == shower).tolist():
+            particles = dict(record.tracks[record.tracks["event"] == event][["tid", "pid"]].tolist())
+            steps = record.vertices[record.vertices["event"] == event]
+            order = np.argsort(steps["tid"], kind="stable")
+            steps = steps[order]
+            for part in np.split(steps, np.flatnonzero(np.diff(steps["tid"])) + 1):
+                if len(part) < 2 or part["energy"][0] < least:
+                    continue
+                place = [self._frame.to_local(part["position"][:, self._frame.axes[k]] * cm, k) for k in range(3)]
+                kind, energy = particles[int(part["tid"][0])], float(part["energy"][0])
+                self._tracks.append(Track(kind, energy, np.stack(place, axis=1), behind))
 
     def _simulate(self, energies: Floats, directions: Floats, depth: bool) -> tuple[Deposits, Removed | None]:
         return self._joined(self.run_detailed(energies, directions), depth), None
