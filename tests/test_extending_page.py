@@ -20,6 +20,8 @@ SHOWN = [
     "pyproject.toml",
     "caloforge_toy/model.py",
     "caloforge_toy/presets/toy-exponential-tiny.yaml",
+    "caloforge_toy/aid.py",
+    "caloforge_toy/presets/toy-exponential-started.yaml",
     "caloforge_toy/measure.py",
     "caloforge_toy/format.py",
 ]

@@ -59,7 +59,10 @@ def test_it_is_found_and_a_broken_one_is_named(program: Program) -> None:
     own = {(p["group"], p["name"]): p["distribution"] for p in found if p["distribution"] == "caloforge-toy"}
     assert own == {
         ("models", "toy-exponential"): "caloforge-toy",
+        ("presets", "toy-exponential-started"): "caloforge-toy",
         ("presets", "toy-exponential-tiny"): "caloforge-toy",
+        ("pretrained", "toy-photons"): "caloforge-toy",
+        ("aids", "toy-mean-start"): "caloforge-toy",
         ("measures", "toy-mean-energy"): "caloforge-toy",
         ("formats", "toy-gev"): "caloforge-toy",
     }
@@ -120,6 +123,39 @@ def test_it_is_trained_generated_written_and_evaluated_by_name(program: Program)
     page = (program.folder / "report" / "index.html").read_text()
     assert number["title"].replace("'", "&#x27;") in page
     assert "mean deposited energy" in program("compare", "report").stdout
+
+
+def test_its_aid_helps_its_preset_and_a_broken_aid_stops_nothing_else(program: Program) -> None:
+    """Mutations: the aid does nothing; presets look for aids in the package itself alone."""
+    program("convert", "calogan-gamma-sample:floor", "few.h5")
+    begun = ("--data", "few.h5", "--set", "training.epochs=1", "--set", "training.optimiser.learning_rate=0.001")
+    losses = {}
+    for word in ("started", "tiny"):
+        program("train", f"toy-exponential-{word}", "--out", word, *begun)
+        (row,) = map(json.loads, (program.folder / word / "metrics.jsonl").read_text().splitlines())
+        losses[word] = row["validation"]["loss"]
+    assert losses["started"] < losses["tiny"] - 100  # nats: without it the energy lies evenly over all voxels
+    assert "toy-mean-start" in program("info", "started").stdout
+    broken = (PACKAGE / "caloforge_toy/presets/toy-exponential-started.yaml").read_text()
+    (program.folder / "broken.yaml").write_text(broken.replace("toy-mean-start", "broken"))
+    done = program("train", "broken.yaml", "--data", "few.h5", "--out", "b", code=1)
+    assert done.stderr.startswith("caloforge: the aid 'broken' of the distribution 'broken-package' cannot be loaded")
+
+
+def test_its_trained_model_is_listed_and_generates_by_name(program: Program) -> None:
+    """Mutation: look for trained models in the package itself alone."""
+    listed = program("models").stdout
+    assert "toy-photons" in listed
+    assert "toy-mean-start" in program("info", "toy-photons").stdout
+    program("generate", "toy-photons", "--energy", "2:90", "--events", "300", "--jobs", "2", "--out", "g.h5")
+    program(
+        "evaluate", "g.h5", "calogan-gamma-sample:test", "--only", "toy-mean-energy", "--allow-mismatch", "--out", "r"
+    )
+    report = json.loads((program.folder / "r" / "report.json").read_text())
+    (number,) = report["generated"]["measured"]["toy-mean-energy"]
+    assert number["value"] == pytest.approx(1, abs=0.1)
+    done = program("info", "broken", code=1)
+    assert "the trained model 'broken' of the distribution 'broken-package' cannot be loaded" in done.stderr
 
 
 def test_a_broken_measure_costs_nothing_but_itself(program: Program) -> None:

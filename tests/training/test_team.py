@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import distributed
+from torch.distributed import TCPStore  # type: ignore[attr-defined] # not in its list of names
 
 from caloforge import datasets
 from caloforge.errors import ShowerFileError, TrainingError, UsageError
@@ -20,7 +22,8 @@ from caloforge.models import read_record
 from caloforge.showers import create_showers, open_showers
 from caloforge.training import train
 from caloforge.training.metrics import read_metrics
-from caloforge.training.team import team
+from caloforge.training.processes import Processes
+from caloforge.training.team import Seat, team
 
 PRESET = """
 kind: caloflow
@@ -74,6 +77,35 @@ def test_what_cannot_be_done_is_refused(preset: Path, tmp_path: Path, monkeypatc
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(UsageError, match="torchrun has started several processes already"):
         train(preset, "x.h5", tmp_path / "m", jobs=2)
+
+
+def test_every_process_has_a_gpu_of_its_own_as_far_as_one_can_tell_without(
+    preset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stand-ins for what needs a GPU; mutations: every process takes the first one; NCCL alone, which sums nothing on a CPU."""
+    chosen: list[Any] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    with pytest.raises(UsageError, match="2 processes need as many GPUs, and there are 1"):
+        train(preset, "x.h5", tmp_path / "m", jobs=2, device="cuda")
+    for rank in (0, 1):
+        monkeypatch.setenv("LOCAL_RANK", str(rank))
+        assert Processes.local_device("cuda") == torch.device("cuda", rank)
+    assert Processes.local_device("cuda:0") == torch.device("cuda", 0)
+    assert chosen == [torch.device("cuda", index) for index in (0, 1, 0)]
+
+    began: list[tuple[Any, Any]] = []
+    monkeypatch.setattr(distributed, "init_process_group", lambda backend, **place: began.append((backend, place)))
+    monkeypatch.setattr(distributed, "get_rank", lambda: 1)
+    monkeypatch.setattr(distributed, "get_world_size", lambda: 2)
+    monkeypatch.setattr(distributed, "destroy_process_group", lambda: began.append(("end", None)))
+    store = TCPStore("127.0.0.1", 0, 2, is_master=True, wait_for_workers=False)
+    for device in ("cuda:1", "cpu"):
+        with Processes.joined(torch.device(device), Seat(1, 2, store.port)) as processes:
+            assert (processes.rank, processes.size, processes.first) == (1, 2, False)
+    assert [backend for backend, _ in began] == ["cpu:gloo,cuda:nccl", "end", "gloo", "end"]
+    assert (began[0][1]["rank"], began[0][1]["world_size"]) == (1, 2)
 
 
 def fail(how: str, seat: Any) -> None:

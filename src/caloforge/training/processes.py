@@ -54,8 +54,9 @@ class Processes:
             place: dict[str, Any] = (
                 {} if seat is None else {"store": seat.meeting_place(), "rank": seat.rank, "world_size": seat.size}
             )
+            # A loss may weigh its batch with a number that lies on the CPU, of which NCCL alone knows nothing.
             distributed.init_process_group(
-                "nccl" if device.type == "cuda" else "gloo", timeout=timedelta(minutes=30), **place
+                "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=timedelta(minutes=30), **place
             )
         try:
             yield cls(distributed.get_rank(), distributed.get_world_size())
