@@ -30,10 +30,10 @@ from caloforge.generation import (
     sample_showers,
     workers,
 )
-from caloforge.generation.generate import block_rows
+from caloforge.generation.generate import _Job, block_rows
 from caloforge.generation.sampling import _chosen
 from caloforge.models import ConditionRange, Conditions, load_model, load_preset, save_model
-from caloforge.showers import ShowerPoints, open_showers
+from caloforge.showers import ShowerPoints, create_showers, open_showers
 from caloforge.showers.portions import PortionMaker
 from caloforge.units import GeV
 
@@ -331,3 +331,15 @@ def test_conditions_of_another_particle_are_refused(tmp_path, capsys):
     words = ["generate", "calogan-gamma", "--conditions-from", str(tmp_path / "plain.h5"), "-o", str(tmp_path / "g.h5")]
     assert main(words) == 2
     assert "pi+" in capsys.readouterr().err
+
+
+def test_tasks_of_workers_grow_with_the_work(tmp_path):
+    """Mutation: tasks of one process grow, too, and a kill costs more."""
+    writer = create_showers(tmp_path / "g.h5", detector=toy_detector(), particle=22, expected=100_000)
+    job = _Job(writer, spectrum(100_000), 500, {}, 0)
+    for jobs, elsewhere, blocks in ((1, False, 2), (1, True, 8), (2, True, 6), (20, True, 2), (1000, True, 1)):
+        tasks = job._tasks(1000, jobs, elsewhere=elsewhere)
+        assert tasks[0].stop == 500 * blocks
+        assert sum(task.stop - task.start for task in tasks) == 100_000
+        assert [task.start for task in tasks[1:]] == [task.stop for task in tasks[:-1]]
+    writer.abort()

@@ -33,6 +33,8 @@ __all__ = ["GenerationResult", "block_rows", "generate"]
 
 #: Showers in a block of the file. Blocks are what is resumed, so their size depends on the detector alone.
 _BLOCK_ROWS, _LEAST_ROWS, _BLOCK_BYTES, _POINTS_ROWS = 500, 50, 4_000_000, 200
+#: Blocks of a task of a worker, if it still has so many tasks.
+_TASK_BLOCKS, _TASKS = 8, 16
 
 
 @dataclass(frozen=True)
@@ -218,7 +220,7 @@ class _Job:
     ) -> None:
         """Make all missing blocks; ``parts``: workers write them into the folder of the parts."""
         jobs = 1 if executor is None else executor.jobs
-        tasks = self._tasks(settings.batch_size, jobs)
+        tasks = self._tasks(settings.batch_size, jobs, elsewhere=executor is not None)
         if not tasks:
             return
         settings = replace(settings, threads=settings.threads or max(1, available_cores() // jobs))
@@ -240,11 +242,16 @@ class _Job:
                 if display is not None:
                     display.advance(task.stop - task.start)
 
-    def _tasks(self, batch_size: int, workers: int) -> list[Task]:
-        """Missing blocks, neighbours together where a batch can hold them and every worker still has something."""
+    def _tasks(self, batch_size: int, workers: int, *, elsewhere: bool) -> list[Task]:
+        """Missing blocks, neighbours together where a batch can hold them and every worker still has something.
+
+        Elsewhere more of them, where each worker still has many tasks: every one costs the way there and back.
+        """
         total = len(self._conditions)
         missing = self._writer.missing(-(-total // self._rows))
         together = max(1, min(batch_size // self._rows, -(-len(missing) // workers)))
+        if elsewhere:
+            together = max(together, min(_TASK_BLOCKS, len(missing) // (_TASKS * workers)))
         tasks: list[list[int]] = []
         for block in missing:
             if tasks and tasks[-1][1] == block and block - tasks[-1][0] < together:
