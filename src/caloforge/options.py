@@ -330,6 +330,9 @@ class ConvertOptions(Options):
     ] = None
     cut: Annotated[float, Option("Cells with less are dark, MeV.", least=0)] = 0.0
     collection: Annotated[str | None, Option("Of edm4hep: name of the hits' collection (CalorimeterHits).")] = None
+    jobs: Annotated[
+        int, Option("Number of processes; worth it for merging, placing and voxels from points.", least=1)
+    ] = 1
     resume: Annotated[bool, _RESUME] = False
     overwrite: Annotated[bool, _OVERWRITE] = False
 

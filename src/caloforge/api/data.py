@@ -101,6 +101,7 @@ def convert(
     detector: Detector | str | Path | None = None,
     particle: int | str | None = None,
     options: ConvertOptions | None = None,
+    executor: Executor | None = None,
     **settings: Any,
 ) -> Conversion:
     """Convert a shower file, or put points or hits into any readout, as ``caloforge convert`` does.
@@ -111,8 +112,9 @@ def convert(
         detector: what the source is from; for points the readout to put them into.
         particle: incident particle, if the source does not say.
         options: what becomes of them; see :class:`caloforge.options.ConvertOptions`.
+        executor: who changes blocks of showers, instead of ``jobs`` processes of this machine; it sees the same files.
         settings: single options, instead of or beside ``options``: ``format="calogan"``, ``kind``, ``sub_cells``, ``position``,
-            ``seed``, ``cells``, ``entry="40,0"``, ``cut``, ``collection``, ``resume``, ``overwrite``.
+            ``seed``, ``cells``, ``entry="40,0"``, ``cut``, ``collection``, ``jobs``, ``resume``, ``overwrite``.
 
     Raises:
         UsageError: if the request makes no sense.
@@ -149,7 +151,7 @@ def convert(
             source, target, chosen.format, detector=named, particle=particle,
             kind=chosen.kind,  # type: ignore[arg-type] # one of the choices
             change=SeveralChanges(tuple(changes)) if changes else None, resume=chosen.resume, overwrite=chosen.overwrite,
-            progress=counted(bar),
+            progress=counted(bar), jobs=chosen.jobs, executor=executor,
         )  # fmt: skip
 
 
@@ -199,6 +201,8 @@ def _refuse_for_edm4hep(chosen: ConvertOptions) -> None:
     for name in ("sub_cells", "cells", "entry", "kind"):
         if getattr(chosen, name) is not None:
             raise UsageError(f"{argument(name)} does not go with {to}; convert twice")
+    if chosen.jobs > 1:
+        raise UsageError(f"{argument('jobs')} does not go with {to}, whose file is written by one process")
     if chosen.resume:
         raise UsageError(f"{argument('resume')} does not go with {to}, whose file is made in one go")
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from caloforge.arguments import switch
 from caloforge.detectors import Detector, load_detector, particle_name
 from caloforge.errors import Interrupted, UsageError
+from caloforge.executor import Executor, InThisProcess, LocalProcesses
 from caloforge.names import printable
 from caloforge.random import Streams
 from caloforge.showers.clusters import Position, merge_in_subcells
@@ -194,6 +195,8 @@ def convert(
     resume: bool = False,
     overwrite: bool = False,
     progress: Progress | None = None,
+    jobs: int = 1,
+    executor: Executor | None = None,
 ) -> Conversion:
     """Write the showers of one file into another, block by block.
 
@@ -213,8 +216,11 @@ def convert(
         resume: go on with an interrupted conversion.
         overwrite: replace an existing file.
         progress: called after every block with the number of showers done and of all.
+        jobs: number of processes; the file is the same for any.
+        executor: who changes the blocks, instead of ``jobs`` processes of this machine; it sees the same files.
 
     Raises:
+        WorkerDiedError: if one of several processes dies; finished blocks are kept.
         UsageError: if source and target are the same file, the source says that it holds another particle, the target
             needs a detector with voxels, or voxels are to be changed as points.
         ShowerFileError: if the source is damaged.
@@ -260,23 +266,65 @@ def convert(
             resume=resume,
             overwrite=overwrite,
         )
-        energy = overflow = 0.0
-        left_out = -_outside(reader)  # opening the file has read some showers already
-        with _interruption_told(writer, n), writer:
-            for position in writer.missing(-(-n // size)):
-                block = reader.read(position * size, (position + 1) * size)
-                if wanted == "points":
-                    left_out += _overflow(block)
-                block = _as_kind(block, wanted)
-                if change is not None and isinstance(block, ShowerPoints):
-                    block, lost = change.apply(block, position * size)
-                    left_out += lost
-                overflow += _overflow(block)
-                energy += float(block.total_energy().sum())
+        asked = _Asked(source, named, particle, wanted, change, size)
+        positions = list(writer.missing(-(-n // size)))
+        who = executor or (LocalProcesses(jobs) if jobs > 1 and len(positions) > 1 else None)
+        if who is None:
+            made = InThisProcess().run(lambda _: asked.changed(reader), None, positions)
+        else:
+            made = who.run(_prepare, asked, positions)
+        sums: dict[int, _Energies] = {}
+        with _interruption_told(writer, n), writer, closing(made) as blocks:
+            for position, (block, energies) in blocks:
                 writer.write(block, position)
+                sums[position] = energies
                 if progress is not None:
                     progress(len(writer), n)
-        return Conversion(n, reader.format, to, wanted, reader.complete, energy, overflow, left_out + _outside(reader))
+        # In the order of the file, whoever came first.
+        energy, overflow, left_out = (float(sum(sums[k][word] for k in sorted(sums))) for word in range(3))
+        return Conversion(n, reader.format, to, wanted, reader.complete, energy, overflow, left_out)
+
+
+class _Energies(NamedTuple):
+    """Of a block, MeV; see :class:`Conversion`."""
+
+    energy: float
+    overflow: float
+    left_out: float
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What becomes of a block; arguments as for :func:`convert`."""
+
+    source: Path
+    detector: Detector | None
+    particle: int | str | None
+    kind: Kind
+    change: PointChange | None
+    size: int
+
+    def changed(self, reader: Reader) -> Callable[[int], tuple[Block, _Energies]]:
+        """What turns a position into the block of the target."""
+
+        def block_at(position: int) -> tuple[Block, _Energies]:
+            before = _outside(reader)  # opening the file has read some showers already
+            block = reader.read(position * self.size, (position + 1) * self.size)
+            left_out = _outside(reader) - before
+            if self.kind == "points":
+                left_out += _overflow(block)
+            block = _as_kind(block, self.kind)
+            if self.change is not None and isinstance(block, ShowerPoints):
+                block, lost = self.change.apply(block, position * self.size)
+                left_out += lost
+            return block, _Energies(float(block.total_energy().sum()), _overflow(block), left_out)
+
+        return block_at
+
+
+def _prepare(asked: _Asked) -> Callable[[int], tuple[Block, _Energies]]:
+    """See ``caloforge.executor``; the file stays open as long as the worker lives."""
+    return asked.changed(open_showers(asked.source, asked.detector, particle=asked.particle))
 
 
 @contextmanager
