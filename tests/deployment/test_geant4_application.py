@@ -71,6 +71,14 @@ def test_point_clouds_come_out_of_it_too(application: Path, tmp_path: Path) -> N
     assert [float(row["mean_depth_mm"]) for row in rows] == pytest.approx(mean, abs=3.0)  # half a plate
 
 
+def test_threads_share_the_weights(built: Built, tmp_path: Path) -> None:
+    """Mutation: buffers of the adapter that are static."""
+    program = tmp_path / "threads"
+    compiled([SOURCES / "threads.cpp"], program, "-O1", "-pthread", runtime=built.build)
+    done = subprocess.run([program, built.export / "model"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "80 answers, 0 differ\n")
+
+
 def test_geant4_alone_asks_no_model(application: Path) -> None:
     code, rows, said = run(application, "gamma", "20", "2", "9", "none")
     assert code == 0

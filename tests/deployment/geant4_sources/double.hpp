@@ -35,7 +35,7 @@ inline G4VFastSimulationModel::G4VFastSimulationModel(const G4String& name, G4En
 }
 inline void G4FastStep::KillPrimaryTrack() { status_ = 2; }
 inline G4EventManager* G4EventManager::GetEventManager() {
-    static G4EventManager manager;
+    static thread_local G4EventManager manager;  // as in Geant4
     return &manager;
 }
 inline void G4Navigator::LocateGlobalPointAndUpdateTouchable(const G4ThreeVector& point, G4VTouchable* touchable, const G4bool relative) {
