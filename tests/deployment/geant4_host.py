@@ -1,7 +1,7 @@
-"""Pi0 through aluminium into a calorimeter that stands askew, in geant4-pybind, with the C++ fast-simulation model in its region.
+"""Pi0 through aluminium into a calorimeter that stands askew, in geant4-pybind, with C++ fast-simulation models in its region.
 
 Run by ``test_geant4_binary`` in a process of its own: one run manager, and symbols that everybody sees.
-Usage: geant4_host.py PLUG MODEL OUT.npz
+Usage: geant4_host.py PLUG OUT.npz MODEL ...
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ class Wanted(ctypes.Structure):
 
 class Told(ctypes.Structure):
     _fields_ = (
+        ("particle", ctypes.c_int64),
         ("event", ctypes.c_int64),
         ("track", ctypes.c_int64),
         ("number", ctypes.c_uint64),
@@ -58,7 +59,7 @@ plug.answered.restype = ctypes.c_int64
 
 def wanted(**changes: Any) -> Wanted:
     values = {
-        "version": g4.G4VERSION_NUMBER, "region": b"calorimeter", "model": sys.argv[2].encode(), "seed": SEED,
+        "version": g4.G4VERSION_NUMBER, "region": b"calorimeter", "model": sys.argv[3].encode(), "seed": SEED,
         "first_event": FIRST, "max_angle": MAX_ANGLE, "max_offset": MAX_OFFSET,
     }  # fmt: skip
     face = changes.pop("face", (0, 0, -240, 1, 0, 0, 0, 1, 0))
@@ -104,8 +105,9 @@ class Detector(g4.G4VUserDetectorConstruction):
         }.items():
             if plug.attach(ctypes.byref(wanted(**change))):
                 refused[name] = plug.error_text().decode()
-        if plug.attach(ctypes.byref(wanted())):
-            sys.exit(plug.error_text().decode())
+        for model in sys.argv[3:]:
+            if plug.attach(ctypes.byref(wanted(model=model.encode()))):
+                sys.exit(plug.error_text().decode())
 
 
 class Primaries(g4.G4VUserPrimaryGeneratorAction):
@@ -123,12 +125,13 @@ class Primaries(g4.G4VUserPrimaryGeneratorAction):
 
 #: What Geant4 says of the steps that the model took: track, where, kinetic energy before, deposit, whether the track was stopped.
 steps: list[tuple[float, ...]] = []
-deposited = np.zeros(EVENTS)
+#: Energy of all steps of each event, MeV.
+booked = np.zeros(EVENTS)
 
 
 class Steps(g4.G4UserSteppingAction):
     def UserSteppingAction(self, step: Any) -> None:
-        deposited[event_number[0]] += step.GetTotalEnergyDeposit()
+        booked[event_number[0]] += step.GetTotalEnergyDeposit()
         process = step.GetPostStepPoint().GetProcessDefinedStep()
         if process is not None and process.GetProcessName().startswith("fastSim"):
             track, point = step.GetTrack(), step.GetPreStepPoint()
@@ -157,7 +160,8 @@ class Physics(g4.G4VModularPhysicsList):
     def __init__(self) -> None:
         super().__init__()
         fast = g4.G4FastSimulationPhysics()
-        fast.ActivateFastSimulation("gamma")
+        for particle in ("gamma", "e-", "e+"):
+            fast.ActivateFastSimulation(particle)
         for part in (g4.G4EmStandardPhysics(), g4.G4DecayPhysics(), fast):
             self.RegisterPhysics(part)
         self.SetVerboseLevel(0)
@@ -181,11 +185,13 @@ for k in range(plug.answered()):
     plug.told(ctypes.c_int64(k), ctypes.byref(told))
     own = np.zeros((told.hits, 6))
     plug.hits_of(ctypes.c_int64(k), ctypes.c_void_p(own.ctypes.data))
-    found.append((told.event, told.track, told.number, told.energy, told.time, told.deposited, *told.direction))
+    found.append(
+        (told.particle, told.event, told.track, told.number, told.energy, told.time, told.deposited, *told.direction)
+    )
     hits.append(own)
 counts = (ctypes.c_uint64 * 9)()
 plug.counts(counts)
 np.savez(
-    sys.argv[3], found=np.array(found), hits=np.concatenate(hits), lengths=[len(h) for h in hits], steps=np.array(steps),
-    counts=list(counts), deposited=deposited, refused=np.array(list(refused.items())),
+    sys.argv[2], found=np.array(found), hits=np.concatenate(hits), lengths=[len(h) for h in hits], steps=np.array(steps),
+    counts=list(counts), booked=booked, refused=np.array(list(refused.items())),
 )  # fmt: skip

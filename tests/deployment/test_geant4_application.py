@@ -14,8 +14,9 @@ from runtime_built import Built
 from test_export import DIRECTIONS, cloud_model, saved
 
 from caloforge.deployment import export_model
+from caloforge.detectors import load_detector
 from caloforge.generation import generation_streams, sample_showers
-from caloforge.models import Conditions, load_model
+from caloforge.models import Conditions, load_model, ready_model
 from caloforge.showers import ShowerPoints, Showers
 
 
@@ -76,7 +77,24 @@ def test_threads_share_the_weights(built: Built, tmp_path: Path) -> None:
     program = tmp_path / "threads"
     compiled([SOURCES / "threads.cpp"], program, "-O1", "-pthread", runtime=built.build)
     done = subprocess.run([program, built.export / "model"], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout) == (0, "80 answers, 0 differ\n")
+    assert (done.returncode, done.stdout) == (0, "600 answers, 0 differ\n")
+
+
+def test_each_species_has_its_model(application: Path, built: Built, tmp_path: Path) -> None:
+    """Mutation: the first model only; the report of the last one."""
+    electrons = ready_model("gflash", load_detector("calogan"), "e-")
+    export_model(electrons, "cpp", tmp_path / "out", verify=False, showers=1)
+    models = str(built.export / "model"), str(tmp_path / "out" / "model")
+    for particle, pdg, model in (("gamma", 22, load_model("calogan-gamma")), ("e-", 11, electrons)):
+        code, rows, said = run(application, particle, "20", "2", "5", *models)
+        assert code == 0, said
+        assert "2 answered" in said
+        number = (np.arange(2) << 20) + 1
+        asked = Conditions(np.full(2, 2e4), pdg, number, np.zeros_like(number))
+        made = sample_showers(model, asked, generation_streams(5)).showers
+        assert isinstance(made, Showers)
+        assert [float(row["energy_MeV"]) for row in rows] == pytest.approx(made.total_energy(), rel=1e-4)
+    assert "0 answered" in run(application, "e+", "20", "1", "5", *models)[2]
 
 
 def test_geant4_alone_asks_no_model(application: Path) -> None:

@@ -75,7 +75,7 @@ private:
     bool looked_ = false, fine_ = false;
 };
 
-Guarded* attached = nullptr;
+std::vector<Guarded*> attached;
 
 }  // namespace
 
@@ -109,9 +109,9 @@ int attach(const Wanted* w) {
         settings.faces.push_back({{f[0], f[1], f[2]}, {f[3], f[4], f[5]}, {f[6], f[7], f[8]}});
         settings.max_angle = w->max_angle;
         settings.max_offset = w->max_offset;
-        attached = new Guarded("photons", G4RegionStore::GetInstance()->GetRegion(w->region, false),
-                               std::make_shared<const caloforge::Model>(w->model),
-                               [](const caloforge::geant4::Answer& answer, const G4FastTrack&) { answers.push_back(answer); }, settings);
+        attached.push_back(new Guarded(
+            "caloforge", G4RegionStore::GetInstance()->GetRegion(w->region, false), std::make_shared<const caloforge::Model>(w->model),
+            [](const caloforge::geant4::Answer& answer, const G4FastTrack&) { answers.push_back(answer); }, settings));
     } catch (const std::exception& error) {
         last_error = error.what();
         return 1;
@@ -121,13 +121,15 @@ int attach(const Wanted* w) {
 
 // By caloforge::geant4::Reason.
 void counts(uint64_t* out) {
-    for (size_t k = 0; k < caloforge::geant4::kReasons; ++k) out[k] = attached->report().particles[k];
+    caloforge::geant4::Report sum;
+    for (const Guarded* model : attached) sum += model->report();
+    for (size_t k = 0; k < caloforge::geant4::kReasons; ++k) out[k] = sum.particles[k];
 }
 
 int64_t answered() { return int64_t(answers.size()); }
 
 struct Told {
-    int64_t event, track;
+    int64_t particle, event, track;
     uint64_t number;
     double energy, time, deposited, direction[3];
     int64_t hits;
@@ -135,7 +137,7 @@ struct Told {
 
 void told(int64_t k, Told* out) {
     const auto& a = answers[size_t(k)];
-    *out = {a.event, a.track, a.number, a.energy, a.time, a.deposited, {a.direction.x(), a.direction.y(), a.direction.z()}, int64_t(a.hits.size())};
+    *out = {a.particle, a.event, a.track, a.number, a.energy, a.time, a.deposited, {a.direction.x(), a.direction.y(), a.direction.z()}, int64_t(a.hits.size())};
 }
 
 // x, y, z (mm), energy (MeV), layer, voxel of each.

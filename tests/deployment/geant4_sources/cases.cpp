@@ -77,6 +77,7 @@ void species() {
     p.pdg = 22;
     CHECK(b.becomes(p, Reason::answered));
     CHECK(b.answers.size() == 1);
+    CHECK(b.answers[0].particle == 22);
 }
 
 void trained_energies() {

@@ -10,7 +10,7 @@ using namespace caloforge::geant4;
 
 namespace {
 
-constexpr int kParticles = 80, kThreads = 4;
+constexpr int kParticles = 600, kThreads = 4;
 
 // Answers to every `step`-th particle from `first` on, into their places.
 void answer(std::shared_ptr<const caloforge::Model> model, int first, int step, std::vector<Answer>& out) {
@@ -20,7 +20,7 @@ void answer(std::shared_ptr<const caloforge::Model> model, int first, int step, 
     FastSimulation simulation("photons", model, [&](const Answer& a, const G4FastTrack&) { out[size_t(now)] = a; }, settings);
     for (now = first; now < kParticles; now += step) {
         geant4_double::Particle particle;
-        particle.energy = 2000 + 1000 * now, particle.event = now, particle.track = 7;
+        particle.energy = 2000 + 150 * now, particle.event = now, particle.track = 7;
         geant4_double::passed(simulation, particle);
     }
 }

@@ -1,7 +1,9 @@
 // A Geant4 application with a trained model in its calorimeter: lead and liquid argon (CaloGAN's stack, 80 x (2 mm + 4 mm)) behind
 // 10 mm of aluminium. Replace `Calorimeter` by your own detector; what belongs to the model is in ConstructSDandField.
 //
-//     shower [PARTICLE [GEV [EVENTS [SEED [MODEL]]]]] > events.csv       MODEL is a folder, or "none" for Geant4 alone
+//     shower [PARTICLE [GEV [EVENTS [SEED [MODEL ...]]]]] > events.csv
+//
+// Models are folders, each for a species; "none" stands for Geant4 alone.
 #include <FTFP_BERT.hh>
 #include <G4Box.hh>
 #include <G4Event.hh>
@@ -34,6 +36,7 @@
 #include <optional>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "caloforge/geant4.hpp"
 #include "caloforge/geant4_hits.hpp"
@@ -63,11 +66,15 @@ private:
 
 class Calorimeter : public G4VUserDetectorConstruction {
 public:
-    // Without a model Geant4 tracks everything.
-    Calorimeter(std::shared_ptr<const caloforge::Model> model, uint64_t seed) : model_(std::move(model)), seed_(seed) {}
+    // Without models Geant4 tracks everything.
+    Calorimeter(std::vector<std::shared_ptr<const caloforge::Model>> models, uint64_t seed) : models_(std::move(models)), seed_(seed) {}
 
     Plates* plates() const { return plates_; }
-    const caloforge::geant4::FastSimulation* answers() const { return answers_; }
+    caloforge::geant4::Report report() const {
+        caloforge::geant4::Report sum;
+        for (const caloforge::geant4::FastSimulation* answers : answers_) sum += answers->report();
+        return sum;
+    }
     const caloforge::geant4::SensitiveHits& hits() const { return *hits_; }
 
     G4VPhysicalVolume* Construct() override {
@@ -91,14 +98,16 @@ public:
     void ConstructSDandField() override {
         plates_ = new Plates;
         G4SDManager::GetSDMpointer()->AddNewDetector(plates_);
-        // The model was trained on deposits in lead and argon; of one that knows the active material only, lead stays without.
+        // The models were trained on deposits in lead and argon; of those that know the active material only, lead stays without.
         for (G4LogicalVolume* volume : {lead_, argon_}) SetSensitiveDetector(volume, plates_);
-        if (!model_) return;
         caloforge::geant4::Settings settings;
         settings.seed = seed_;
         settings.max_offset = 20 * mm;  // in the middle of the face, which is the side of the stack with the lowest z
         hits_.emplace();
-        answers_ = new caloforge::geant4::FastSimulation("caloforge", region_, model_, *hits_, settings);
+        for (const auto& model : models_) {
+            const std::string name = "caloforge-" + std::to_string(model->info().particle);
+            answers_.push_back(new caloforge::geant4::FastSimulation(name, region_, model, *hits_, settings));
+        }
     }
 
 private:
@@ -108,12 +117,12 @@ private:
         return new G4PVPlacement(nullptr, G4ThreeVector(0, 0, z), volume, name, mother, false, number);
     }
 
-    const std::shared_ptr<const caloforge::Model> model_;
+    const std::vector<std::shared_ptr<const caloforge::Model>> models_;
     const uint64_t seed_;
     G4LogicalVolume *lead_ = nullptr, *argon_ = nullptr;
     G4Region* region_ = nullptr;
     Plates* plates_ = nullptr;
-    caloforge::geant4::FastSimulation* answers_ = nullptr;
+    std::vector<const caloforge::geant4::FastSimulation*> answers_;
     std::optional<caloforge::geant4::SensitiveHits> hits_;
 };
 
@@ -167,14 +176,16 @@ int main(int count, char** arguments) {
     const double energy = (count > 2 ? std::atof(arguments[2]) : 20.0) * GeV;
     const int events = count > 3 ? std::atoi(arguments[3]) : 100;
     const long seed = count > 4 ? std::atol(arguments[4]) : 1;
-    const std::string folder = count > 5 ? arguments[5] : CALOFORGE_MODEL;
+    std::vector<std::string> folders(arguments + (count > 5 ? 5 : count), arguments + count);
+    if (folders.empty()) folders = {CALOFORGE_MODEL};
+    if (folders[0] == "none") folders.clear();
     try {
-        std::shared_ptr<const caloforge::Model> model;
-        if (folder != "none") model = std::make_shared<const caloforge::Model>(folder);
+        std::vector<std::shared_ptr<const caloforge::Model>> models;
+        for (const std::string& folder : folders) models.push_back(std::make_shared<const caloforge::Model>(folder));
 
         G4Random::setTheSeed(seed);
         const std::unique_ptr<G4RunManager> manager(G4RunManagerFactory::CreateRunManager(G4RunManagerType::Serial));
-        auto* calorimeter = new Calorimeter(model, uint64_t(seed));
+        auto* calorimeter = new Calorimeter(models, uint64_t(seed));
         manager->SetUserInitialization(calorimeter);
         auto* physics = new FTFP_BERT;
         auto* fast = new G4FastSimulationPhysics;  // without it nobody is asked
@@ -193,9 +204,9 @@ int main(int count, char** arguments) {
         manager->BeamOn(events);
         const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - began).count();
         std::fprintf(stderr, "%.3g ms per event\n", events > 0 ? 1000 * seconds / events : 0);
-        if (const caloforge::geant4::FastSimulation* answers = calorimeter->answers()) {
+        if (!models.empty()) {
             using caloforge::geant4::Reason;
-            const caloforge::geant4::Report& report = answers->report();
+            const caloforge::geant4::Report report = calorimeter->report();
             for (Reason reason : {Reason::answered, Reason::below, Reason::above, Reason::angle, Reason::offset, Reason::failed})
                 std::fprintf(stderr, "%8llu %s\n", static_cast<unsigned long long>(report.of(reason)), text_of(reason));
             std::fprintf(stderr, "answered %.6g MeV with %.6g MeV, of which %.6g MeV in no sensitive detector\n", report.energy / MeV,

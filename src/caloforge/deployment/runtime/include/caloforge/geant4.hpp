@@ -102,6 +102,7 @@ struct Hit {
 
 // One particle and the shower in its place.
 struct Answer {
+    int particle;       // PDG number
     int64_t event;      // with first_event
     int track;
     uint64_t number;    // of the shower
@@ -273,6 +274,7 @@ private:
         // It would fail again: a step of length 0 can leave a particle at the face.
         if (a.number == failed_.number && a.energy == failed_.energy && a.direction == failed_.direction) return Reason::failed;
 
+        a.particle = info.particle;
         a.time = track.GetGlobalTime();
         const G4ThreeVector asked_for = info.any_direction ? a.direction : G4ThreeVector(0, 0, 1);
         const cf_particle particle{a.energy, {asked_for.x(), asked_for.y(), asked_for.z()}, info.particle, 0};
