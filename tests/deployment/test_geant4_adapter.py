@@ -5,6 +5,7 @@ The cases stand in ``geant4_sources``; they run under sanitisers.
 
 from __future__ import annotations
 
+import re
 import subprocess
 from pathlib import Path
 
@@ -80,3 +81,18 @@ def test_dd4hep(tmp_path: Path) -> None:
     folders = (f"-I{HERE / 'dd4hep_stubs'}", f"-I{RUNTIME / 'dd4hep'}")
     compiled([SOURCES / "dd4hep_cases.cpp"], program, *_SANITISED, *folders)
     assert printed(program) == [f"held {case}" for case in PLUGIN_CASES]
+
+
+def test_the_lines_of_the_page_compile(tmp_path: Path) -> None:
+    text = (HERE.parents[1] / "docs" / "hybrid.md").read_text()
+    (block,) = re.findall(r"```cpp\n(.*?)```", text, re.DOTALL)
+    lines = ["#include <G4FastSimulationPhysics.hh>", *block.splitlines()]
+    body = [line for line in lines if not line.startswith("#")]
+    source = tmp_path / "page.cpp"
+    source.write_text(
+        "\n".join([line for line in lines if line.startswith("#")])
+        + "\nvoid page(G4VModularPhysicsList* physics, G4Region* region, uint64_t seed) {\n"
+        + "\n".join(body)
+        + "\n}\n"
+    )
+    compiled([source], None)
