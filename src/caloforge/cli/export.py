@@ -20,7 +20,8 @@ def export(
     target: Annotated[
         str,
         typer.Option(
-            help="For what: cpp | onnx | torchscript | par04 | ddml-caloclouds | ddml-l2lflows | fastcalosim."
+            help="For what: cpp (also Geant4 and DD4hep) | onnx | torchscript | par04 | ddml-caloclouds | ddml-l2lflows "
+            "| fastcalosim."
         ),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder to make.")],

@@ -83,7 +83,9 @@ def export_model(
     chosen = ExportOptions.merged(options, settings)
     showers, seed = chosen.showers, chosen.seed
     if target not in TARGETS:
-        raise UsageError(f"there is no target '{target}', expected one of {', '.join(TARGETS)}")
+        raise UsageError(
+            f"there is no target '{target}', expected one of {', '.join(TARGETS)}; 'cpp' is for Geant4 and DD4hep, too"
+        )
     with _located(model) as where, _folder_beside(Path(out), overwrite=chosen.overwrite) as beside:
         loaded = load_model(where)
         result = TARGETS[target][1](beside, where, loaded, showers, seed, chosen.verify)
