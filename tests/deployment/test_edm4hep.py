@@ -135,17 +135,18 @@ def test_numbers_of_collections_are_those_of_podio() -> None:
     assert len({collection_id("abcde"[:n]) for n in range(6)}) == 6
 
 
-def test_points_have_their_times_and_numbers(tmp_path: Path) -> None:
+def test_points_have_their_times_and_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Names as they are typed in a folder; mutation: hand them to a process that works in another one."""
+    monkeypatch.chdir(tmp_path)
     detector = load_detector("ild-ecal/points")
     rows = [[1, 2, 3, 0.5, 7], [4, 5, 3, 0.25, 8], [6, 7, 4, 0.0, 9], [8, 9, 29, 1.0, 10]]
     points = ShowerPoints(
         np.array([0, 3, 4]), np.array(rows, dtype=np.float32), np.array([1e4, 2e4]), 22, detector.readout,
         np.array([[0, 0, 1], [0.6, 0, 0.8]], dtype=np.float32),
     )  # fmt: skip
-    source = written(tmp_path / "p.h5", points, detector, {})
-    out = tmp_path / "p.root"
-    assert main(["convert", str(source), str(out), "--to", "edm4hep"]) == 0
-    with uproot.open(out) as file:
+    written(tmp_path / "p.h5", points, detector, {})
+    assert main(["convert", "p.h5", "p.root", "--to", "edm4hep"]) == 0
+    with uproot.open(tmp_path / "p.root") as file:
         assert [row.tolist() for row in column(file, "CalorimeterHits.cellID")] == [[3, 3 | 1 << 16], [29]]
         assert [row.tolist() for row in column(file, "CalorimeterHitsContributions.time")] == [[7, 8], [10]]
         depth = detector.readout.depths.mean(axis=1)

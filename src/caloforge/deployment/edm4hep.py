@@ -123,7 +123,8 @@ def write_edm4hep(
             np.savez(Path(folder, f"{number}.npz"), allow_pickle=False, **columns)
         Path(folder, "settings.json").write_text(json.dumps(settings | {"blocks": number}))
         with written_beside(path) as beside:
-            _run_root(Path(folder), beside)
+            # ROOT works in the other folder, so a name without one would be a place there.
+            _run_root(Path(folder), beside.absolute())
         return len(reader)
 
 
