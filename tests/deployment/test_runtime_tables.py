@@ -113,6 +113,20 @@ def test_discrete_energies_share_their_showers(built: Built, tmp_path: Path) -> 
     assert (python.deposits == made).all()
 
 
+def test_scaled_deposits_below_the_threshold_are_left_out(built: Built, tmp_path: Path) -> None:
+    """Mutation: keep them."""
+    detector = lead_argon()
+    showers = sparse_showers(detector, 20)
+    faint = (showers.deposits / showers.deposits.max()).astype(np.float32)
+    showers = replace(showers, deposits=faint, incident_energy=np.full(20, 9e4))
+    folder = exported(tmp_path, fitted("shower-library", detector, showers, {}))
+    deposits = load_file(folder / "parity.safetensors")["deposits"]
+    lit = deposits > 0
+    assert lit.sum(dim=1).min() < (showers.deposits > 0).sum(axis=1).min()
+    assert deposits[lit].min() >= 0.01
+    checked(built, folder)
+
+
 # ---- parametrisation --------------------------------------------------------------------------------------------------
 
 PARAMETRISATION: dict[str, tuple[Detector, dict[str, Any]]] = {
