@@ -14,8 +14,9 @@ from caloforge.deployment.hybrid.separation import BINS, photon_separation, told
 from caloforge.detectors import Upstream, load_detector
 from caloforge.errors import UsageError
 from caloforge.options import HybridOptions
-from caloforge.showers import Showers
+from caloforge.showers import Showers, open_showers
 from caloforge.showers.files import create_showers
+from caloforge.showers.voxelise import to_points
 from caloforge.simulation import Removed
 
 CALOGAN = load_detector("calogan")
@@ -139,6 +140,17 @@ def test_the_separation_of_made_up_pairs_is_found(tmp_path, capsys):
     few = pairs_file(tmp_path / "few.h5", 5.0, events=20)
     with pytest.raises(UsageError, match="are too few"):
         photon_separation([few])
+    with open_showers(narrow) as reader:
+        showers = reader.read(0, 400)
+    faces = read_faces(narrow)
+    seen = Removed(
+        np.repeat(np.arange(400), np.diff(faces.offsets)), faces.particle, faces.energy,
+        np.column_stack([faces.position, 0 * faces.energy]), faces.direction, faces.time, faces.track,
+        np.zeros(len(faces.energy), bool),
+    )  # fmt: skip
+    with create_showers(tmp_path / "p.h5", detector=CALOGAN, particle=111, kind="points", expected=400) as writer:
+        writer.write(to_points(showers), 0, face_columns(seen, faces.reason, 400))
+    assert photon_separation([tmp_path / "p.h5"]) == first  # points fall into the voxels
     never = pairs_file(tmp_path / "never.h5", 60.0)
     with pytest.raises(UsageError, match="none of the 360 pairs"):
         photon_separation([never])

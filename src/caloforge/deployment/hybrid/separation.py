@@ -22,7 +22,7 @@ from scipy.special import expit
 from caloforge.deployment.hybrid.faces import Faces, read_faces
 from caloforge.detectors import CartesianGrid, Readout
 from caloforge.errors import ShowerFileError, UsageError
-from caloforge.showers import Showers, open_showers
+from caloforge.showers import ShowerPoints, open_showers, voxelise
 
 __all__ = ["BINS", "Separation", "photon_separation", "told_apart"]
 
@@ -114,12 +114,13 @@ def _pairs(path: Path) -> tuple[Floats, NDArray[np.bool_]]:
     faces = read_faces(path)
     events, places = _two_photons(faces)
     with open_showers(path) as reader:
-        axis, members = _strips(reader.readout, path)
+        readout = reader.readout
+        axis, members = _strips(readout, path)
         distance, told = [], []
         for start in range(0, len(reader), 1000):
             stop = min(start + 1000, len(reader))
-            block = reader.read(start, stop)
-            assert isinstance(block, Showers)  # the readout has voxels
+            read = reader.read(start, stop)
+            block = voxelise(read, readout) if isinstance(read, ShowerPoints) else read
             layers = list(block.layers())
             profiles = sum(layers[k].astype(np.float64).sum(axis=2 - axis) for k in members)
             for row in np.flatnonzero((events >= start) & (events < stop)).tolist():
