@@ -72,6 +72,8 @@ BinOption = Annotated[
 
 ClusterOption = Annotated[str | None, typer.Option("--cluster", help=CLUSTER_HELP)]
 
+#: Names in the first column of a table are kept whole up to this width, characters.
+_NAME_WIDTH = 40
 #: Least widths of the columns of a comparison, characters.
 _TITLE_WIDTH, _COLUMN_WIDTH = 30, 12
 
@@ -201,7 +203,9 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
     table = Table(title=title or None, title_justify="left", header_style="bold", show_header=any(columns))
     for number, column in enumerate(columns):
         numeric = bool(rows) and all(_is_number(row[number]) for row in rows)
-        table.add_column(column, justify="right" if number and numeric else "left", overflow="fold")
+        # A name that people are to type again stays in one piece.
+        whole = number == 0 and max((len(row[0]) for row in rows), default=0) <= _NAME_WIDTH
+        table.add_column(column, justify="right" if number and numeric else "left", overflow="fold", no_wrap=whole)
     for row in rows:
         table.add_row(*map(printable, row))
     console.print(table)
