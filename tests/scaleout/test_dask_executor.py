@@ -14,7 +14,7 @@ import pytest
 from cluster_tasks import prepare_block, prepare_fault, prepare_where
 
 from caloforge.errors import CaloForgeWarning, SimulationError
-from caloforge.scaleout import ClusterError, DaskExecutor, Rules, coordinator, node, open_cluster
+from caloforge.scaleout import ClusterError, DaskExecutor, Rules, coordinator, local, node, open_cluster
 from caloforge.scaleout.local import LocalCluster
 from caloforge.workers import WorkerDiedError
 
@@ -231,3 +231,23 @@ def test_what_is_large_travels_once_and_comes_from_here_if_its_holder_stands_sti
     monkeypatch.setattr(executor.client, "submit", lost)
     found = list(executor.run(prepare_where, "x" * 1000, list(range(10))))
     assert sorted(task for task, _ in found) == list(range(10))
+
+
+def test_workers_that_die_while_they_start_are_started_again():
+    """Dask gives the whole cluster up then. Mutation: one attempt."""
+    begun = []
+
+    def kind(**settings):
+        begun.append(settings)
+        if len(begun) < 3:
+            raise RuntimeError("Nanny failed to start.")
+        return "a cluster"
+
+    assert local._started(kind, n_workers=2) == "a cluster"
+    assert begun == [{"n_workers": 2}] * 3
+
+    def never(**settings):
+        raise RuntimeError("Nanny failed to start.")
+
+    with pytest.raises(RuntimeError, match="Nanny"):
+        local._started(never)

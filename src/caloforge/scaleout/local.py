@@ -15,7 +15,7 @@ import sys
 import tempfile
 from importlib.util import find_spec
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from caloforge.scaleout.state import ClusterError
 from caloforge.stopping import deaf, held_back
@@ -24,6 +24,8 @@ __all__ = ["LocalCluster", "main"]
 
 #: Seconds until the scheduler of a busy machine is there.
 _PATIENCE = 120.0
+#: How often a cluster is begun whose workers die while they start.
+_ATTEMPTS = 5
 #: Seconds between two looks whether workers are missing.
 _RENEW = 5.0
 #: What Dask does in every process all the time beside the work, fifty to a hundred times a second: samples of where its threads
@@ -117,7 +119,8 @@ def main(workers: int, threads: int) -> None:
         tempfile.TemporaryDirectory(prefix="caloforge-dask-") as folder,
         # A worker whose children compute may be late with its heartbeat.
         dask.config.set({"distributed.comm.timeouts.connect": "60s", "distributed.worker.daemon": True} | _CALM),
-        Cluster(  # type: ignore[no-untyped-call]
+        _started(
+            Cluster,
             n_workers=workers,
             threads_per_worker=threads,
             host="127.0.0.1",
@@ -130,6 +133,17 @@ def main(workers: int, threads: int) -> None:
         # Who starts a worker anew gives up if it dies once more while it starts; then another one is started here.
         while not select.select([sys.stdin], [], [], _RENEW)[0]:
             cluster.scale(workers)
+
+
+def _started(kind: type[Any], **settings: Any) -> Any:
+    """A cluster of Dask's, which gives up altogether if one of its workers dies while it starts; then it is begun anew."""
+    for attempt in range(_ATTEMPTS):
+        try:
+            return kind(**settings)
+        except RuntimeError:
+            if attempt == _ATTEMPTS - 1:
+                raise
+    raise AssertionError("there is at least one attempt")
 
 
 if __name__ == "__main__":
