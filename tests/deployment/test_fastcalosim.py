@@ -169,3 +169,14 @@ def test_detectors_that_it_cannot_have_are_refused(tmp_path: Path) -> None:
     save_model(tmp_path / "m", model.eval(), ConditionRange(particle=22, incident_energy=(1e3, 9e4)))
     with pytest.raises(UsageError, match="voxels are polar"):
         export_model(tmp_path / "m", "fastcalosim", tmp_path / "out")
+
+
+def test_a_model_that_leaves_voxels_out_says_how_to_train_another(tmp_path: Path) -> None:
+    """As the tiny preset does; mutation: say what else carries it, and nothing more."""
+    detector = detector_from_toml(POLAR, where="polar")
+    settings = {"flow": {"blocks": 2, "hidden_features": 8}, "drop_voxel": True, "noise_on": "deposits"}
+    model = build_model("caloinn", settings | {"energy_noise_per": "voxel"}, detector)
+    fit(model, sparse_showers(detector, 60))
+    save_model(tmp_path / "m", model.eval(), ConditionRange(particle=22, incident_energy=(1e3, 9e4)))
+    with pytest.raises(UsageError, match=r"12, this model takes 10;.*'drop_voxel' false takes as many"):
+        export_model(tmp_path / "m", "fastcalosim", tmp_path / "out")

@@ -82,9 +82,11 @@ def write(
     conditions, latents = one_shower(model)
     voxels = readout.n_voxels
     if list(latents) != ["flow"] or latents["flow"].shape[1] != voxels + len(numbers):
+        left_out = getattr(model.config, "drop_voxel", False)
+        instead = ", and one trained with 'drop_voxel' false takes as many as the host draws" if left_out else ""
         raise UsageError(
-            f"FastCaloSim draws a random number for each voxel and each layer, {voxels + len(numbers)}, "
-            f"this model takes {sum(value.shape[1] for value in latents.values())}; {given('target', 'onnx')} carries it"
+            f"FastCaloSim draws a random number for each voxel and each layer, {voxels + len(numbers)}, this model takes "
+            f"{sum(value.shape[1] for value in latents.values())}; {given('target', 'onnx')} carries it{instead}"
         )
     need_packages()
     normal = latents["flow"]
