@@ -106,7 +106,7 @@ def test_no_space_for_the_whole_file_is_one_sentence_and_loses_nothing(folder, w
     [
         ({"--upstream": "no.toml"}, PLATE, "no.toml: there is no such file"),
         ({}, PLATE + "thicknes = 3\n", "plates[0].thicknes"),
-        ({}, PLATE.replace("'G4_Al'", "'G4_Aluminum'"), "G4_Aluminum"),
+        pytest.param({}, PLATE.replace("'G4_Al'", "'G4_Aluminum'"), "G4_Aluminum", marks=pytest.mark.geant4),
         ({}, "gap = [", "is not TOML"),
         ({"--detector": "ild-ecal"}, PLATE, "'calogan-gamma' makes showers for the readout of 'calogan'"),
         ({"--detector": "ds1-photons"}, PLATE, "'ds1-photons'"),
