@@ -14,7 +14,6 @@ from caloforge.arguments import argument
 from caloforge.errors import UsageError
 
 __all__ = [
-    "CLUSTER_HELP",
     "ENGINE_NAMES",
     "CompareOptions",
     "ConvertOptions",
@@ -123,9 +122,7 @@ _JOBS = Option("Number of processes.", least=1)
 _THREADS = Option("CPU threads of each process (default: its share).", least=1)
 _DEVICE = Option("cpu | cuda | cuda:N (default: where the model is; cpu for one that is loaded).")
 _RESUME = Option("Continue an interrupted run; what is finished is kept.")
-#: Also of verbs that have no such object yet.
-CLUSTER_HELP = "Dask workers instead of processes: local:N | tcp://HOST:PORT | FILE.yaml (Slurm, HTCondor ...)."
-_CLUSTER = Option(CLUSTER_HELP)
+_CLUSTER = Option("Dask workers instead of processes: local:N | tcp://HOST:PORT | FILE.yaml (Slurm, HTCondor ...).")
 _OVERWRITE = Option("Replace the output if it exists.")
 #: What can run Geant4.
 ENGINE_NAMES = ("calzone", "geant4-pybind")

@@ -17,12 +17,12 @@ from caloforge import datasets
 from caloforge.cli.main import main
 from caloforge.conditions import ConditionRange
 from caloforge.detectors import load_detector
-from caloforge.errors import TrainingError
+from caloforge.errors import TrainingError, UsageError
 from caloforge.executor import InThisProcess, LocalProcesses
 from caloforge.models import build_model, save_model
 from caloforge.options import StudyParticlesOptions
 from caloforge.showers import create_showers, open_showers
-from caloforge.studies import STUDIES, run_study, study_learning, study_particles
+from caloforge.studies import STUDIES, run_study, study_learning, study_models, study_particles
 from caloforge.studies.together import Say, worked
 
 SMALL = (
@@ -138,3 +138,23 @@ def test_results_keep_the_order_of_the_tasks_and_a_dead_process_is_named() -> No
     assert worked(square_or_die, tasks, jobs=2, **asked) == [0, 1, 4, 9, 16]
     with pytest.raises(TrainingError, match=r"a worker process died \(killed by hand.*what is finished is kept"):
         worked(square_or_die, [1, -1], jobs=1, executor=LocalProcesses(1), **asked)
+
+
+def test_samples_of_the_package_go_by_their_names(tmp_path: Path) -> None:
+    """Mutation: take every name for that of a file."""
+    with pytest.raises(
+        UsageError, match="'calogan-gamma-sample:test' is a reference of evaluations and never trained on"
+    ):
+        run_study(STUDIES["noise"], "calogan-gamma-sample:test", "calogan-gamma-sample:floor", tmp_path / "out")
+    sample = "calogan-gamma-sample"
+    with pytest.raises(UsageError, match="all its variants have the same preprocessing"):  # so the files were opened
+        run_study(
+            STUDIES["noise"], f"{sample}:train", f"{sample}:test", tmp_path / "out", floor=f"{sample}:floor",
+            preset="caloinn-tiny",
+            overrides=["model.variables=logarithms", "model.drop_voxel=false", "model.energy_noise_per=layer"],
+        )  # fmt: skip
+    with pytest.raises(UsageError, match="never trained on"):
+        study_models(["caloflow-tiny"], f"{sample}:test", f"{sample}:floor", tmp_path / "out")
+    with pytest.raises(UsageError, match="has no split 'tests'"):
+        study_learning(["caloflow-tiny"], f"{sample}:train", f"{sample}:tests", tmp_path / "out")
+    assert not (tmp_path / "out").exists()

@@ -19,16 +19,13 @@ from typer.core import TyperCommand, TyperGroup
 from caloforge import atomic
 from caloforge.errors import Interrupted, UsageError
 from caloforge.names import printable
-from caloforge.options import CLUSTER_HELP
 
 if TYPE_CHECKING:
     from caloforge.detectors import Detector
 
 __all__ = [
-    "JOBS_HELP",
     "App",
     "BinOption",
-    "ClusterOption",
     "OverwriteOption",
     "ResumeOption",
     "SeedOption",
@@ -70,14 +67,10 @@ BinOption = Annotated[
     ),
 ]
 
-ClusterOption = Annotated[str | None, typer.Option("--cluster", help=CLUSTER_HELP)]
-
 #: Names in the first column of a table are kept whole up to this width, characters.
 _NAME_WIDTH = 40
 #: Least widths of the columns of a comparison, characters.
 _TITLE_WIDTH, _COLUMN_WIDTH = 30, 12
-
-JOBS_HELP = "Number of processes (default: all cores)."
 
 
 class _Once:

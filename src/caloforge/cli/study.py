@@ -25,10 +25,10 @@ app = App(
     no_args_is_help=True,
 )
 
-DataOption = Annotated[str, typer.Option(help="Shower file to train on.")]
-ReferenceOption = Annotated[str, typer.Option(help="Geant4 showers that are not trained on.")]
+DataOption = Annotated[str, typer.Option(help="Shower file to train on, or a sample of the package (NAME:SPLIT).")]
+ReferenceOption = Annotated[str, typer.Option(help="Geant4 showers that are not trained on, likewise.")]
 OutOption = Annotated[Path, typer.Option("--out", "-o", help="Directory; what is finished in it is kept and reused.")]
-FloorOption = Annotated[str | None, typer.Option(help="A second reference, for the floor.")]
+FloorOption = Annotated[str | None, typer.Option(help="A second reference, for the floor, likewise.")]
 
 
 @app.command()

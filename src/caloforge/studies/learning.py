@@ -21,7 +21,7 @@ from caloforge.studies.extrapolation import Extrapolated, extrapolated, together
 from caloforge.studies.learning_curves import Curve, Point
 from caloforge.studies.learning_figure import draw_learning
 from caloforge.studies.reports import kept_report
-from caloforge.studies.together import Say, worked
+from caloforge.studies.together import Say, files_of_study, worked
 from caloforge.training import train
 from caloforge.training.data import FirstShowers
 
@@ -122,6 +122,7 @@ def study_learning(
         CaloForgeError: whatever training, generation or evaluation has to say.
     """
     asked_for = StudyLearningOptions.merged(options, settings)
+    data, reference, floor = files_of_study(data, reference, floor)
     names = _checked(presets, asked_for.overrides)
     if not set(asked_for.only) <= set(MEASURES):
         raise UsageError(f"measures are {', '.join(asked_for.only)}, expected some of {', '.join(MEASURES)}")

@@ -30,6 +30,7 @@ from caloforge.showers import open_showers
 from caloforge.stage import GradientStage, Stage, TrainingConfig
 from caloforge.studies.controls import contest, layer_verdict, shuffle_voxels, untrained_copy
 from caloforge.studies.reports import kept_report
+from caloforge.studies.together import files_of_study
 from caloforge.training import train
 from caloforge.workers import WorkerDiedError
 
@@ -87,8 +88,11 @@ def study_models(
     if len(set(names)) < len(names):
         raise UsageError("a preset is named twice, expected different ones")
 
-    rows, references = _of_each(data, len(names), "data"), _of_each(reference, len(names), "reference")
-    floors = [None] * len(names) if floor is None else _of_each(floor, len(names), "floor")
+    sources = zip(
+        _of_each(data, len(names), "data"), _of_each(reference, len(names), "reference"),
+        [None] * len(names) if floor is None else _of_each(floor, len(names), "floor"), strict=True,
+    )  # fmt: skip
+    rows, references, floors = (list(files) for files in zip(*(files_of_study(*each) for each in sources), strict=True))
     seed = asked_for.seed
     todo: list[_Job] = []
     for place, (name, preset) in enumerate(zip(names, chosen, strict=True)):

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from caloforge import datasets
 from caloforge.arguments import argument
 from caloforge.atomic import make_folder, replace_file
 from caloforge.detectors import particle_name
@@ -83,6 +84,7 @@ def study_particles(
     """
     asked_for = StudyParticlesOptions.merged(options, settings)
     first, second = (load_model(model).eval() for model in models)
+    files_of_data = [datasets.file_of(path) for path in data]
     for model in (first, second):
         if not model.has_likelihood:
             raise UsageError(f"the model '{model.kind}' has no likelihood")
@@ -90,7 +92,7 @@ def study_particles(
     make_folder(out)
     weights = [model.record.weights_sha256 for model in (first, second) if model.record is not None]
     ratios: dict[str, Float64] = {}
-    for path in data:
+    for path in files_of_data:
         with open_showers(path, first.detector) as reader:
             name, particle, wanted = particle_name(reader.particle), reader.particle, len(reader)
             wanted = wanted if asked_for.showers is None else min(asked_for.showers, wanted)

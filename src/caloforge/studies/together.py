@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import closing
+from pathlib import Path
 from typing import TypeVar
 
+from caloforge import datasets
 from caloforge.errors import TrainingError
 from caloforge.executor import Executor, LocalProcesses
 from caloforge.workers import WorkerDiedError
 
-__all__ = ["Say", "silent", "worked"]
+__all__ = ["Say", "files_of_study", "silent", "worked"]
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -20,6 +22,27 @@ Say = Callable[[str], None]
 
 def silent(text: str) -> None:
     """Where nobody reads."""
+
+
+def files_of_study(
+    data: str | Path, reference: str | Path, floor: str | Path | None
+) -> tuple[str | Path, str | Path, str | Path | None]:
+    """The files behind names of samples of the package (``NAME:SPLIT``); names of files stay what they are.
+
+    Args:
+        data: what is trained on.
+        reference: what is not.
+        floor: a second reference, or None.
+
+    Raises:
+        UsageError: if there is no such split, or ``data`` is a split that evaluations judge by.
+    """
+    datasets.refuse_references([data])
+    return _file(data), _file(reference), None if floor is None else _file(floor)
+
+
+def _file(name: str | Path) -> str | Path:
+    return datasets.file_of(name) if isinstance(name, str) else name
 
 
 def worked(

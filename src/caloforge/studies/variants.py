@@ -23,7 +23,7 @@ from caloforge.options import StudyVariantsOptions
 from caloforge.showers import Reader, open_showers
 from caloforge.stage import GradientStage
 from caloforge.studies.figures import draw_variants
-from caloforge.studies.together import Say, worked
+from caloforge.studies.together import Say, files_of_study, worked
 from caloforge.training import train
 from caloforge.training.data import FirstShowers
 from caloforge.training.metrics import read_metrics
@@ -191,6 +191,7 @@ def run_study(
         CaloForgeError: whatever training, generation or evaluation has to say.
     """
     asked_for = StudyVariantsOptions.merged(options, settings)
+    data, reference, floor = files_of_study(data, reference, floor)
     preset = asked_for.preset or study.preset
     main = check_study(study, data, preset, asked_for.overrides)
     with open_showers(data) as reader:
