@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol, cast, final
+from typing import Any, ClassVar, Literal, Protocol, Self, cast, final
 
 import numpy as np
 import torch
@@ -103,6 +103,7 @@ class ShowerModel(nn.Module, ABC):
         self.options: dict[str, Any] = {}
         self.record: ModelRecord | None = None
         self.directory: Path | None = None
+        self._trainable: int | None = None
         # A parametrisation has no parameters, and yet has a place and a precision; this goes wherever the model goes.
         self.register_buffer("_place", torch.empty(0), persistent=False)
         self.profile: Profile = "improved"
@@ -304,4 +305,11 @@ class ShowerModel(nn.Module, ABC):
 
     def parameter_count(self) -> int:
         """Number of trainable parameters, masked weights included (as all publications count)."""
+        if self._trainable is not None:
+            return self._trainable
         return sum(p.numel() for p in self.parameters() if p.requires_grad)
+
+    def freeze(self) -> Self:
+        """Take no gradients from now on; what could be trained until now still counts as such."""
+        self._trainable = self.parameter_count()
+        return self.requires_grad_(False)

@@ -305,6 +305,6 @@ def load_model(
             )
     model.load_state_dict(tensors)
     model.record, model.directory, model.profile = record, directory, record.profile
-    model.requires_grad_(False)
+    model.freeze()
     model.adjust(options or {})
     return model.to(device).eval()

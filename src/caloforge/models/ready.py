@@ -35,7 +35,7 @@ def ready_model(name: str, detector: Detector, particle: str | int, *, points: b
     if not is_ready_preset(name):
         known = [preset for preset in preset_names() if is_ready_preset(preset)]
         raise UsageError(f"'{name}' makes no showers without training, expected one of {', '.join(known)}")
-    model = load_preset(name, ["model.points=true"] if points else []).build(detector).eval().requires_grad_(False)
+    model = load_preset(name, ["model.points=true"] if points else []).build(detector).eval().freeze()
     valid = model.untrained_range(particle_id(particle))
     config = model.config.model_dump(mode="json")
     toml = detector.to_toml()
