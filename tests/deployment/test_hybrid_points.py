@@ -10,14 +10,14 @@ from hybrid_files import Stops, arrays
 
 from caloforge.conditions import Conditions
 from caloforge.deployment.hybrid import hybrid_simulation, read_faces
-from caloforge.deployment.hybrid.merging import PointEvents, moved_points
+from caloforge.deployment.hybrid.merging import PointEvents, VoxelEvents, moved_points
 from caloforge.deployment.hybrid.work import shower_number
 from caloforge.detectors import load_detector
 from caloforge.errors import Interrupted
 from caloforge.generation import generation_streams, sample_showers
 from caloforge.models import ready_model
 from caloforge.random import Streams
-from caloforge.showers import ShowerPoints, open_showers
+from caloforge.showers import ShowerPoints, Showers, open_showers, voxelise
 from caloforge.simulation import Removed
 
 ILD = load_detector("ild-ecal").with_field(0.0)
@@ -72,6 +72,21 @@ def test_points_of_several_answers_join_their_event():
         whole.total_energy(), [0.5 + made.points[:5, 3].sum(), made.points[5:, 3].sum()], rtol=1e-6
     )
     assert whole.incident_energy.tolist() == [10.0, 20.0]
+
+
+def test_points_become_voxels_where_the_file_has_voxels():
+    """Mutation: sum the points before they are moved."""
+    made, photons = some_points(), three_photons()
+    none = np.zeros((2, ILD.readout.n_voxels), np.float32), np.zeros((2, 30), np.float32)
+    tracked = Showers(none[0], np.array([10.0, 20.0]), 111, ILD.readout, None, none[1])
+    events = VoxelEvents(tracked, ILD)
+    events.add(made, photons, np.arange(3), None, Streams(1, "test"), slopes=True)
+    whole = events.finished()
+    alone = voxelise(moved_points(made, photons, ILD.readout, slopes=True), ILD.readout)
+    np.testing.assert_allclose(whole.deposits[0], alone.deposits[0], rtol=1e-6)
+    np.testing.assert_allclose(whole.deposits[1], alone.deposits[1:].sum(axis=0), rtol=1e-6)
+    energy = whole.total_energy() + whole.overflow.sum(axis=1)
+    np.testing.assert_allclose(energy, [made.points[:5, 3].sum(), made.points[5:, 3].sum()], rtol=1e-6)
 
 
 @pytest.fixture(scope="module")
