@@ -19,7 +19,7 @@ from caloforge.random import Streams
 from caloforge.stage import FitStage, GradientStage, StageTraining, TrainingBatch
 from caloforge.training import loop, train
 from caloforge.training.processes import Processes
-from caloforge.training.run import _check_layers
+from caloforge.training.setting_up import check_layers
 from caloforge.training.state import read_counters
 
 
@@ -118,11 +118,11 @@ def test_torchs_layers_are_refused_with_several_processes(layer: torch.nn.Module
     part = torch.nn.Sequential(torch.nn.Linear(3, 3), layer)
     stage = _Stage("net", {"net": part}, StageTraining())
     with pytest.raises(UsageError, match=rf"'net' has a layer torch.nn.{type(layer).__name__}, .*batch_layers"):
-        _check_layers([stage], Processes(0, 2))
-    _check_layers([stage], Processes())
-    _check_layers([_Fit("fit", {"net": part})], Processes(0, 2))
+        check_layers([stage], Processes(0, 2))
+    check_layers([stage], Processes())
+    check_layers([_Fit("fit", {"net": part})], Processes(0, 2))
     ours = torch.nn.Sequential(BatchNorm2d(3), Dropout(0.5))
-    _check_layers([_Stage("net", {"net": ours}, StageTraining())], Processes(0, 2))
+    check_layers([_Stage("net", {"net": ours}, StageTraining())], Processes(0, 2))
 
 
 def _anew(self: Any, epoch: int) -> tuple[str, ...]:
