@@ -143,7 +143,7 @@ def _run(
         latents=timing["latents"] * scale,
         decode=timing["decode"] * scale,
         assembly=timing["assembly"] * scale,
-        writing=timing["writing"] * scale,
+        writing=(timing["writing"] + timing["packing"]) * scale,
         loading=first,
     )
 
