@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import h5py
+import numpy as np
 
 from caloforge.executor import LocalProcesses
 
@@ -13,6 +14,15 @@ def arrays(path):
     with h5py.File(path) as file:
         file.visititems(lambda name, item: found.update({name: item[:]}) if isinstance(item, h5py.Dataset) else None)
     return found
+
+
+def same_arrays(one, two):
+    """The datasets of a file, which are those of another one to the last bit."""
+    first, second = arrays(one), arrays(two)
+    assert first.keys() == second.keys()
+    for name, values in first.items():
+        np.testing.assert_array_equal(values, second[name], err_msg=name)
+    return first
 
 
 class Stops:

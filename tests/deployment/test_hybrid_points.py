@@ -6,11 +6,11 @@ import math
 
 import numpy as np
 import pytest
-from hybrid_files import Stops, arrays
+from hybrid_files import Stops, same_arrays
 
 from caloforge.conditions import Conditions
 from caloforge.deployment.hybrid import hybrid_simulation, read_faces
-from caloforge.deployment.hybrid.merging import PointEvents, VoxelEvents, moved_points
+from caloforge.deployment.hybrid.merging import ModelShowers, PointEvents, VoxelEvents, moved_points
 from caloforge.deployment.hybrid.work import shower_number
 from caloforge.detectors import load_detector
 from caloforge.errors import Interrupted
@@ -64,7 +64,7 @@ def test_points_of_several_answers_join_their_event():
         np.array([0, 1, 1]), np.array([[9, 9, 3, 0.5]], np.float32), np.array([10.0, 20.0]), 111, ILD.readout
     )
     events = PointEvents(tracked, ILD.readout)
-    events.add(made, photons, np.arange(3), None, Streams(1, "test"), slopes=True)
+    events.add(ModelShowers(made, photons, np.arange(3), None, Streams(1, "test"), slopes=True))
     whole = events.finished()
     assert whole.offsets.tolist() == [0, 6, 13]
     np.testing.assert_array_equal(whole.points[0], tracked.points[0])
@@ -80,7 +80,7 @@ def test_points_become_voxels_where_the_file_has_voxels():
     none = np.zeros((2, ILD.readout.n_voxels), np.float32), np.zeros((2, 30), np.float32)
     tracked = Showers(none[0], np.array([10.0, 20.0]), 111, ILD.readout, None, none[1])
     events = VoxelEvents(tracked, ILD)
-    events.add(made, photons, np.arange(3), None, Streams(1, "test"), slopes=True)
+    events.add(ModelShowers(made, photons, np.arange(3), None, Streams(1, "test"), slopes=True))
     whole = events.finished()
     alone = voxelise(moved_points(made, photons, ILD.readout, slopes=True), ILD.readout)
     np.testing.assert_allclose(whole.deposits[0], alone.deposits[0], rtol=1e-6)
@@ -108,10 +108,7 @@ def clouds(tmp_path_factory):
 @pytest.mark.geant4
 def test_points_are_the_models_own_where_the_particles_came_in(clouds):
     """Each event is one photon: its points are those of shower event x 2^20 + track, to the last bit."""
-    first, second = arrays(clouds / "one.h5"), arrays(clouds / "two.h5")
-    assert first.keys() == second.keys()
-    for name, values in first.items():
-        np.testing.assert_array_equal(values, second[name], err_msg=name)
+    same_arrays(clouds / "one.h5", clouds / "two.h5")
     faces = read_faces(clouds / "one.h5")
     assert (faces.reason == 0).all()
     assert len(faces.particle) == 60
@@ -138,8 +135,7 @@ def test_a_half_finished_file_of_points_is_gone_on_with(clouds, tmp_path):
     with pytest.raises(Interrupted, match="50 of 60 events"):
         hybrid_simulation(ILD, part, executor=Stops(), **settings)
     assert hybrid_simulation(ILD, part, resume=True, **settings).made == 10
-    for name, values in arrays(clouds / "one.h5").items():
-        np.testing.assert_array_equal(values, arrays(part)[name], err_msg=name)
+    same_arrays(clouds / "one.h5", part)
 
 
 @pytest.mark.geant4

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from small_training import packaged_photons
 
-from caloforge import datasets
 from caloforge.cli.main import main
 from caloforge.errors import TrainingError, UsageError
 from caloforge.executor import InThisProcess
 from caloforge.models import read_record
-from caloforge.showers import create_showers, open_showers
+from caloforge.showers import open_showers
 from caloforge.training import train
 from caloforge.training.metrics import read_metrics
 from caloforge.training.side_by_side import in_order_of_need
@@ -25,12 +25,7 @@ SMALL = ["training.epochs=1", "training.batch_size=100", "training.stages.energi
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("data") / "g.h5"
-    with open_showers(datasets.path("calogan-gamma-sample", split="train")) as reader:
-        showers = reader.read(0, 400)
-        with create_showers(path, detector=reader.detector, particle=22) as writer:
-            writer.write(showers)
-    return path
+    return packaged_photons(tmp_path_factory.mktemp("data"), 400)
 
 
 def same(one: Path, two: Path) -> None:

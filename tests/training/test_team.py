@@ -13,46 +13,26 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from small_training import packaged_photons, small_preset
 from torch import distributed
 from torch.distributed import TCPStore  # type: ignore[attr-defined] # not in its list of names
 
-from caloforge import datasets
 from caloforge.errors import ShowerFileError, TrainingError, UsageError
 from caloforge.models import read_record
-from caloforge.showers import create_showers, open_showers
 from caloforge.training import train
 from caloforge.training.metrics import read_metrics
 from caloforge.training.processes import Processes
 from caloforge.training.team import Seat, team
 
-PRESET = """
-kind: caloflow
-title: a small one for the tests
-model:
-  energy_scale: 1.0
-  energies: {blocks: 1, hidden_features: 8, hidden_layers: 1}
-  shapes: {blocks: 1, hidden_features: 8, hidden_layers: 1}
-training:
-  batch_size: 60
-  epochs: 2
-"""
-
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("data") / "g.h5"
-    with open_showers(datasets.path("calogan-gamma-sample", split="train")) as reader:
-        showers = reader.read(0, 400)
-        with create_showers(path, detector=reader.detector, particle=22) as writer:
-            writer.write(showers)
-    return path
+    return packaged_photons(tmp_path_factory.mktemp("data"), 400)
 
 
 @pytest.fixture
 def preset(tmp_path: Path) -> Path:
-    path = tmp_path / "small.yaml"
-    path.write_text(PRESET)
-    return path
+    return small_preset(tmp_path, epochs=2)
 
 
 def test_two_processes_make_the_same_model_up_to_rounding(data: Path, preset: Path, tmp_path: Path) -> None:
@@ -136,9 +116,9 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
-def test_ctrl_c_stops_all_of_them_and_the_training_goes_on_with_them(data: Path, preset: Path, tmp_path: Path) -> None:
+def test_ctrl_c_stops_all_of_them_and_the_training_goes_on_with_them(data: Path, tmp_path: Path) -> None:
     """Mutation: let the others stop by themselves: the first would wait for their gradients."""
-    preset.write_text(PRESET.replace("epochs: 2", "epochs: 2000"))
+    preset = small_preset(tmp_path, epochs=2000)
     out = tmp_path / "m"
     command = [
         sys.executable, "-c", "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)" + SCRIPT, "train",

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,10 +17,10 @@ from caloforge.detectors import Detector, particle_name
 from caloforge.errors import UsageError
 from caloforge.evaluation.results import Check, SharedRows
 from caloforge.showers import ShowerPoints, Showers, row_hashes
-from caloforge.showers.scratch import block_of, blocks_of, by_blocks
+from caloforge.showers.scratch import blocks_of, by_blocks
 from caloforge.units import format_energy
 
-__all__ = ["AnyShowers", "check_samples", "hashes", "refuse_trained_on", "repeated_rows", "shared_rows"]
+__all__ = ["AnyShowers", "check_samples", "hashes", "refuse_trained_on", "repeated_rows", "shared_rows", "total_energy"]
 
 AnyShowers = Showers | ShowerPoints
 
@@ -58,7 +59,7 @@ def _energy_spectrum(generated: AnyShowers, reference: AnyShowers, word: str) ->
 
 
 def _units(generated: AnyShowers, reference: AnyShowers, word: str) -> _Finding:
-    responses = [float(np.median(_total_energy(s) / s.incident_energy)) for s in (generated, reference)]
+    responses = [float(np.median(total_energy(s) / s.incident_energy)) for s in (generated, reference)]
     text = f"the median response E_dep / E_inc is {responses[0]:.4g} for the {word} and {responses[1]:.4g} for the reference"
     low, high = sorted(max(r, 1e-12) for r in responses)
     if high / low < _UNIT_FACTOR:
@@ -66,8 +67,14 @@ def _units(generated: AnyShowers, reference: AnyShowers, word: str) -> _Finding:
     return _Finding("units", False, f"{text} showers: one of the files seems to have another unit (GeV for MeV)")
 
 
-def _total_energy(showers: AnyShowers) -> NDArray[np.float64]:
-    return by_blocks(Showers.total_energy, showers) if isinstance(showers, Showers) else showers.total_energy()
+def total_energy(showers: AnyShowers) -> NDArray[np.float64]:
+    """Deposited energy of all showers, MeV, (N,)."""
+    return _each(lambda block: block.total_energy(), showers)
+
+
+def _each(function: Callable[[AnyShowers], NDArray[Any]], showers: AnyShowers) -> NDArray[Any]:
+    """What a function finds of each shower; voxels block by block."""
+    return by_blocks(function, showers) if isinstance(showers, Showers) else function(showers)
 
 
 def _directions(generated: AnyShowers, reference: AnyShowers, word: str) -> _Finding:
@@ -191,12 +198,15 @@ def _hashes(showers: AnyShowers, threshold: float) -> list[NDArray[np.uint64]]:
 
 def hashes(showers: AnyShowers) -> NDArray[np.uint64]:
     """Hashes of all showers, uint64 (N,)."""
-    return by_blocks(row_hashes, showers) if isinstance(showers, Showers) else row_hashes(showers)
+    return _each(row_hashes, showers)
 
 
 def _of_lit(showers: AnyShowers) -> NDArray[np.uint64]:
-    if isinstance(showers, Showers) and len(showers) > block_of(showers.readout.n_voxels):
-        return np.concatenate([_of_lit(block) for block in blocks_of(showers)])
+    """Hashes of the showers with deposits."""
+    return _each(_lit_hashes, showers)
+
+
+def _lit_hashes(showers: AnyShowers) -> NDArray[np.uint64]:
     lit = showers.deposits.any(axis=1) if isinstance(showers, Showers) else np.diff(showers.offsets) > 0
     return row_hashes(showers)[lit]
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from caloforge.arguments import argument, switch
+from caloforge.arguments import argument
 from caloforge.cores import available_cores
 from caloforge.detectors import Detector, particle_name
 from caloforge.errors import Interrupted, UsageError
@@ -26,6 +26,7 @@ from caloforge.progress import progress
 from caloforge.scaleout import check_choice, open_executor
 from caloforge.showers import Writer, create_showers
 from caloforge.showers.files import open_any
+from caloforge.showers.interruption import interrupted
 from caloforge.training.processes import Processes
 from caloforge.version import __version__
 
@@ -183,8 +184,10 @@ def generate(
         with writer, open_executor(executor, chosen.jobs, chosen.cluster) as who:
             job.run(loaded, needed, who, parts=chosen.parts, show=show)
     except KeyboardInterrupt:
-        kept = f"{out} holds {len(writer)} of {len(conditions)} showers, {switch('resume')} goes on from there"
-        raise Interrupted(f"interrupted; {kept if len(writer) else 'no block was finished'}") from None
+        told = (
+            interrupted(writer, len(conditions)) if len(writer) else Interrupted("interrupted; no block was finished")
+        )
+        raise told from None
     closed = time.perf_counter()
     return GenerationResult(
         path=out,

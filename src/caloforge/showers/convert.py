@@ -10,7 +10,6 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from caloforge.arguments import switch
 from caloforge.detectors import Detector, load_detector, particle_name
 from caloforge.errors import Interrupted, UsageError
 from caloforge.executor import Executor, InThisProcess, LocalProcesses
@@ -21,6 +20,7 @@ from caloforge.showers.files import Writer, check_energies, create_showers, open
 from caloforge.showers.formats.base import Block, Kind, Reader
 from caloforge.showers.formats.hits import HitsReader
 from caloforge.showers.formats.registry import find_format
+from caloforge.showers.interruption import interrupted
 from caloforge.showers.projection import Cells, Pair, project
 from caloforge.showers.showers import ShowerPoints, Showers
 from caloforge.showers.voxelise import to_points, voxelise
@@ -332,11 +332,8 @@ def _interruption_told(writer: Writer, showers: int) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        raise Interrupted(
-            f"interrupted; {writer.path} holds {len(writer)} of {showers} showers, {switch('resume')} goes on from there"
-            if len(writer)
-            else "interrupted; no block was finished"
-        ) from None
+        told = interrupted(writer, showers) if len(writer) else Interrupted("interrupted; no block was finished")
+        raise told from None
 
 
 def _outside(reader: Reader) -> float:

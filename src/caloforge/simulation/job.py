@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from caloforge.arguments import argument, switch
+from caloforge.arguments import argument
 from caloforge.cores import available_cores
 from caloforge.detectors import Detector, EnergySpectrum, particle_id
 from caloforge.errors import Interrupted, UsageError
@@ -18,6 +18,7 @@ from caloforge.progress import progress
 from caloforge.scaleout import check_choice, open_executor
 from caloforge.showers.blocks import refuse_taken
 from caloforge.showers.files import Writer, create_showers
+from caloforge.showers.interruption import interrupted
 from caloforge.simulation.plan import SimulationPlan
 from caloforge.simulation.produce import Production
 
@@ -124,9 +125,7 @@ def simulate_to_file(
         except KeyboardInterrupt:
             if writer is None:
                 raise Interrupted("interrupted before the first showers were finished") from None
-            raise Interrupted(
-                f"interrupted; {out} holds {len(writer)} of {events} showers, {switch('resume')} goes on from there"
-            ) from None
+            raise interrupted(writer, events) from None
         return SimulationSummary(
             detector,
             pdg,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -14,7 +15,7 @@ from caloforge.random import Streams
 from caloforge.showers import ShowerPoints, Showers, sum_in_voxels
 from caloforge.simulation import Removed
 
-__all__ = ["Events", "PointEvents", "VoxelEvents", "events_of", "moved_points"]
+__all__ = ["Events", "ModelShowers", "PointEvents", "VoxelEvents", "events_of", "moved_points"]
 
 Floats = NDArray[np.float64]
 
@@ -22,29 +23,37 @@ Floats = NDArray[np.float64]
 _CLOSURE = 1e-6
 
 
+@dataclass(frozen=True)
+class ModelShowers:
+    """Showers that a model has made about the axis.
+
+    Attributes:
+        made: the showers.
+        seen: the particles that they answer.
+        index: numbers of the showers, which address random numbers.
+        placement: moves voxels; None for points.
+        streams: of the random numbers.
+        slopes: whether showers are to be inclined with their particles.
+    """
+
+    made: Showers | ShowerPoints
+    seen: Removed
+    index: NDArray[np.int64]
+    placement: Placement | None
+    streams: Streams
+    slopes: bool
+
+    def points(self, readout: Readout) -> ShowerPoints:
+        """Those of a model of points where their particles came in; see ``moved_points``."""
+        assert isinstance(self.made, ShowerPoints)  # other models were refused
+        return moved_points(self.made, self.seen, readout, slopes=self.slopes)
+
+
 class Events(Protocol):
     """The events of a block, while showers are added to them."""
 
-    def add(
-        self,
-        made: Showers | ShowerPoints,
-        seen: Removed,
-        index: NDArray[np.int64],
-        placement: Placement | None,
-        streams: Streams,
-        *,
-        slopes: bool,
-    ) -> None:
-        """Add showers that a model has made about the axis, where their particles came in.
-
-        Args:
-            made: the showers.
-            seen: the particles that they answer.
-            index: numbers of the showers, which address random numbers.
-            placement: moves voxels; None for points.
-            streams: of the random numbers.
-            slopes: whether showers are to be inclined with their particles.
-        """
+    def add(self, answer: ModelShowers) -> None:
+        """Add showers of a model where their particles came in."""
 
     def finished(self) -> Showers | ShowerPoints:
         """The events with all that was added."""
@@ -88,28 +97,20 @@ class VoxelEvents:
         self._threshold = detector.readout_threshold / (detector.sampling_fraction or 1.0)
         self._voxels, self._beside = tracked.deposits.astype(np.float64), tracked.overflow.astype(np.float64)
 
-    def add(
-        self,
-        made: Showers | ShowerPoints,
-        seen: Removed,
-        index: NDArray[np.int64],
-        placement: Placement | None,
-        streams: Streams,
-        *,
-        slopes: bool,
-    ) -> None:
+    def add(self, answer: ModelShowers) -> None:
         """See ``Events``."""
+        made, seen = answer.made, answer.seen
         before = made.total_energy()
         if isinstance(made, ShowerPoints):
-            moved = moved_points(made, seen, self._readout, slopes=slopes)
+            moved = answer.points(self._readout)
             x, y, layer, energy = moved.points.T
             voxels, beside = sum_in_voxels(
                 self._readout, len(made), moved.shower_index, x, y, layer.astype(np.int64), energy
             )
         else:
-            assert placement is not None  # voxels need one
-            voxels, beside = placement.place(
-                made.deposits.astype(np.float64), seen.position[:, :2], seen.direction, index, streams
+            assert answer.placement is not None  # voxels need one
+            voxels, beside = answer.placement.place(
+                made.deposits.astype(np.float64), seen.position[:, :2], seen.direction, answer.index, answer.streams
             )
             if made.overflow is not None:
                 beside = beside + made.overflow
@@ -140,22 +141,12 @@ class PointEvents:
         self._tracked, self._readout = tracked, readout
         self._parts, self._owners = [tracked.points[:, :4]], [tracked.shower_index]
 
-    def add(
-        self,
-        made: Showers | ShowerPoints,
-        seen: Removed,
-        index: NDArray[np.int64],
-        placement: Placement | None,
-        streams: Streams,
-        *,
-        slopes: bool,
-    ) -> None:
+    def add(self, answer: ModelShowers) -> None:
         """See ``Events``."""
-        assert isinstance(made, ShowerPoints)  # other models were refused
-        moved = moved_points(made, seen, self._readout, slopes=slopes)
-        _check_closure(made.total_energy(), moved.total_energy())
+        moved = answer.points(self._readout)
+        _check_closure(answer.made.total_energy(), moved.total_energy())
         self._parts.append(moved.points)
-        self._owners.append(seen.shower[moved.shower_index])
+        self._owners.append(answer.seen.shower[moved.shower_index])
 
     def finished(self) -> ShowerPoints:
         """See ``Events``."""

@@ -87,16 +87,7 @@ class PolarLayer:
         self._within, self._at_edges = self.profile.integral(self._radii), self.profile.integral(edges)
 
     def moved(self, energy: Floats, shift: Floats, uniform: Floats) -> tuple[Floats, Floats]:
-        """Move showers.
-
-        Args:
-            energy: of the cells, MeV, (N, cells).
-            shift: of each shower, mm, (N, 2).
-            uniform: two numbers in [0, 1) for each shower, (N, 2).
-
-        Returns:
-            Energies of the cells, (N, cells), and energy that has left them, (N,); together what there was, within rounding.
-        """
+        """Move showers; see :meth:`caloforge.deployment.hybrid.placement.CartesianLayer.moved`."""
         n, cells = energy.shape
         shower, cell = np.nonzero(energy)
         e = energy[shower, cell]

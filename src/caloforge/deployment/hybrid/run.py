@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from caloforge.arguments import switch
 from caloforge.atomic import save_figure
 from caloforge.cores import available_cores
 from caloforge.deployment.hybrid.answering import Loaded, Models, acceptance_of, answerer, identity, load_models
@@ -26,6 +25,7 @@ from caloforge.progress import progress
 from caloforge.scaleout import check_choice, open_executor
 from caloforge.showers.blocks import refuse_taken
 from caloforge.showers.files import Writer, create_showers
+from caloforge.showers.interruption import interrupted
 from caloforge.simulation import SimulationPlan
 from caloforge.simulation.agreement import AgreedWork
 from caloforge.simulation.worker import ENVIRONMENT, Facts
@@ -235,9 +235,7 @@ def hybrid_simulation(
         except KeyboardInterrupt:
             if writer is None:
                 raise Interrupted("interrupted before the first events were finished") from None
-            raise Interrupted(
-                f"interrupted; {out} holds {len(writer)} of {events} events, {switch('resume')} goes on from there"
-            ) from None
+            raise interrupted(writer, events, "events") from None
         known = job.facts()
     return HybridSummary(
         out,

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from caloforge.conditions import Conditions
 from caloforge.deployment.hybrid.acceptance import Acceptance
 from caloforge.deployment.hybrid.faces import face_columns
-from caloforge.deployment.hybrid.merging import Events, events_of
+from caloforge.deployment.hybrid.merging import Events, ModelShowers, events_of
 from caloforge.deployment.hybrid.placement import Placement
 from caloforge.detectors import Detector
 from caloforge.errors import GenerationError, SimulationError
@@ -141,7 +141,7 @@ class Answers:
             # The acceptance has looked at all of them.
             made = sample_showers(model, conditions, self._streams, extrapolate=True).showers
             sampled = time.perf_counter()
-            events.add(made, chosen, index, answerer.placement, self._placing, slopes=answerer.slopes)
+            events.add(ModelShowers(made, chosen, index, answerer.placement, self._placing, answerer.slopes))
             answered += len(chosen)
             self.seconds["models"] += sampled - began
             self.seconds["placing"] += time.perf_counter() - sampled

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from caloforge.detectors import PolarGrid
-from caloforge.evaluation.checks import AnyShowers
+from caloforge.evaluation.checks import total_energy
 from caloforge.evaluation.clouds import relative_to_axis
 from caloforge.evaluation.distances import compare_observable, compare_spectrum
 from caloforge.evaluation.histograms import (
@@ -34,7 +34,7 @@ from caloforge.evaluation.observables import (
 from caloforge.evaluation.results import ObservableResult
 from caloforge.random import Streams
 from caloforge.showers import ShowerPoints, Showers
-from caloforge.showers.scratch import blocks_of, by_blocks
+from caloforge.showers.scratch import blocks_of
 from caloforge.units import format_energy
 
 ENTRIES = ("response", "caloflow-observables", "calochallenge-observables", "caloclouds-observables", "voxel-energy")
@@ -63,10 +63,6 @@ def _by_blocks(found: Callable[[Showers], list[Observable]], showers: Showers) -
     ]
 
 
-def _total_energy(showers: AnyShowers) -> NDArray[np.float64]:
-    return by_blocks(Showers.total_energy, showers) if isinstance(showers, Showers) else showers.total_energy()
-
-
 def _caloflow(job: Comparison) -> list[ObservableResult]:
     one, two = (_by_blocks(caloflow_observables, s) for s in job.voxels)
     return _compare_all(one, two, caloflow_binning, job.streams, "caloflow")
@@ -76,7 +72,7 @@ def _response(job: Comparison) -> list[ObservableResult]:
     """E_tot / E_inc in bins as fine as the resolution; the published ones were made for other detectors."""
     one, two = (
         Observable(
-            "response", "response", None, r"$E_\mathrm{tot} / E_\mathrm{inc}$", "", _total_energy(s) / s.incident_energy
+            "response", "response", None, r"$E_\mathrm{tot} / E_\mathrm{inc}$", "", total_energy(s) / s.incident_energy
         )
         for s in (job.generated, job.reference)
     )  # fmt: skip
@@ -122,7 +118,7 @@ def _calochallenge(job: Comparison) -> list[ObservableResult]:
             Observable(
                 f"response-at/{energy:g}", "response-at", None,
                 rf"$E_\mathrm{{tot}} / E_\mathrm{{inc}}$ at {format_energy(float(energy))}", "",
-                (_total_energy(s) / s.incident_energy)[s.incident_energy == energy],
+                (total_energy(s) / s.incident_energy)[s.incident_energy == energy],
             )
             for s in (one, two)
         )  # fmt: skip
