@@ -67,12 +67,15 @@ class Geant4Pybind(Engine):
         field = None if detector.field is None else self._frame.rotate(np.array([detector.field]))[0].tolist()
         self._removed: list[tuple[float, ...]] = []
         guard = None if self._removal is None else parts.Guard(self._removal, self._frame, self._ends, self._removed)
-        self._geometry = parts.Geometry(self._stack, materials, start, field, self._rows, guard, self._sheet)
+        self.given_up: list[float] = []
+        strength = 0.0 if field is None else float(np.linalg.norm(field))
+        warden = parts.Warden(strength, self.given_up) if strength > 0 else None
+        self._geometry = parts.Geometry(self._stack, materials, start, field, self._rows, guard, self._sheet, warden)
         self._manager.SetUserInitialization(self._geometry)
         self._physics = parts.Physics(hadronic)
         self._manager.SetUserInitialization(self._physics)
         self._primaries = parts.Primaries(self._particle, start)
-        self._actions = parts.Actions(self._primaries, self._rows, self._ends)
+        self._actions = parts.Actions(self._primaries, self._rows, self._ends, warden)
         self._manager.SetUserInitialization(self._actions)
         self._manager.Initialize()
         commands = g4.G4UImanager.GetUIpointer()
