@@ -6,12 +6,16 @@ Both go to standard error, so that standard output stays clean for results.
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
-__all__ = ["Progress", "counted", "progress"]
+__all__ = ["PATIENCE", "Progress", "counted", "progress"]
+
+#: Seconds without progress after which work whose units should take less says that it is still at it.
+PATIENCE = 60.0
 
 #: Seconds between two plain lines.
 _INTERVAL = 10.0
@@ -42,7 +46,7 @@ def counted(bar: Progress) -> Callable[[int, int], None]:
 
 
 @contextmanager
-def progress(title: str, total: int, unit: str, *, done: int = 0) -> Iterator[Progress]:
+def progress(title: str, total: int, unit: str, *, done: int = 0, patience: float | None = None) -> Iterator[Progress]:
     """Show the progress of ``total`` units of work.
 
     Args:
@@ -50,20 +54,54 @@ def progress(title: str, total: int, unit: str, *, done: int = 0) -> Iterator[Pr
         total: number of units.
         unit: what they are, in the plural.
         done: how many of them were finished before (resumed work); they do not count for the rate.
+        patience: seconds after which it is said that nothing was finished, and again each time they have doubled; None for never.
     """
     if sys.stderr.isatty():
-        with _bar(title, total, unit, done) as bar:
-            yield bar
+        with _bar(title, total, unit, done) as (bar, wait), _watched(bar, wait, patience) as watched:
+            yield watched
     else:
         lines = _Lines(title, total, unit, done)
         try:
-            yield lines
+            with _watched(lines, lines.wait, patience) as watched:
+                yield watched
         finally:
             lines.close()
 
 
 @contextmanager
-def _bar(title: str, total: int, unit: str, done: int) -> Iterator[Progress]:
+def _watched(inner: Progress, wait: Callable[[float], None], patience: float | None) -> Iterator[Progress]:
+    """A display that is told, by a thread, when nothing was finished for a while."""
+    if patience is None:
+        yield inner
+        return
+    ended, last = threading.Event(), time.monotonic()
+
+    class Watched:
+        def advance(self, amount: int, note: str = "") -> None:
+            nonlocal last
+            last = time.monotonic()
+            inner.advance(amount, note)
+
+    def watch() -> None:
+        seen, limit = last, patience
+        while not ended.wait(max(seen + limit - time.monotonic(), 0.0)):
+            if last != seen:
+                seen, limit = last, patience
+            else:
+                wait(limit)
+                limit *= 2
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield Watched()
+    finally:
+        ended.set()
+        thread.join()
+
+
+@contextmanager
+def _bar(title: str, total: int, unit: str, done: int) -> Iterator[tuple[Progress, Callable[[float], None]]]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
     from rich.progress import Progress as Display
@@ -85,7 +123,7 @@ def _bar(title: str, total: int, unit: str, done: int) -> Iterator[Progress]:
                 rate = finished / max(time.monotonic() - started, 1e-9)
                 display.update(task, advance=amount, rate=f"{rate:.3g}/s", note=note)
 
-        yield Bar()
+        yield Bar(), lambda seconds: display.update(task, note=f"none for {seconds:g} s", refresh=True)
 
 
 class _Lines:
@@ -104,6 +142,10 @@ class _Lines:
         if time.monotonic() - self._last >= _INTERVAL:
             self._last = time.monotonic()
             self._print()
+
+    def wait(self, seconds: float) -> None:
+        text = f"{self._title}: {self._now}/{self._total} {self._unit}, none finished for {seconds:g} s"
+        print(text, file=sys.stderr, flush=True)
 
     def close(self) -> None:
         if self._printed != self._now:

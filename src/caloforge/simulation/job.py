@@ -14,7 +14,7 @@ from caloforge.detectors import Detector, EnergySpectrum, particle_id
 from caloforge.errors import Interrupted, UsageError
 from caloforge.executor import Executor, origin
 from caloforge.options import SimulateOptions
-from caloforge.progress import progress
+from caloforge.progress import PATIENCE, progress
 from caloforge.scaleout import check_choice, open_executor
 from caloforge.showers.blocks import refuse_taken
 from caloforge.showers.files import Writer, create_showers
@@ -38,6 +38,7 @@ class SimulationSummary:
         seconds: wall-clock time of this run, start of Geant4 included.
         tables: which tables Geant4 used.
         engine: which engine ran Geant4.
+        given_up: kinetic energies (MeV) of the particles that circled in vacuum and were given up in this run.
     """
 
     detector: Detector
@@ -48,6 +49,7 @@ class SimulationSummary:
     seconds: float
     tables: str
     engine: str
+    given_up: tuple[float, ...] = ()
 
 
 def simulate_to_file(
@@ -110,8 +112,9 @@ def simulate_to_file(
         # cannot be started; one that is gone on with says which blocks are to be made.
         writer = begin(production) if resume and out.exists() else None
         before = 0 if writer is None else len(writer)
+        given_up: list[float] = []
         try:
-            with ExitStack() as stack, progress("simulating", events, "showers", done=before) as bar:
+            with ExitStack() as stack, progress("simulating", events, "showers", done=before, patience=PATIENCE) as bar:
                 if writer is not None:
                     stack.enter_context(writer)
                     production.skip(set(range(plan.n_blocks)) - set(writer.missing(plan.n_blocks)))
@@ -121,6 +124,7 @@ def simulate_to_file(
                     elif origin(who):
                         writer.set_provenance(production.provenance(command) | origin(who))
                     writer.write(block.showers, position=block.number)
+                    given_up += block.given_up
                     bar.advance(len(block.showers))
         except KeyboardInterrupt:
             if writer is None:
@@ -135,6 +139,7 @@ def simulate_to_file(
             time.monotonic() - started,
             str(production.tables.kind),
             plan.engine_name,
+            tuple(given_up),
         )
 
 

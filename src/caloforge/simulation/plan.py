@@ -41,11 +41,13 @@ class Block:
         number: of the block, from 0.
         showers: its showers, in order.
         removed: what a removal plane has stopped, showers counted from the first of the block; None without one.
+        given_up: kinetic energies (MeV) of the particles that were given up, see ``Engine``.
     """
 
     number: int
     showers: Showers | ShowerPoints
     removed: Removed | None = None
+    given_up: tuple[float, ...] = ()
 
     @property
     def start(self) -> int:

@@ -47,6 +47,7 @@ class BlockRunner:
         overflow = np.zeros((n, plan.detector.readout.n_layers))
         points, counts = [], np.zeros(n, dtype=np.int64)
         stopped = []
+        given_up_before = len(self.geant4.given_up)
         self.geant4.seed(plan.geant4_seed(number))
         for group in self.geant4.run(energies, directions, depth=scorer.needs_depth):
             count, deposits = group.count, group.deposits
@@ -65,9 +66,11 @@ class BlockRunner:
         check_energy_balance(raw, energies, plan.particle, first=plan.rows(number).start)
         direction = directions.astype(np.float32) if plan.directions != "fixed" else None
         readout = plan.detector.readout
+        given_up = tuple(self.geant4.given_up[given_up_before:])
         if plan.points:
             offsets = np.concatenate([[0], np.cumsum(counts)])
             showers = ShowerPoints(offsets, np.concatenate(points), energies, plan.particle, readout, direction)
-            return Block(number, showers, removed)
+            return Block(number, showers, removed, given_up)
         deposits32, overflow32 = scorer.finish_voxels(voxels, overflow)
-        return Block(number, Showers(deposits32, energies, plan.particle, readout, direction, overflow32), removed)
+        in_voxels = Showers(deposits32, energies, plan.particle, readout, direction, overflow32)
+        return Block(number, in_voxels, removed, given_up)

@@ -21,7 +21,7 @@ from caloforge.errors import Interrupted
 from caloforge.executor import Executor, LocalProcesses, on_this_machine, origin
 from caloforge.kernels.ops.registry import use_choice
 from caloforge.options import HybridOptions
-from caloforge.progress import progress
+from caloforge.progress import PATIENCE, progress
 from caloforge.scaleout import check_choice, open_executor
 from caloforge.showers.blocks import refuse_taken
 from caloforge.showers.files import Writer, create_showers
@@ -217,7 +217,7 @@ def hybrid_simulation(
         try:
             with ExitStack() as stack:
                 bar = stack.enter_context(
-                    progress("simulating", events, "events", done=before) if show else nullcontext()
+                    progress("simulating", events, "events", done=before, patience=PATIENCE) if show else nullcontext()
                 )
                 todo = list(range(work.tasks))
                 if writer is not None:

@@ -118,6 +118,7 @@ class Engine(ABC):
 
     Attributes:
         tables: the tables in use.
+        given_up: kinetic energy (MeV) of every particle so far that was given up because it would circle in vacuum for ever.
 
     Raises:
         MissingDependencyError: if the engine is not installed.
@@ -141,6 +142,7 @@ class Engine(ABC):
         self._origin = np.asarray([detector.gun.position], dtype=np.float64)
         self._removal = removal
         self._sheet = None if removal is None else removal.place(detector)
+        self.given_up: list[float] = []
         self._prepare(detector, tables)
 
     @abstractmethod

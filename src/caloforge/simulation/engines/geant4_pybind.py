@@ -67,7 +67,6 @@ class Geant4Pybind(Engine):
         field = None if detector.field is None else self._frame.rotate(np.array([detector.field]))[0].tolist()
         self._removed: list[tuple[float, ...]] = []
         guard = None if self._removal is None else parts.Guard(self._removal, self._frame, self._ends, self._removed)
-        self.given_up: list[float] = []
         strength = 0.0 if field is None else float(np.linalg.norm(field))
         warden = parts.Warden(strength, self.given_up) if strength > 0 else None
         self._geometry = parts.Geometry(self._stack, materials, start, field, self._rows, guard, self._sheet, warden)
