@@ -35,7 +35,7 @@ class _Fitted(ShowerModel):
     def found(self, deposits: Tensor, incident: Tensor) -> dict[str, Tensor]:
         raise NotImplementedError
 
-    def latents(self, conditions: Conditions, streams: Streams) -> dict[str, Tensor]:
+    def own_latents(self, conditions: Conditions, streams: Streams) -> dict[str, Tensor]:
         return {"which": torch.from_numpy(streams.uniform(conditions.index, 1, counters=conditions.attempt))[:, 0]}
 
 

@@ -168,7 +168,7 @@ class Toy(ShowerModel):
     def stages(self, training: TrainingConfig) -> list[Any]:
         return [_Scale(self), _Gauss(self, training), _Game(self, training)]
 
-    def latents(self, conditions: Conditions, streams: Streams) -> dict[str, Tensor]:
+    def own_latents(self, conditions: Conditions, streams: Streams) -> dict[str, Tensor]:
         uniform = streams.uniform(conditions.index, 1, counters=conditions.attempt)
         normal = streams.child("voxels").normal(conditions.index, 8, counters=conditions.attempt)
         return {"accept": torch.from_numpy(uniform), "voxels": torch.from_numpy(normal)}

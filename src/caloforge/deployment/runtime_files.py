@@ -15,6 +15,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from caloforge.aids.emphasis import EmphasisSettings
+from caloforge.aids.rejection import Rejection
 from caloforge.arguments import given
 from caloforge.atomic import replace_file
 from caloforge.deployment.one_pass import one_pass_autoregressive, one_pass_coupling
@@ -30,6 +31,7 @@ from caloforge.parts.distillation import DistilledModel
 from caloforge.parts.layer_energies import LayerEnergyFlow
 from caloforge.parts.point_model import PointCloudModel
 from caloforge.parts.point_settings import SAMPLERS
+from caloforge.parts.shower_features import RANKS
 from caloforge.representation import (
     ROOM,
     EnergyConditions,
@@ -55,8 +57,9 @@ FORMAT = 2
 _KNOWN_AIDS: Mapping[str, frozenset[str]] = {
     **dict.fromkeys(
         ("caloflow", "caloflow-student", "caloinn", "caloinn-factorised", "icaloflow", "icaloflow-student", "l2lflows"),
-        frozenset({"emphasis"}),
+        frozenset({"emphasis", "rejection"}),
     ),
+    **dict.fromkeys(("gflash", "pca-parametrisation", "shower-library"), frozenset({"rejection"})),
     **dict.fromkeys(
         ("caloclouds2", "caloclouds3"), frozenset({"layer-factors", "moment-map", "totals-map", "trend"})
     ),
@@ -127,6 +130,9 @@ def write_runtime_files(folder: Path, model: ShowerModel, name: str) -> None:
     files, record, readout = runtime_files(model), model.record, model.detector.readout
     assert record is not None  # loaded from a directory
     tensors = dict(files.tensors)
+    judge = _rejection(model)
+    if judge is not None:
+        tensors |= judge.tensors
     if model.shower_kind == "voxels":
         tensors["cells"] = torch.from_numpy(_cells(model.detector))
     content = save({key: _stored(value) for key, value in tensors.items()})
@@ -146,12 +152,31 @@ def write_runtime_files(folder: Path, model: ShowerModel, name: str) -> None:
         "depths": readout.depths.tolist() if len(readout.depths) else None,
         "polar": [isinstance(layer.grid, PolarGrid) for layer in readout.layers],
         "settings": files.settings,
-    }
+    } | ({} if judge is None else {"rejection": judge.settings})
     # Names of users' detectors may hold any letters; the reader of the runtime knows plain ones only.
     description |= {key: _plain(str(description[key])) for key in ("name", "detector")}
     text = json.dumps(description, indent=1, allow_nan=False).removesuffix("\n}") + ",\n "
     digest = hashlib.blake2b(text.encode(), digest_size=32).hexdigest()
     replace_file(folder / "runtime.json", f'{text}"digest": "{digest}"\n}}\n')
+
+
+def _rejection(model: ShowerModel) -> RuntimeFiles | None:
+    """What the runtime needs of the aid that judges showers, if the model has it."""
+    aid = next((helper for helper in model.helpers() if isinstance(helper, Rejection)), None)
+    if aid is None:
+        return None
+    features, config = aid.features, aid.config
+    tensors = {f"rejection.{name}": getattr(features, name).double() for name in ("x", "y", "centre", "scale")}
+    for number, network in enumerate(aid.networks):
+        assert isinstance(network, nn.Sequential)
+        for place, layer in enumerate(part for part in network if isinstance(part, nn.Linear)):
+            tensors[f"rejection.{number}.{place}.weight"] = layer.weight.double()
+            tensors[f"rejection.{number}.{place}.bias"] = layer.bias.double()
+    settings = {
+        "cut": features.cut, "steps": list(features.steps), "ranks": RANKS,
+        "most": config.most, "networks": config.networks, "hidden": config.hidden,
+    }  # fmt: skip
+    return RuntimeFiles(settings, tensors)
 
 
 def _plain(text: str) -> str:

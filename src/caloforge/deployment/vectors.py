@@ -72,7 +72,7 @@ def reference_showers(
         streams: random streams of the generation.
 
     Returns:
-        What the model's ``decode_tensors`` gives, its latents, and whether each shower is valid.
+        What the model's ``judged`` gives, its latents, and whether each shower is valid.
     """
     model = load_model(where).double()
     latents = model.latents(conditions, streams)
@@ -89,9 +89,9 @@ def reference_showers(
 
 @torch.no_grad()
 def decoded_plainly(model: ShowerModel, conditions: Conditions, latents: Latents) -> tuple[dict[str, Tensor], Tensor]:
-    """What ``decode_tensors`` gives in plain PyTorch; the model is one of 64-bit numbers for a reference."""
+    """What ``judged`` gives in plain PyTorch; the model is one of 64-bit numbers for a reference."""
     with plain_only():
-        return model.decode_tensors(conditions.tensors(), latents)
+        return model.judged(conditions.tensors(), latents)
 
 
 def write_vectors(

@@ -12,9 +12,11 @@ from typing import Any, ClassVar, TypeVar
 from torch import Tensor, nn
 
 from caloforge import plugins
+from caloforge.conditions import Conditions
 from caloforge.errors import ConfigError
-from caloforge.models.base import ShowerModel
+from caloforge.models.base import Latents, ShowerModel
 from caloforge.random import Streams
+from caloforge.showers import ShowerPoints, Showers
 from caloforge.stage import GradientStage, Stage, TrainingData
 from caloforge.validation import Settings, validated
 
@@ -34,6 +36,7 @@ class Aid(nn.Module):
         kind: its name, that of its file with dashes.
         title: one line for people.
         Config: class of its settings.
+        rejects: whether some showers have to be drawn again for it; see :meth:`accepts`.
 
     Raises:
         ConfigError: if it does not suit the model.
@@ -42,6 +45,7 @@ class Aid(nn.Module):
     kind: ClassVar[str]
     title: ClassVar[str]
     Config: ClassVar[type[Settings]] = Settings
+    rejects: ClassVar[bool] = False
 
     def __init__(self, config: Settings, model: ShowerModel) -> None:
         super().__init__()
@@ -53,6 +57,31 @@ class Aid(nn.Module):
     def stages(self, model: ShowerModel) -> list[Stage]:
         """Stages of its own; each comes right behind the last one that it needs."""
         return []
+
+    def latents(self, conditions: Conditions, streams: Streams) -> Latents:
+        """Random numbers of its own, under names that no model has; none by default.
+
+        Args:
+            conditions: the showers; their numbers and attempts address the streams.
+            streams: random streams of the generation.
+        """
+        return {}
+
+    def accepts(
+        self, conditions: Mapping[str, Tensor], latents: Mapping[str, Tensor], output: Mapping[str, Tensor]
+    ) -> Tensor | None:
+        """Which showers may stay, bool (N,); the others are drawn again. None, as by default, for all.
+
+        Args:
+            conditions: as from :meth:`caloforge.conditions.Conditions.tensors`.
+            latents: with its own.
+            output: what the model made of them, see :meth:`caloforge.models.ShowerModel.decode_tensors`.
+        """
+        return None
+
+    def log_factor(self, showers: Showers | ShowerPoints) -> Tensor | None:
+        """What it adds to the logarithm of the density of showers, nats, float64 (N,); None, as by default, for nothing."""
+        return None
 
     def constants(self) -> dict[str, Tensor] | None:
         """What a compiled decoder needs to know of it, by name; nothing if it does nothing in generation, as by default.

@@ -43,6 +43,7 @@ class Helper(Protocol):
     """What a model knows of the aids that were given to it; see :class:`caloforge.models.aid.Aid`."""
 
     kind: str
+    rejects: bool
 
     def before_training(self, model: Any, stage: GradientStage, data: TrainingData, streams: Streams) -> None:
         """Set initial weights of a stage."""
@@ -50,6 +51,20 @@ class Helper(Protocol):
 
     def stages(self, model: Any) -> list[Stage]:
         """Stages of its own."""
+        ...
+
+    def latents(self, conditions: Conditions, streams: Streams) -> Latents:
+        """Random numbers of its own."""
+        ...
+
+    def accepts(
+        self, conditions: Mapping[str, Tensor], latents: Mapping[str, Tensor], output: Mapping[str, Tensor]
+    ) -> Tensor | None:
+        """Which showers may stay; None for all."""
+        ...
+
+    def log_factor(self, showers: Showers | ShowerPoints) -> Tensor | None:
+        """What it adds to the logarithm of the density; None for nothing."""
         ...
 
     def constants(self) -> dict[str, Tensor] | None:
@@ -163,9 +178,9 @@ class ShowerModel(nn.Module, ABC):
         changed = deviations(self.differences, self.profile, self.config)
         return self.profile if not changed else f"{self.profile}, but {', '.join(changed)}"
 
-    @abstractmethod
+    @final
     def latents(self, conditions: Conditions, streams: Streams) -> Latents:
-        """Draw all random numbers of some showers.
+        """Draw all random numbers of some showers: the model's own, and those of its aids.
 
         Args:
             conditions: the showers; their numbers and attempts address the streams.
@@ -174,6 +189,14 @@ class ShowerModel(nn.Module, ABC):
         Returns:
             Tensors in CPU memory, bit-equal for a shower whatever else is in the batch.
         """
+        drawn = self.own_latents(conditions, streams)
+        for helper in self.helpers():
+            drawn |= helper.latents(conditions, streams)
+        return drawn
+
+    @abstractmethod
+    def own_latents(self, conditions: Conditions, streams: Streams) -> Latents:
+        """Draw the random numbers that :meth:`decode_tensors` needs; as :meth:`latents`."""
 
     @abstractmethod
     def decode_tensors(
@@ -192,6 +215,22 @@ class ShowerModel(nn.Module, ABC):
         """
 
     @final
+    def judged(
+        self, conditions: Mapping[str, Tensor], latents: Mapping[str, Tensor]
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """As :meth:`decode_tensors`; a shower that an aid does not accept is not valid."""
+        output, valid = self.decode_tensors(conditions, latents)
+        for helper in self.helpers():
+            accepted = helper.accepts(conditions, latents, output)
+            valid = valid if accepted is None else valid & accepted
+        return output, valid
+
+    @final
+    def judges(self) -> Sequence[str]:
+        """Kinds of its aids that do not accept every shower, so that whoever decodes must be able to draw again."""
+        return [helper.kind for helper in self.helpers() if helper.rejects]
+
+    @final
     @torch.no_grad()
     def decode(self, conditions: Conditions, latents: Latents) -> tuple[Showers | ShowerPoints, NDArray[np.bool_]]:
         """Turn conditions and latents into showers.
@@ -206,7 +245,7 @@ class ShowerModel(nn.Module, ABC):
         """
         device = self.device
         moved = {name: value.to(device) for name, value in latents.items()}
-        output, valid = self.decode_tensors(conditions.tensors(device), moved)
+        output, valid = self.judged(conditions.tensors(device), moved)
         arrays = {name: value.cpu().numpy() for name, value in output.items()}
         good: NDArray[np.bool_] = valid.cpu().numpy()
         readout = self.detector.readout

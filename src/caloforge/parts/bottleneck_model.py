@@ -314,7 +314,7 @@ class BottleneckModel(ShowerModel):
 
     # ---- generating -------------------------------------------------------------------------------------------------
 
-    def latents(self, conditions: Conditions, streams: Streams) -> Latents:
+    def own_latents(self, conditions: Conditions, streams: Streams) -> Latents:
         """Standard normal numbers, float32: ``flow``, or ``latents`` where there is none, ``noise``, and maybe ``cells``."""
         sizes = {"latents": self.config.latents} if self.flow is None else {"flow": self.flow.features}
         sizes["noise"] = self.config.noise_latents

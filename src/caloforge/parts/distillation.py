@@ -159,7 +159,7 @@ class DistilledModel(ShowerModel):
             self._teacher.to(device=self.device, dtype=self.dtype)
         return self._teacher
 
-    def latents(self, conditions: Conditions, streams: Streams) -> Latents:
+    def own_latents(self, conditions: Conditions, streams: Streams) -> Latents:
         """As the teacher's."""
         latents: Latents = self.model.latents(conditions, streams)
         return latents
@@ -196,8 +196,8 @@ def _found(teacher: ShowerModel) -> dict[str, Any]:
 
 
 def _aids_of_generation(model: ShowerModel) -> str:
-    """The aids that change how showers are made, with their settings, for people."""
-    described = [helper.describe() for helper in model.helpers() if helper.constants() != {}]
+    """The aids that change how showers are made, not which of them stay, with their settings, for people."""
+    described = [helper.describe() for helper in model.helpers() if helper.constants() != {} and not helper.rejects]
     texts = [" ".join(str(v) if k == "kind" else f"{k}={v}" for k, v in aid.items()) for aid in described]
     return ", ".join(texts) or "none"
 

@@ -284,7 +284,7 @@ class LayerByLayer(VoxelModel):
 
     # ---- generating -----------------------------------------------------------------------------------------------
 
-    def latents(self, conditions: Conditions, streams: Streams) -> Latents:
+    def own_latents(self, conditions: Conditions, streams: Streams) -> Latents:
         """Standard normal numbers: ``energies`` (N, L), and ``layer_00`` (N, features) and so on; float32."""
         sizes = {} if self.energies is None else {"energies": len(self.names)}
         sizes |= {name: flow.features for _, name, flow in self._flows() if flow is not None}

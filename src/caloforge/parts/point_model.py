@@ -190,7 +190,7 @@ class PointCloudModel(ShowerModel):
 
     # ---- generating -----------------------------------------------------------------------------------------------
 
-    def latents(self, conditions: Conditions, streams: Streams) -> Latents:
+    def own_latents(self, conditions: Conditions, streams: Streams) -> Latents:
         """Standard normal numbers: ``profile`` (N, F); ``points`` (K, 4), packed, and where each shower's start, ``starts``.
 
         How many points a shower has is known only to :meth:`decode_tensors`, so numbers are drawn for the most that are

@@ -246,7 +246,7 @@ class CaloGAN(ImageGameModel):
             ImageGame(self, training),
         ]
 
-    def latents(self, conditions: Conditions, streams: Streams) -> Latents:
+    def own_latents(self, conditions: Conditions, streams: Streams) -> Latents:
         """Standard normal numbers ``noise`` (N, latent)."""
         return normal_latents({"noise": self.config.latent}, conditions, streams)
 

@@ -149,7 +149,7 @@ class CaloFlow(VoxelModel):
 
     # ---- generating -----------------------------------------------------------------------------------------------
 
-    def latents(self, conditions: Conditions, streams: Streams) -> Latents:
+    def own_latents(self, conditions: Conditions, streams: Streams) -> Latents:
         """Standard normal numbers: ``energies`` (N, L) and ``shapes`` (N, learnt voxels), float32."""
         sizes = {"energies": self.energies.features, "shapes": self.shapes.features}
         return normal_latents(sizes, conditions, streams)

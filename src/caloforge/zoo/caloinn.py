@@ -199,7 +199,7 @@ class CaloINN(VoxelModel):
 
     # ---- generating and likelihood --------------------------------------------------------------------------------
 
-    def latents(self, conditions: Conditions, streams: Streams) -> Latents:
+    def own_latents(self, conditions: Conditions, streams: Streams) -> Latents:
         """Standard normal numbers: ``flow`` (N, D), float32."""
         return normal_latents({"flow": self.flow.features}, conditions, streams)
 

@@ -106,7 +106,7 @@ class CaloINNFactorised(VoxelModel):
 
     # ---- generating and likelihood --------------------------------------------------------------------------------
 
-    def latents(self, conditions: Conditions, streams: Streams) -> Latents:
+    def own_latents(self, conditions: Conditions, streams: Streams) -> Latents:
         """Standard normal numbers: ``flow`` (N, n) and ``energies`` (N, L), float32."""
         sizes = {"flow": self.flow.features, "energies": self.energies.features}
         return normal_latents(sizes, conditions, streams)

@@ -139,7 +139,7 @@ class GFlash(ShowerModel):
 
     # ---- random numbers -------------------------------------------------------------------------------------------
 
-    def latents(self, conditions: Conditions, streams: Streams) -> Latents:
+    def own_latents(self, conditions: Conditions, streams: Streams) -> Latents:
         """Draw all numbers of some showers.
 
         They are ``shape`` (N, 5) and ``pair`` (N, 2) of each shower, its ``layers`` and ``sampling`` (N, L), and for cells

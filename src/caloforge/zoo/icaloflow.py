@@ -195,7 +195,7 @@ class ICaloFlow(VoxelModel):
 
     # ---- generating and likelihood --------------------------------------------------------------------------------
 
-    def latents(self, conditions: Conditions, streams: Streams) -> Latents:
+    def own_latents(self, conditions: Conditions, streams: Streams) -> Latents:
         """Standard normal numbers of the flows, and uniform ones for the noise on layers that are conditions, float32.
 
         ``energies`` (N, layers), ``first`` (N, learnt), ``following`` (N, layers - 1, learnt), ``noise`` (N,

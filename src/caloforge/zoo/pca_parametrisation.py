@@ -165,7 +165,7 @@ class PcaParametrisation(ShowerModel):
         """One fit."""
         return [_Fit(self)]
 
-    def latents(self, conditions: Conditions, streams: Streams) -> Latents:
+    def own_latents(self, conditions: Conditions, streams: Streams) -> Latents:
         """Uniform numbers for ``node`` and bin (N, 2), standard normal ones for ``energies`` (N, L + 1) and ``cells``."""
         sizes = {"energies": self.detector.readout.n_layers + 1, "cells": self.lateral.latents}
         found: Latents = {

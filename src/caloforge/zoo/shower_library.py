@@ -94,7 +94,7 @@ class ShowerLibrary(ShowerModel):
         """One fit: the showers themselves."""
         return [_Keep(self)]
 
-    def latents(self, conditions: Conditions, streams: Streams) -> Latents:
+    def own_latents(self, conditions: Conditions, streams: Streams) -> Latents:
         """Uniform numbers that choose the ``shower`` and its image, float64 (N, 2)."""
         return {"shower": torch.from_numpy(streams.uniform(conditions.index, 2, counters=conditions.attempt))}
 

@@ -72,7 +72,7 @@ class ToyExponential(ShowerModel):
         part = torch.softmax(self.voxels.logits, dim=0)
         return incident_energy.to(part)[:, None] * self.fitted.share.to(part) * part
 
-    def latents(self, conditions: Conditions, streams: Streams) -> Latents:
+    def own_latents(self, conditions: Conditions, streams: Streams) -> Latents:
         """All random numbers of every shower, from streams of its own: (N, V)."""
         uniform = streams.uniform(conditions.index, self.detector.readout.n_voxels, counters=conditions.attempt)
         return {"uniform": torch.from_numpy(uniform)}

@@ -93,6 +93,11 @@ def check_carried(model: ShowerModel, *, kinds: Sequence[str] = _PROVEN, most_fe
         )
     if model.kind not in kinds:
         raise UsageError(f"graphs of '{model.kind}' have not been proven, only those of {', '.join(kinds)}")
+    if model.judges():
+        raise UsageError(
+            f"a graph cannot draw showers again that the aid '{model.judges()[0]}' does not let stay; "
+            f"{given('target', 'cpp')} can"
+        )
     valid = None if model.record is None else model.record.valid
     if valid is not None and valid.direction is not None:
         raise UsageError("graphs of models that were trained in several directions have not been proven")

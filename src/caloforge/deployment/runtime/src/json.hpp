@@ -51,6 +51,7 @@ public:
         need(kind_ == Kind::object, "expected an object");
         return members_;
     }
+    bool has(std::string_view name) const { return object().find(name) != object().end(); }
     const Json& operator[](std::string_view name) const {
         const auto found = object().find(name);
         need(found != members_.end(), "'" + std::string(name) + "' is missing");

@@ -116,8 +116,12 @@ std::unique_ptr<Model> open_model(const std::string& directory) {
     const std::string_view text = tensors->text();
     need(digest_of(text.data(), text.size()) == description["weights"].text(),
          "'" + directory + "/runtime.safetensors' is not the file that runtime.json describes");
-    for (const auto& [name, open] : kKinds)
-        if (kind == name) return open(std::move(description), std::move(tensors));
+    for (const auto& [name, open] : kKinds) {
+        if (kind != name) continue;
+        std::unique_ptr<Model> opened = open(description, std::move(tensors));
+        if (!description.has("rejection")) return opened;
+        return open_rejecting(std::move(description), std::make_unique<Tensors>(directory + "/runtime.safetensors"), std::move(opened));
+    }
     throw Failure(CF_UNSUPPORTED, "models of the kind '" + kind + "' are not known to this library");
 }
 

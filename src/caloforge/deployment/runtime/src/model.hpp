@@ -80,6 +80,8 @@ std::unique_ptr<Model> open_caloclouds(Json description, std::unique_ptr<Tensors
 std::unique_ptr<Model> open_gflash(Json description, std::unique_ptr<Tensors> tensors);
 std::unique_ptr<Model> open_parametrisation(Json description, std::unique_ptr<Tensors> tensors);
 std::unique_ptr<Model> open_library(Json description, std::unique_ptr<Tensors> tensors);
+// Around another one; see rejection.cpp.
+std::unique_ptr<Model> open_rejecting(Json description, std::unique_ptr<Tensors> tensors, std::unique_ptr<Model> inner);
 
 std::unique_ptr<Model> open_model(const std::string& directory);
 

@@ -1,0 +1,212 @@
+"""Showers that a classifier takes for generated ones are drawn again, until what stays follows the training showers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from model_samples import Rows, sparse_showers, toy_detector, training_batch
+from torch import Tensor
+
+from caloforge.aids.rejection import AcceptanceRate, Rejection
+from caloforge.conditions import ConditionRange, Conditions
+from caloforge.deployment import export_model
+from caloforge.detectors import load_detector
+from caloforge.errors import ConfigError, UsageError
+from caloforge.generation import generation_streams, sample_showers
+from caloforge.models import (
+    Latents,
+    ModelConfig,
+    ShowerModel,
+    build_model,
+    load_model,
+    load_preset,
+    make_aid,
+    save_model,
+)
+from caloforge.random import Streams
+from caloforge.showers import Showers
+from caloforge.stage import FitStage, GradientStage, Stage, TrainingConfig
+from caloforge.testing import fit_stages
+
+DETECTOR = toy_detector()
+#: The real response has the density 2 r, the generated one 1; so w = 2 r, and nothing is cut off.
+SETTINGS = {"kind": "rejection", "most": 2.0, "networks": 2, "hidden": 24, "draws": 2, "epochs": 60}
+
+
+class Uniform(ShowerModel):
+    """Showers all alike but for their response, which is anything from 0 to 1."""
+
+    kind = "toy-uniform"
+    Config = ModelConfig
+
+    def stages(self, training: TrainingConfig) -> list[Stage]:
+        return []
+
+    def own_latents(self, conditions: Conditions, streams: Streams) -> Latents:
+        return {"response": torch.from_numpy(streams.uniform(conditions.index, 1, conditions.attempt))}
+
+    def decode_tensors(
+        self, conditions: Mapping[str, Tensor], latents: Mapping[str, Tensor]
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        deposits = (latents["response"] * conditions["incident_energy"][:, None] * pattern()).float()
+        return {"deposits": deposits}, torch.ones(len(deposits), dtype=torch.bool)
+
+
+def pattern() -> Tensor:
+    shape = torch.linspace(1, 2, DETECTOR.readout.n_voxels, dtype=torch.float64)
+    return shape / shape.sum()
+
+
+def real_showers(count: int, seed: int) -> Showers:
+    rng = np.random.default_rng(seed)
+    energy = rng.uniform(5e3, 9e4, count)
+    deposits = np.sqrt(rng.random(count))[:, None] * energy[:, None] * pattern().numpy()
+    return Showers(deposits.astype(np.float32), energy, 22, DETECTOR.readout)
+
+
+def judged(model: ShowerModel, showers: Showers, **settings: object) -> Rejection:
+    """Give a model the aid, trained without the training loop."""
+    torch.manual_seed(1)
+    aid = make_aid(SETTINGS | settings, model)
+    assert isinstance(aid, Rejection)
+    model.aids["rejection"] = aid
+    stages = {stage.name: stage for stage in model.training_stages(TrainingConfig())}
+    rows, streams = Rows(showers), Streams(2, "training")
+    for name, stage in stages.items():
+        if name.startswith("rejection"):
+            assert set(stage.needs) <= stages.keys()
+    first, classifier, last = (stages[name] for name in ("rejection-features", "rejection", "rejection-rate"))
+    assert isinstance(first, FitStage)
+    assert isinstance(last, FitStage)
+    assert isinstance(classifier, GradientStage)
+    first.load_state(first.fit(rows, streams))
+    optimiser = torch.optim.Adam([p for player in classifier.players for p in player.parameters], 3e-3)
+    batch = training_batch(showers)
+    for epoch in range(classifier.epochs):
+        optimiser.zero_grad()
+        classifier.loss("main", replace(batch, epoch=epoch), streams)["loss"].backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+    last.load_state(last.fit(rows, streams))
+    return aid
+
+
+@pytest.fixture(scope="module")
+def model() -> Uniform:
+    made = Uniform(ModelConfig(), DETECTOR).eval()
+    judged(made, real_showers(3000, 1))
+    return made
+
+
+def responses(showers: Showers) -> np.ndarray:
+    found: np.ndarray = showers.deposits.astype(np.float64).sum(axis=1) / showers.incident_energy
+    return found
+
+
+def test_the_probability_is_the_ratio_of_the_densities(model: Uniform) -> None:
+    """Mutation: swap the two kinds of showers in the loss; leave out ``most``."""
+    aid = model.aids["rejection"]
+    assert isinstance(aid, Rejection)
+    response, energy = np.repeat(np.linspace(0.1, 0.9, 9), 20), np.tile(np.linspace(6e3, 8e4, 20), 9)
+    deposits = torch.from_numpy(response * energy)[:, None] * pattern()
+    with torch.no_grad():
+        chance = aid.probability(deposits, Conditions.first(energy, 22).tensors()).numpy()
+    assert np.abs(chance - response).mean() < 0.12
+    np.testing.assert_allclose(chance.reshape(9, 20).mean(axis=1), np.linspace(0.1, 0.9, 9), atol=0.15)
+    np.testing.assert_allclose(aid.rate(torch.tensor([6e3, 3e4, 8e4])).numpy(), 0.5, atol=0.06)
+
+
+def test_what_stays_is_as_the_training_showers_are(model: Uniform) -> None:
+    """The mean of a response with density 2 r is 2/3; mutation: accept everything."""
+    conditions = Conditions.first(np.random.default_rng(5).uniform(5e3, 9e4, 4000), 22)
+    sample = sample_showers(model, conditions, generation_streams(3))
+    assert isinstance(sample.showers, Showers)
+    found = responses(sample.showers)
+    assert found.mean() == pytest.approx(2 / 3, abs=0.02)
+    assert found.std() == pytest.approx(np.sqrt(1 / 18), abs=0.02)
+    # One draw in two stays.
+    assert sample.redrawn == pytest.approx(4000, abs=500)
+
+
+def test_batches_do_not_change_them(model: Uniform) -> None:
+    conditions = Conditions.first(np.linspace(6e3, 8e4, 300), 22)
+    made = [sample_showers(model, conditions, generation_streams(3), batch_size=b).showers for b in (300, 7)]
+    assert isinstance(made[0], Showers)
+    assert isinstance(made[1], Showers)
+    assert (made[0].deposits == made[1].deposits).all()
+
+
+def test_they_may_be_few_but_are_not_alike(model: Uniform) -> None:
+    """Each attempt has a random number of its own; mutation: the counter left out, and a rejected shower stays rejected."""
+    streams = generation_streams(0)
+    conditions = Conditions.first(np.full(50, 3e4), 22)
+    one, other = (model.latents(c, streams)["rejection"] for c in (conditions, conditions.again()))
+    assert one.shape == (50, 1)
+    assert (one != other).all()
+
+
+def test_the_density_is_that_of_the_showers_that_stay(model: Uniform) -> None:
+    """exp(log_factor), over all that is generated, has the mean 1; mutation: leave out the share that stays."""
+    aid = model.aids["rejection"]
+    assert isinstance(aid, Rejection)
+    plain = Uniform(ModelConfig(), DETECTOR)
+    made = sample_showers(plain, Conditions.first(np.full(4000, 3e4), 22), generation_streams(7)).showers
+    factor = np.exp(aid.log_factor(made).numpy())
+    assert factor.mean() == pytest.approx(1.0, abs=0.06)
+    assert factor.std() > 0.3
+
+
+def test_the_share_that_stays_is_linear_between_knots() -> None:
+    knots = torch.tensor([0.0, 1.0, 3.0], dtype=torch.float64)
+    hats = AcceptanceRate.hats(torch.tensor([-1.0, 0.25, 2.0, 3.0, 9.0], dtype=torch.float64), knots)
+    wanted = [[1, 0, 0], [0.75, 0.25, 0], [0, 0.5, 0.5], [0, 0, 1], [0, 0, 1]]
+    np.testing.assert_allclose(hats.numpy(), wanted)
+
+
+def test_the_likelihood_of_a_flow_has_the_factor() -> None:
+    """Mutation: leave ``log_factor`` out of ``VoxelModel.log_prob``."""
+    showers = sparse_showers(DETECTOR, 30)
+    settings = {"energies": {"blocks": 1, "hidden_features": 4, "hidden_layers": 1}}
+    settings["shapes"] = settings["energies"]
+    torch.manual_seed(3)
+    flow = build_model("caloflow", settings, DETECTOR).eval()
+    fit_stages(flow, showers)
+    before = flow.log_prob(showers, Streams(1, "x"))
+    aid = judged(flow, showers, epochs=1)
+    torch.testing.assert_close(flow.log_prob(showers, Streams(1, "x")) - before, aid.log_factor(showers))
+    assert aid.log_factor(showers).std() > 0
+
+
+def test_stored_and_opened_again(tmp_path: Path) -> None:
+    showers = sparse_showers(DETECTOR, 40)
+    parametrisation = build_model("pca-parametrisation", {}, DETECTOR, aids=[SETTINGS]).eval()
+    fit_stages(parametrisation, showers)
+    judged(parametrisation, showers, epochs=1)
+    save_model(tmp_path / "m", parametrisation, ConditionRange(particle=22, incident_energy=(1e3, 1e5)))
+    opened = load_model(tmp_path / "m")
+    assert opened.judges() == ["rejection"]
+    conditions = Conditions.first(np.linspace(2e3, 9e4, 30), 22)
+    one, other = (sample_showers(m, conditions, generation_streams(1)).showers for m in (parametrisation, opened))
+    assert isinstance(one, Showers)
+    assert isinstance(other, Showers)
+    assert (one.deposits == other.deposits).all()
+
+
+def test_points_are_not_judged() -> None:
+    with pytest.raises(ConfigError, match="does not suit the model 'caloclouds3' here, which makes points"):
+        build_model("caloclouds3", {}, load_detector("ild-ecal"), aids=[{"kind": "rejection"}])
+
+
+def test_graphs_that_cannot_draw_again_are_refused(tmp_path: Path) -> None:
+    """Mutation: leave out the check; the export then has showers that the model rejects."""
+    made = build_model("caloinn", load_preset("caloinn-tiny").model, DETECTOR, aids=[SETTINGS]).eval()
+    fit_stages(made, sparse_showers(DETECTOR, 40))
+    save_model(tmp_path / "m", made, ConditionRange(particle=22, incident_energy=(1e3, 1e5)))
+    for target in ("onnx", "torchscript"):
+        with pytest.raises(UsageError, match="a graph cannot draw showers again that the aid 'rejection' does not let"):
+            export_model(tmp_path / "m", target, tmp_path / target)
+    assert not (tmp_path / "onnx").exists()
