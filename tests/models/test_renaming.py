@@ -177,7 +177,7 @@ GONE = {
 
 @pytest.mark.parametrize("kind", GONE)
 def test_a_stored_option_of_one_value_is_forgotten(kind: str, tmp_path: Path) -> None:
-    """Mutation: leave ``_without_gone`` out; every model of the last version is then refused."""
+    """Mutation: leave ``_with_present_keys`` out; every model of the last version is then refused."""
     kind, detector, _, kind, config, *_ = FORMER[kind]
     model = build_model(kind, config, detector).eval()
     fit(model, sparse_showers(detector, 20))
@@ -191,6 +191,29 @@ def test_a_stored_option_of_one_value_is_forgotten(kind: str, tmp_path: Path) ->
     (tmp_path / "model.json").write_text(json.dumps(record))
     with pytest.raises(ModelFileError, match=key):
         load_model(tmp_path)
+
+
+_SMALL_BOTTLENECK = {"latents": 2, "noise_latents": 2, "hidden": [4], "post_width": 2, "post_layers": 3}
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        ("bib-ae", _SMALL_BOTTLENECK | {"cell_bend": None}),
+        ("bib-ae-two-angles", _SMALL_BOTTLENECK | {"cell_bend": None}),
+        ("calo-gan", {"latent": 4, "channels": 2, "critic_channels": [2, 2, 2, 2], "layer_energies": "images"}),
+    ],
+)
+def test_a_key_that_former_models_lack_is_what_they_were(kind: str, settings: dict[str, Any], tmp_path: Path) -> None:
+    """Mutation: let them take today's default; a cell is then the exponential of what it was trained to be."""
+    model = build_model(kind, settings, toy_detector()).eval()
+    fit(model, sparse_showers(toy_detector(), 20))
+    save_model(tmp_path, model, RANGE)
+    record = json.loads((tmp_path / "model.json").read_text())
+    key = list(settings)[-1]
+    assert record["config"].pop(key) == settings[key]
+    (tmp_path / "model.json").write_text(json.dumps(record))
+    assert load_model(tmp_path).config == model.config
 
 
 @pytest.mark.parametrize(

@@ -272,6 +272,7 @@ VARIANTS: dict[str, dict[str, Variant]] = {
                 "critic_channels": [4, 4, 4, 4],
                 "streams": 2,
                 "inpainting": False,
+                "energy_loss": "moments",
                 "energy_weight": 0.3,
                 "norm": "layer",
                 "minibatch": False,

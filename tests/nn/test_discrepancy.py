@@ -9,7 +9,7 @@ import pytest
 import torch
 from scipy.stats import norm
 
-from caloforge.nn.discrepancy import discrepancy, sorted_kernel_discrepancy, windows
+from caloforge.nn.discrepancy import discrepancy, energy_distance, sorted_kernel_discrepancy, windows
 
 
 def between_normals(one: tuple[float, float], two: tuple[float, float], alpha: float) -> float:
@@ -89,3 +89,39 @@ def test_sorted_cells_do_not_know_their_places() -> None:
     two = sorted_kernel_discrepancy(cells[:, order], other, [10.0], **settings)
     assert torch.allclose(one, two, atol=1e-12)
     assert bool((one > 1e-6).all())
+
+
+def test_energy_distance_against_the_slow_way() -> None:
+    """Mutations: divide by all pairs; compare rows of one number; forget one of the three terms."""
+    x, y = (torch.randn(6, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(s)) for s in (1, 2))
+
+    def mean(one: torch.Tensor, other: torch.Tensor) -> float:
+        return float(np.mean([float((one[i] - other[j]).norm()) for i in range(6) for j in range(6) if i != j]))
+
+    assert float(energy_distance(x, y)) == pytest.approx(2 * mean(x, y) - mean(x, x) - mean(y, y), abs=1e-6)
+    both = energy_distance(torch.stack([x, y]), torch.stack([y, y + 1]))
+    assert float(both[0]) == pytest.approx(float(energy_distance(x, y)))
+    leaf = x.clone().requires_grad_(True)
+    assert torch.autograd.gradcheck(lambda a: energy_distance(a, y), leaf)
+    energy_distance(torch.zeros_like(leaf) * leaf, y).backward()
+    assert leaf.grad is not None
+    assert bool(leaf.grad.isfinite().all())  # where all rows are the same
+
+
+def test_energy_distance_has_no_bias_in_small_batches() -> None:
+    """Eight skewed numbers: on the average the gradient at the truth is nothing; that of the absolute difference of means is not.
+
+    Mutation: compare row i of one sample with row i of itself.
+    """
+    generator = torch.Generator().manual_seed(0)
+    scale = torch.ones((), dtype=torch.float64, requires_grad=True)
+    real, made = (torch.randn(4000, 8, 1, generator=generator, dtype=torch.float64).mul(1.5).exp() for _ in range(2))
+    slopes = {}
+    for name, loss in (
+        ("distance", energy_distance(scale * made, real)),
+        ("means", ((scale * made).mean(dim=1) - real.mean(dim=1)).abs()[:, 0]),
+    ):
+        (slope,) = torch.autograd.grad(loss.mean(), scale, retain_graph=True)
+        slopes[name] = float(slope)
+    assert slopes["means"] > 0.2  # a smaller scale looks better
+    assert abs(slopes["distance"]) < 0.05

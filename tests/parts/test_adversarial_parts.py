@@ -10,6 +10,8 @@ import torch
 from model_samples import Rows, sparse_showers, toy_detector, training_batch
 from torch import Tensor
 
+from caloforge.detectors import load_detector
+from caloforge.evaluation.observables import layer_moments
 from caloforge.parts.adversarial import critic_loss, generator_loss, gradient_penalty
 from caloforge.parts.separations import Separations, SeparationsFit
 from caloforge.random import Streams
@@ -84,3 +86,28 @@ def test_separations_of_layers_by_hand() -> None:
     one, other = torch.tensor([[0.5, 0.5, 0.0]]), torch.tensor([[0.25, 0.25, 0.5]])
     assert float(part.distance(one, other)) == pytest.approx(0.5 * (2 * 0.0625 / 0.75 + 0.5))
     assert float(part.distance(one, torch.tensor([[0.0, 0.0, 1.0]]))) == 1.0
+
+
+@pytest.mark.parametrize("name", ["calogan", "ds1-photons"])
+def test_lateral_observables_are_those_of_the_evaluation(name: str) -> None:
+    """Mutations: x for y; the variance; divide by the deposits of dark cells, too."""
+    detector = load_detector(name)
+    showers = sparse_showers(detector, 60)
+    part = Separations(detector, lateral=True)
+    layers = detector.readout.n_layers
+    batch = training_batch(showers)
+    deposits = batch.deposits.double().requires_grad_(True)
+    found = part.observables(deposits, batch.incident_energy)
+    assert found.shape == (60, 7 * layers + 1)
+    clean = showers.above(detector.analysis_threshold)
+    wanted = [moment for axis in ("x", "y") for moment in layer_moments(clean, axis)]
+    np.testing.assert_allclose(found[:, 3 * layers + 1 :].detach().numpy(), np.concatenate(wanted, axis=1), atol=2e-3)
+    plain = Separations(detector).observables(batch.deposits, batch.incident_energy)
+    torch.testing.assert_close(found[:, : 3 * layers + 1].detach(), plain)
+    fitted = SeparationsFit("watch", part)
+    fitted.load_state(fitted.fit(Rows(showers), Streams(0, "fit")))
+    scaled = part.scaled(deposits, batch.incident_energy)
+    assert float(scaled.detach().median(dim=0).values.abs().max()) < 0.2
+    scaled.square().sum().backward()
+    assert deposits.grad is not None
+    assert bool(deposits.grad.isfinite().all())

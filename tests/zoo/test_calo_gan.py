@@ -102,7 +102,7 @@ def test_saved_models_of_former_versions_have_these_names() -> None:
     """Mutation: a part moves to another attribute, or one more module owns the scales."""
     names = set(improved().state_dict())
     assert {name.split(".")[0] for name in names} == {"critic", "generator", "scales", "separations"}
-    assert {name.split(".")[1] for name in names if name.startswith("generator")} == {"streams", "painting"}
+    assert {name.split(".")[1] for name in names if name.startswith("generator")} == {"streams", "painting", "head"}
     assert {name for name in names if name.startswith("scales")} == {"scales.shares", "scales.cells", "scales.lit"}
     assert {"generator.streams.0.dense.weight", "generator.painting.0.gates.bias", "critic.score.weight"} <= names
 
@@ -190,13 +190,78 @@ def test_the_published_energy_term_and_its_gradient() -> None:
 
 def test_mean_and_width_of_energies_are_compared_not_showers() -> None:
     """Mutations: abs within the mean, which would take away what showers fluctuate; no widths."""
-    model = improved()
+    model = improved(energy_loss="moments")
     real = torch.rand(6, 21) * 100
     incident = torch.full((6,), 5e3, dtype=torch.float64)
     assert float(model.energy_loss(real[torch.randperm(6)], real, incident)) == pytest.approx(0.0, abs=1e-6)
     assert float(model.energy_loss(1.1 * real, real, incident)) > 0.0
     narrow = real.mean(dim=0) + 0.5 * (real - real.mean(dim=0))
     assert float(model.energy_loss(narrow, real, incident)) > 0.5  # half the width, in all and by layer
+
+
+def test_distributions_are_compared_together_with_the_incident_energy() -> None:
+    """Mutations: observables without the incident energy; each by itself only, which does not see that they go together."""
+    model = improved()
+    showers = sparse_showers(model.detector, 300, faint=False)
+    for stage in model.training_stages(TrainingConfig())[:2]:
+        assert isinstance(stage, FitStage)
+        stage.load_state(stage.fit(Rows(showers), STREAMS))
+    batch = training_batch(showers)
+    real, energy = batch.deposits, batch.incident_energy
+    half = slice(0, 150)
+    same = model.energy_loss(real[150:], real[half], energy[half])  # other showers, with wrong energies
+    dim = model.energy_loss(0.8 * real[half], real[half], energy[half])
+    right = model.energy_loss(real[half], real[half], energy[half])
+    assert float(right) < 1e-3 < float(same)
+    assert float(dim) > 10 * abs(float(right))
+    # Every layer of another shower of the same energy: each observable has its distribution, all together have not.
+    order = energy.argsort()
+    real, energy = real[order][::2], energy[order][::2]
+    torn = torch.cat(
+        [block.roll(k, dims=0) for k, block in enumerate(real.split(model.detector.readout.layer_sizes, dim=1))], dim=1
+    )
+    assert float(model.energy_loss(torn, real, energy)) > 3 * abs(float(right))
+
+
+def test_weights_of_a_model_with_moments_are_those_of_former_versions() -> None:
+    """Mutation: centroids and widths among the histograms of every model."""
+    layers = toy_detector().readout.n_layers
+    former = improved(energy_loss="moments", layer_energies="images")
+    assert former.separations.edges.shape[0] == 3 * layers + 1
+    assert former.generator.head is None
+    assert improved().separations.edges.shape[0] == 7 * layers + 1
+
+
+@torch.no_grad()
+def test_layers_have_the_energies_of_the_head() -> None:
+    """Mutations: shares of the shower's energy without the response; images scaled in all, not by layer; empty ones left."""
+    model = improved()
+    model.separations.edges[0] = torch.linspace(0.9, 0.98, 9)
+    model.scales.shares.copy_(torch.tensor([0.2, 0.7, 0.1])[: len(model.scales.shares)])
+    assert model.generator.head is not None
+    energy = torch.tensor([1e3, 1e4, 5e4], dtype=torch.float64)
+    noise = torch.randn(3, 6)
+    given = model.given(noise, energy, None)
+    last = model.generator.head.steps[-1]
+    saved = last.weight.clone()  # type: ignore[union-attr]
+    last.weight.zero_()  # type: ignore[operator, union-attr]
+    shares = model.scales.shares / model.scales.shares.sum()
+    torch.testing.assert_close(model.layer_energies(given, energy), 0.94 * shares * energy[:, None].float())
+    last.bias[0] = 1.0  # type: ignore[index, union-attr]
+    wanted = 0.94 * np.exp(0.08 / 0.94) * energy.float()
+    torch.testing.assert_close(model.layer_energies(given, energy).sum(dim=1), wanted, rtol=1e-5, atol=1e-3)
+    last.weight.copy_(saved)  # type: ignore[operator, union-attr]
+    found = model.make(noise, energy, None)
+    torch.testing.assert_close(model.scales.sums(found), model.layer_energies(given, energy))
+    dark = model.generator.streams[0].second  # type: ignore[union-attr]
+    dark.bias.fill_(-1e3)  # type: ignore[operator, union-attr]
+    found = model.make(noise, energy, None)
+    torch.testing.assert_close(model.scales.sums(found), model.layer_energies(given, energy))
+
+
+def test_images_in_gev_have_their_own_energies() -> None:
+    with pytest.raises(ConfigError, match="'units' must be shares"):
+        improved(units="GeV", start="random")
 
 
 @torch.no_grad()

@@ -46,6 +46,12 @@ _GONE: dict[str, dict[str, Any]] = {
     "l2lflows": {"energy_flow": True},
     "l2lflows-conv": {"drop_voxel": False},
 }
+#: For each kind, keys that former configurations have not, and the values that they had as it were.
+_ADDED: dict[str, dict[str, Any]] = {
+    "bib-ae": {"cell_bend": None},
+    "bib-ae-two-angles": {"cell_bend": None},
+    "calo-gan": {"layer_energies": "images"},
+}
 
 
 def upgraded(data: Mapping[str, Any], *, where: str) -> dict[str, Any]:
@@ -61,7 +67,9 @@ def upgraded(data: Mapping[str, Any], *, where: str) -> dict[str, Any]:
     found = dict(data)
     if found.get("format") != 1:
         return (
-            found | {"config": _without_gone(str(found.get("kind")), found["config"])} if "config" in found else found
+            found | {"config": _with_present_keys(str(found.get("kind")), found["config"])}
+            if "config" in found
+            else found
         )
     kind, config = str(found.get("kind")), found.get("config")
     if "valid" not in found:
@@ -80,18 +88,18 @@ def upgraded(data: Mapping[str, Any], *, where: str) -> dict[str, Any]:
     kind, config, aids = change(dict(config), layers)
     found.pop("transforms", None)
     # Which profile a model of that time followed, nobody said; its switches are all in its configuration.
-    config = _without_gone(kind, config)
+    config = _with_present_keys(kind, config)
     return found | {"format": FORMAT, "kind": kind, "config": config, "aids": aids, "profile": "improved"}
 
 
-def _without_gone(kind: str, config: Any) -> Any:
-    """A configuration, and that of a teacher in it, without keys that had one possible value."""
+def _with_present_keys(kind: str, config: Any) -> Any:
+    """A configuration, and that of a teacher in it, without keys that had one possible value, and with those that are new."""
     if not isinstance(config, Mapping):
         return config
     gone = _GONE.get(kind, {})
-    kept = {key: value for key, value in config.items() if key not in gone or value != gone[key]}
+    kept = _ADDED.get(kind, {}) | {key: value for key, value in config.items() if key not in gone or value != gone[key]}
     if "teacher" in kept:
-        kept["teacher"] = _without_gone(kind.removesuffix("-student"), kept["teacher"])
+        kept["teacher"] = _with_present_keys(kind.removesuffix("-student"), kept["teacher"])
     return kept
 
 

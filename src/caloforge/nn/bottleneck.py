@@ -20,6 +20,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from caloforge.nn.normal_cells import bent
+
 __all__ = [
     "BottleneckDecoder",
     "BottleneckEncoder",
@@ -34,7 +36,6 @@ __all__ = [
     "Recipe",
     "Step",
     "TwoAngleHead",
-    "censored_log_prob",
     "critic_steps",
     "encoder_steps",
     "layer_norm",
@@ -388,6 +389,7 @@ class BottleneckDecoder(nn.Module):
         hidden: widths of the dense layers, in the order of the encoder; they are passed the other way round.
         head: the end, which makes the cells from the last of them; with ``cell_noise`` two numbers for each.
         cell_noise: see above.
+        bend: see :func:`~caloforge.nn.normal_cells.bent`.
     """
 
     def __init__(
@@ -398,40 +400,25 @@ class BottleneckDecoder(nn.Module):
         head: DenseHead | GridHead,
         *,
         cell_noise: bool = False,
+        bend: float | None = None,
     ) -> None:
         super().__init__()
         self.dense = leaky_layers([latents + conditions, *reversed(hidden)])
-        self.head, self.cell_noise = head, cell_noise
+        self.head, self.cell_noise, self.bend = head, cell_noise, bend
 
     def forward(self, latents: Tensor, conditions: Tensor, noise: Tensor | None = None) -> Tensor:
         """Cells (N, V), not negative, from latents (N, D) and conditions (N, C), and standard normal (N, V) if cells are so."""
         return self.parts(latents, conditions, noise)[0]
 
     def parts(self, latents: Tensor, conditions: Tensor, noise: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        """Cells; mean and standard deviation of the normal numbers, or the output and ones; (N, V) each."""
+        """Cells; mean and standard deviation of the normal numbers behind them, or the output and ones; (N, V) each."""
         made = self.head(self.dense(torch.cat([latents, conditions], dim=1)))
         if not self.cell_noise:
-            return functional.relu(made), made, torch.ones_like(made)
+            return bent(functional.relu(made), self.bend), made, torch.ones_like(made)
         assert noise is not None
         mean, raw = made.chunk(2, dim=1)
         spread = functional.softplus(raw) + 1e-2
-        return functional.relu(mean + spread * noise), mean, spread
-
-
-def censored_log_prob(cells: Tensor, mean: Tensor, spread: Tensor) -> Tensor:
-    """Logarithm of the density of normal numbers that are zero where they would be negative (J. Tobin, Econometrica 26, 1958).
-
-    Args:
-        cells: the numbers, not negative, of any shape.
-        mean: of the normal distributions, of the same shape.
-        spread: their standard deviations.
-
-    Returns:
-        Nats: of the density where a cell is positive, of the probability where it is zero.
-    """
-    away = (cells - mean) / spread
-    density = -0.5 * away.square() - spread.log() - 0.5 * math.log(2 * math.pi)
-    return torch.where(cells > 0, density, torch.special.log_ndtr(-mean / spread))
+        return bent(functional.relu(mean + spread * noise), self.bend), mean, spread
 
 
 class PostProcessor(nn.Module):

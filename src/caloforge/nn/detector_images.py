@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -20,7 +21,16 @@ from caloforge.nn.local import (
     even_same,
 )
 
-__all__ = ["CriticStream", "GeneratorStream", "ImageCritic", "ImageGenerator", "InPainting", "Norm", "leaky"]
+__all__ = [
+    "CriticStream",
+    "EnergyHead",
+    "GeneratorStream",
+    "ImageCritic",
+    "ImageGenerator",
+    "InPainting",
+    "Norm",
+    "leaky",
+]
 
 #: Batch norm as published (momentum and epsilon of Keras); layer norm over channels and cells of each row; nothing.
 Norm = Literal["batch", "layer", "none"]
@@ -133,6 +143,31 @@ class InPainting(nn.Module):
         return share * own + (1 - share) * carried
 
 
+class EnergyHead(nn.Module):
+    """Numbers of a shower to what its energies are made of: one for the shower and one for each layer.
+
+    Args:
+        inputs: numbers of a shower.
+        layers: number of layers.
+        width: of two hidden layers.
+    """
+
+    def __init__(self, inputs: int, layers: int, width: int = 64) -> None:
+        super().__init__()
+        sizes = (inputs, width, width, 1 + layers)
+        self.steps = nn.ModuleList(nn.Linear(before, after) for before, after in pairwise(sizes))
+        for step in self.steps:
+            nn.init.xavier_uniform_(step.weight)  # type: ignore[arg-type]
+            nn.init.zeros_(step.bias)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, inputs) to (N, 1 + layers), of any sign."""
+        for step in self.steps[:-1]:
+            x = leaky(step(x))
+        last: Tensor = self.steps[-1](x)
+        return last
+
+
 class ImageGenerator(nn.Module):
     """Streams with in-painting between them: numbers of a shower to images of all its layers, which are not negative.
 
@@ -140,12 +175,18 @@ class ImageGenerator(nn.Module):
         streams: one for each group of layers.
         painting: for each group but the first, what it gets of the last layer of the group before it; none for no in-painting.
         carried: modules that bring that layer onto the grid of the group, (N, 1, H, W) to (N, 1, H, W), one for each painting.
+        head: makes energies beside the images; None if the images have their own.
     """
 
     def __init__(
-        self, streams: Iterable[GeneratorStream], painting: Iterable[InPainting], carried: Iterable[nn.Module]
+        self,
+        streams: Iterable[GeneratorStream],
+        painting: Iterable[InPainting],
+        carried: Iterable[nn.Module],
+        head: EnergyHead | None = None,
     ) -> None:
         super().__init__()
+        self.head = head
         self.streams = nn.ModuleList(streams)
         self.painting = nn.ModuleList(painting)
         self.carried = nn.ModuleList(carried)

@@ -126,6 +126,7 @@ class BottleneckModel(ShowerModel):
             config.hidden,
             self.head(config.hidden[0]),
             cell_noise=config.cell_noise,
+            bend=config.cell_bend,
         )
         self.critic = self._critic()
         self.fresh_critic = self._critic() if config.critics == 2 else None

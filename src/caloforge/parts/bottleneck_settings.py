@@ -39,6 +39,7 @@ class BottleneckConfig(ModelConfig):
         latents: learnt latents.
         noise_latents: standard normal numbers beside them.
         cell_noise: whether every cell has a normal number of its own, too; not with the published network.
+        cell_bend: cells x, of the numbers n that the decoder makes, are b (exp(n / b) - 1); None: n.
         hidden: widths of the dense layers of the encoder; the decoder has them the other way round.
         channels: of the encoder's first convolution and the decoder's start.
         difference: whether the ``critics`` see how a shower behind the autoencoder differs from that in front of it, or the
@@ -78,6 +79,7 @@ class BottleneckConfig(ModelConfig):
     latents: Size = 24
     noise_latents: Size = 104
     cell_noise: bool = True
+    cell_bend: Positive | None = 1.0
     hidden: Annotated[tuple[Size, ...], Field(min_length=1, max_length=100)] = (512, 256)
     channels: Size = 8
     difference: Literal["critics", "likelihood"] = "likelihood"

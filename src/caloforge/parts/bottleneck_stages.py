@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from caloforge.errors import UsageError
 from caloforge.nn.batch_layers import gathered
-from caloforge.nn.bottleneck import DenseHead, censored_log_prob
+from caloforge.nn.bottleneck import DenseHead
 from caloforge.nn.bottleneck_critics import PairCritic
 from caloforge.nn.discrepancy import discrepancy, sorted_kernel_discrepancy
+from caloforge.nn.normal_cells import censored_log_prob, straightened
 from caloforge.parts.adversarial import (
     critic_loss,
     generator_loss,
@@ -164,7 +165,7 @@ class AutoencoderStage(GradientStage):
         if model.config.cells == "shares":
             model.encoder.log_variance.bias.fill_(_NARROW)
             if isinstance(model.decoder.head, DenseHead):
-                start = model.units.middle.float()
+                start = straightened(model.units.middle.float(), model.config.cell_bend)
                 if model.config.cell_noise:
                     start = torch.cat([start, torch.full_like(start, _AS_WIDE)])
                 model.decoder.head.bias.copy_(start)
@@ -224,7 +225,9 @@ class AutoencoderStage(GradientStage):
         loss = loss + config.discrepancy_weight * away
         logged = {"critics": critics, "divergence": divergence, "discrepancy": away}
         if config.difference == "likelihood":
-            logged["difference"] = -censored_log_prob(cells, made.centre, made.spread).mean()
+            # Of the numbers behind the cells; the density of the cells themselves differs by a constant of each shower.
+            numbers = straightened(cells, config.cell_bend)
+            logged["difference"] = -censored_log_prob(numbers, made.centre, made.spread).mean()
             loss = loss + config.difference_weight * logged["difference"]
         return {"loss": loss} | logged
 

@@ -160,6 +160,14 @@ BOTTLENECK_DIFFERENCES = (
         (False, True),
     ),
     Difference(
+        "tails of single cells",
+        "those that the decoder makes",
+        "exponential from one standard deviation of the cell on",
+        "normal numbers have no tails: 5 to 10 % fewer lit cells, and the brightest ones of a dark layer too much alike",
+        "cell_bend",
+        (None, 1.0),
+    ),
+    Difference(
         "difference from the shower in front",
         "seen by the critics of showers, a learnt norm",
         "likelihood of normal cells, zero where negative; critics see one shower",

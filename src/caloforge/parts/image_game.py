@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from torch import Tensor
 from caloforge.models import ModelConfig, ShowerModel
 from caloforge.nn.batch_layers import gathered
 from caloforge.nn.detector_images import GeneratorStream, ImageCritic, ImageGenerator
+from caloforge.nn.discrepancy import energy_distance
 from caloforge.parts.adversarial import (
     AdversarialSettings,
     critic_loss,
@@ -33,10 +35,19 @@ from caloforge.stage import GradientStage, Player, TrainingBatch, TrainingConfig
 from caloforge.units import GeV
 from caloforge.validation import Size
 
-__all__ = ["ImageGame", "ImageGameConfig", "ImageGameModel", "absolute_difference", "moment_difference"]
+__all__ = [
+    "ImageGame",
+    "ImageGameConfig",
+    "ImageGameModel",
+    "absolute_difference",
+    "moment_difference",
+    "shape_distance",
+]
 
 #: Widths of energies are compared relative to the real one and this share of the mean.
 _LEAST_WIDTH = 1e-2
+#: Least median of the deposited over the incident energy.
+_LEAST_SHARE = 1e-6
 #: Rows from which the generator's last layers are scaled.
 _START_ROWS = 512
 
@@ -50,8 +61,11 @@ class ImageGameConfig(ModelConfig):
             lit ones of the training showers (``marginals``), as positive parts of normal numbers.
         energies: incident energies of generated showers in training: ``uniform`` over the gun's range, or those of the ``data``.
         energy_loss: ``absolute``: mean of abs(deposited - incident energy), GeV; ``moments``: relative differences of means
-            and standard deviations of energies, in all and by layer, between generated and real showers of the batch.
+            and standard deviations of energies, in all and by layer, between generated and real showers of the batch;
+            ``distance``: energy distances of the observables of ``separations`` between them.
         energy_weight: its weight.
+        layer_energies: sums of the ``images``; or from a small network of the same random numbers and conditions (``head``),
+            and the images of a layer are scaled to them.
         fakes: averages in the batch norms of the generator when the critic is trained: ``moving``, or those of the ``batch``.
         game: losses and steps.
     """
@@ -59,8 +73,9 @@ class ImageGameConfig(ModelConfig):
     latent: Size = 1024
     start: Literal["random", "marginals"] = "marginals"
     energies: Literal["uniform", "data"] = "data"
-    energy_loss: Literal["absolute", "moments"] = "moments"
+    energy_loss: Literal["absolute", "moments", "distance"] = "distance"
     energy_weight: Annotated[float, Field(ge=0)] = 0.05
+    layer_energies: Literal["images", "head"] = "head"
     fakes: Literal["moving", "batch"] = "batch"
     game: AdversarialSettings = AdversarialSettings(critic_rate=0.1, generator_steps=2)
 
@@ -89,9 +104,33 @@ class ImageGameModel(ShowerModel):
 
     def make(self, noise: Tensor, incident_energy: Tensor, direction: Tensor | None) -> Tensor:
         """Deposits (N, V), MeV, with gradients, from random numbers (N, latent), energies (N,), MeV, and directions (N, 3)."""
-        images = self.generator(self.given(noise, incident_energy, direction))
+        given = self.given(noise, incident_energy, direction)
+        images = self.generator(given)
         unit = self.images.unit(incident_energy, self.dtype)
-        return torch.cat([image.flatten(1) for image in images], dim=1) * unit
+        deposits = torch.cat([image.flatten(1) for image in images], dim=1) * unit
+        if self.generator.head is None:
+            return deposits
+        sums = self.scales.sums
+        # A layer without any deposit, which a network may begin with, becomes the mean one.
+        empty = sums.spread(sums(deposits) <= 0)
+        deposits = torch.where(empty, unit, deposits)
+        energies = self.layer_energies(given, incident_energy)
+        return deposits * sums.spread(energies / sums(deposits))
+
+    def layer_energies(self, given: Tensor, incident_energy: Tensor) -> Tensor:
+        """Energies of the layers (N, L), MeV, of what the generator is given, with its ``head``.
+
+        The energy of the shower over that of the particle is the median of the training showers times the exponential of a
+        number, in units of the relative distance between the outer edges of ``separations``. The layers divide it among
+        themselves by a softmax, which begins at their mean shares.
+        """
+        assert self.generator.head is not None
+        numbers = self.generator.head(given)
+        edges = self.separations.edges[0].to(numbers)
+        middle = edges[len(edges) // 2].clamp_min(_LEAST_SHARE)
+        total = middle * torch.exp(numbers[:, :1] * (edges[-1] - edges[0]) / middle)
+        shares = torch.softmax(self.scales.shares.to(numbers).log() + numbers[:, 1:], dim=1)
+        return total * shares * incident_energy.to(numbers)[:, None]
 
     def scores(self, deposits: Tensor, incident_energy: Tensor, direction: Tensor | None) -> Tensor:
         """Scores of showers (N, V), MeV: (N,), logits with ``cross-entropy``."""
@@ -102,6 +141,8 @@ class ImageGameModel(ShowerModel):
         """See ``energy_loss`` of the configuration; showers (N, V) made with these incident energies (N,), and real ones."""
         if self.config.energy_loss == "absolute":
             return absolute_difference(made, incident_energy)
+        if self.config.energy_loss == "distance":
+            return shape_distance(self.separations, made, real, incident_energy)
         return moment_difference(self.scales, made, real, incident_energy)
 
 
@@ -130,6 +171,28 @@ def moment_difference(scales: CellScales, made: Tensor, real: Tensor, incident_e
     means = (found[0][0] - found[1][0]).abs() / scale
     widths = (found[0][1] - found[1][1]).abs() / (found[1][1] + _LEAST_WIDTH * scale)
     return means[0] + means[1:].mean() + widths[0] + widths[1:].mean()
+
+
+def shape_distance(separations: Separations, made: Tensor, real: Tensor, incident_energy: Tensor) -> Tensor:
+    """How far energies, lit cells and shapes of generated showers are from those of real ones: energy distances, without bias.
+
+    A mean over the observables of the distance in the plane of each and the logarithm of the incident energy, and one of all
+    together, over the root of their number.
+
+    Args:
+        separations: says which observables, and their scales.
+        made: generated showers, (N, V), MeV.
+        real: real ones of the same incident energies, (N, V), MeV.
+        incident_energy: (N,), MeV.
+    """
+    energy = (incident_energy / GeV).log10().to(made)
+    found = []
+    for deposits in (made, real.to(made)):
+        each = separations.scaled(deposits, incident_energy).to(made)
+        found.append(gathered(torch.cat([each, energy[:, None]], dim=1)))
+    planes = [torch.stack([x[:, :-1].T, x[:, -1].expand(x.shape[1] - 1, -1)], dim=2) for x in found]
+    together = energy_distance(found[0], found[1]) / math.sqrt(found[0].shape[1])
+    return energy_distance(planes[0], planes[1]).mean() + together
 
 
 class ImageGame(GradientStage):

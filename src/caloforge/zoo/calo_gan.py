@@ -16,7 +16,15 @@ from torch import Tensor
 from caloforge.conditions import Conditions
 from caloforge.detectors import Detector
 from caloforge.models import Difference, Latents
-from caloforge.nn.detector_images import CriticStream, GeneratorStream, ImageCritic, ImageGenerator, InPainting, Norm
+from caloforge.nn.detector_images import (
+    CriticStream,
+    EnergyHead,
+    GeneratorStream,
+    ImageCritic,
+    ImageGenerator,
+    InPainting,
+    Norm,
+)
 from caloforge.nn.local import Fans
 from caloforge.parts.cell_scales import CellScales, CellScalesFit
 from caloforge.parts.checks import check_voxels
@@ -78,7 +86,9 @@ class CaloGANConfig(ImageGameConfig):
             )
         if self.units == "GeV" and self.start == "marginals":
             raise ValueError("images of GeV grow with the energy, so 'start' marginals needs 'units' shares")
-        if self.energies == "uniform" and self.energy_loss == "moments":
+        if self.units == "GeV" and self.layer_energies == "head":
+            raise ValueError("layers that are scaled to energies of their own are shares, so 'units' must be shares")
+        if self.energies == "uniform" and self.energy_loss != "absolute":
             raise ValueError("energies are compared at the same incident energies, so 'energies' must be data")
         return self
 
@@ -132,10 +142,19 @@ class CaloGAN(ImageGameModel):
         Difference(
             "energy term",
             "0.05 times the mean of abs(deposited - incident energy), GeV",
-            "relative differences of the means and widths of deposited energy and of layer energies from the batch's",
-            "pions and visible energy deposit another, and fluctuating, share",
+            "energy distances of energies, lit cells, brightest cells, centroids and widths from those of the "
+            "batch, each with the incident energy and all together",
+            "pions and visible energy deposit another, and fluctuating, share; what a batch lacks in rare showers is no bias",
             "energy_loss",
-            ("absolute", "moments"),
+            ("absolute", "distance"),
+        ),
+        Difference(
+            "energies of the layers",
+            "sums of the images",
+            "from a small network beside the images, which are scaled to them",
+            "a layer fluctuates as a whole, and the response by one per cent; many cells learn both slowly",
+            "layer_energies",
+            ("images", "head"),
         ),
         Difference(
             "carry to the next layer",
@@ -202,7 +221,7 @@ class CaloGAN(ImageGameModel):
             reference = config.incident_reference or middle_energy(detector)
         threshold = detector.analysis_threshold if config.cut else 0.0
         self.scales = CellScales(readout.layer_sizes)
-        self.separations = Separations(detector)
+        self.separations = Separations(detector, lateral=config.energy_loss == "distance")
         self.images = ShowerImages(
             readout, groups, self.scales, units=config.units, threshold=threshold, reference=reference
         )
@@ -236,7 +255,8 @@ class CaloGAN(ImageGameModel):
             Resampling(self.detector.readout, before.layers[-1], g.layers[0], config.carry)
             for before, g in zip(groups, following, strict=False)
         ]
-        return ImageGenerator(streams, painting, carried)
+        head = EnergyHead(inputs, self.detector.readout.n_layers) if config.layer_energies == "head" else None
+        return ImageGenerator(streams, painting, carried, head)
 
     def stages(self, training: TrainingConfig) -> list[Stage]:
         """Two fits, and the game."""
