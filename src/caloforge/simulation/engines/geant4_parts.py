@@ -37,6 +37,8 @@ _VACUUM = 1e-9
 #: Turns in vacuum after which a particle is given up, half a second of CPU time. An electron of 10 keV that flies along a
 #: field of 3.5 T makes 1,600 in a metre.
 MAX_TURNS = 100_000
+#: Path in vacuum, mm, below which turns are not counted, to save time: in 20 T 100,000 turns of an electron of 10 eV are longer.
+_SHORT = 300.0
 
 
 def material_of(stack: Stack, name: str) -> Any:
@@ -274,6 +276,8 @@ class Warden(g4.G4VSensitiveDetector):
         if number != self._track:
             self._track, self._path = number, 0.0
         self._path += step.GetStepLength()
+        if self._path < _SHORT:
+            return True
         point = step.GetPostStepPoint()
         if self._path * abs(point.GetCharge()) > MAX_TURNS * self._around * point.GetMomentum().mag():
             self._given_up.append(point.GetKineticEnergy())
