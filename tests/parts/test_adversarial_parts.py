@@ -12,6 +12,7 @@ from torch import Tensor
 
 from caloforge.detectors import load_detector
 from caloforge.evaluation.observables import layer_moments
+from caloforge.evaluation.observables.caloflow import brightest_ratio
 from caloforge.parts.adversarial import critic_loss, generator_loss, gradient_penalty
 from caloforge.parts.separations import Separations, SeparationsFit
 from caloforge.random import Streams
@@ -93,15 +94,19 @@ def test_lateral_observables_are_those_of_the_evaluation(name: str) -> None:
     """Mutations: x for y; the variance; divide by the deposits of dark cells, too."""
     detector = load_detector(name)
     showers = sparse_showers(detector, 60)
-    part = Separations(detector, lateral=True)
+    part = Separations(detector, shapes=True)
     layers = detector.readout.n_layers
     batch = training_batch(showers)
     deposits = batch.deposits.double().requires_grad_(True)
     found = part.observables(deposits, batch.incident_energy)
-    assert found.shape == (60, 7 * layers + 1)
+    assert found.shape == (60, 8 * layers + 1)
     clean = showers.above(detector.analysis_threshold)
     wanted = [moment for axis in ("x", "y") for moment in layer_moments(clean, axis)]
-    np.testing.assert_allclose(found[:, 3 * layers + 1 :].detach().numpy(), np.concatenate(wanted, axis=1), atol=2e-3)
+    np.testing.assert_allclose(
+        found[:, 3 * layers + 1 : -layers].detach().numpy(), np.concatenate(wanted, axis=1), atol=2e-3
+    )
+    second = brightest_ratio(clean, 2) * clean.layer_energies() / clean.incident_energy[:, None]
+    np.testing.assert_allclose(found[:, -layers:].detach().numpy(), second, rtol=1e-5, atol=1e-12)
     plain = Separations(detector).observables(batch.deposits, batch.incident_energy)
     torch.testing.assert_close(found[:, : 3 * layers + 1].detach(), plain)
     fitted = SeparationsFit("watch", part)

@@ -229,7 +229,7 @@ def test_weights_of_a_model_with_moments_are_those_of_former_versions() -> None:
     former = improved(energy_loss="moments", layer_energies="images")
     assert former.separations.edges.shape[0] == 3 * layers + 1
     assert former.generator.head is None
-    assert improved().separations.edges.shape[0] == 7 * layers + 1
+    assert improved().separations.edges.shape[0] == 8 * layers + 1
 
 
 @torch.no_grad()

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from caloforge.conditions import Conditions
 from caloforge.detectors import Detector
@@ -35,26 +36,26 @@ class Separations(nn.Module):
 
     Args:
         detector: a calorimeter with voxels.
-        lateral: whether centroids and widths of the layers are observables, too.
+        shapes: whether centroids and widths of the layers and their second-brightest cells are observables, too.
     """
 
     edges: Tensor
     places: Tensor
 
-    def __init__(self, detector: Detector, *, lateral: bool = False) -> None:
+    def __init__(self, detector: Detector, *, shapes: bool = False) -> None:
         super().__init__()
         self.sums = LayerSums(detector.readout.layer_sizes)
-        self.threshold, self.lateral = detector.analysis_threshold, lateral
+        self.threshold, self.shapes = detector.analysis_threshold, shapes
         centres = torch.from_numpy(detector.readout.centres()[:, :2].copy()).double()
         self.register_buffer("places", centres.T, persistent=False)
-        self.register_buffer("edges", torch.zeros((7 if lateral else 3) * detector.readout.n_layers + 1, _BINS - 1))
+        self.register_buffer("edges", torch.zeros((8 if shapes else 3) * detector.readout.n_layers + 1, _BINS - 1))
 
     def observables(self, deposits: Tensor, incident_energy: Tensor) -> Tensor:
         """Of each shower, (N, 3 L + 1): shares of the incident energy, in all and by layer; lit cells; brightest cell's share.
 
-        With ``lateral`` (N, 7 L + 1): then energy-weighted means and standard deviations of x and of y, mm, 0 in an empty layer.
-        They have gradients: those of lit cells as if a cell lit up gradually, those of cells below the threshold as if there
-        were none.
+        With ``shapes`` (N, 8 L + 1): then energy-weighted means and standard deviations of x and of y, mm, 0 in an empty layer,
+        and the share of the second-brightest cell. They have gradients: those of lit cells as if a cell lit up gradually, those
+        of cells below the threshold as if there were none.
 
         Args:
             deposits: (N, V), MeV.
@@ -68,13 +69,16 @@ class Separations(nn.Module):
         least = max(self.threshold, _FAINT)
         gradual = torch.sigmoid(2 * (deposits.double() / least).clamp_min(1e-30).log())
         lit = self.sums(gradual - gradual.detach() + (clean > 0).double())
-        brightest = torch.cat([block.amax(dim=-1) for block in self.sums.blocks(clean)], dim=1) / energy
-        found = [layers.sum(dim=1, keepdim=True), layers, lit, brightest]
-        for place in self.places if self.lateral else ():
+        # A cell that is none beside those of a layer of one.
+        blocks = [functional.pad(block, (0, 1)) for block in self.sums.blocks(clean)]
+        bright = torch.cat([block.topk(2, dim=-1).values for block in blocks], dim=1) / energy[..., None]
+        found = [layers.sum(dim=1, keepdim=True), layers, lit, bright[..., 0]]
+        for place in self.places if self.shapes else ():
             # Less the clean part of dark cells, a layer may hold nothing.
             mean = self.sums(clean * place) / sums.clamp_min(least)
             square = self.sums(clean * place.square()) / sums.clamp_min(least)
             found += [mean, ((square - mean.square()).clamp_min(0) + _LEAST_VARIANCE).sqrt()]
+        found += [bright[..., 1]] if self.shapes else []
         return torch.cat(found, dim=1)
 
     def scaled(self, deposits: Tensor, incident_energy: Tensor) -> Tensor:
@@ -101,7 +105,7 @@ class Separations(nn.Module):
         """Share of the showers in every bin of every observable, (3 L + 1, bins); a mean over rows."""
         found = self.observables(deposits, incident_energy)
         number = (found[:, :, None] > self.edges.double()).sum(dim=2)
-        return nn.functional.one_hot(number, _BINS).double().mean(dim=0)
+        return functional.one_hot(number, _BINS).double().mean(dim=0)
 
     @staticmethod
     def distance(one: Tensor, other: Tensor) -> Tensor:

@@ -142,7 +142,7 @@ class CaloGAN(ImageGameModel):
         Difference(
             "energy term",
             "0.05 times the mean of abs(deposited - incident energy), GeV",
-            "energy distances of energies, lit cells, brightest cells, centroids and widths from those of the "
+            "energy distances of energies, lit cells, two brightest cells, centroids and widths from those of the "
             "batch, each with the incident energy and all together",
             "pions and visible energy deposit another, and fluctuating, share; what a batch lacks in rare showers is no bias",
             "energy_loss",
@@ -221,7 +221,7 @@ class CaloGAN(ImageGameModel):
             reference = config.incident_reference or middle_energy(detector)
         threshold = detector.analysis_threshold if config.cut else 0.0
         self.scales = CellScales(readout.layer_sizes)
-        self.separations = Separations(detector, lateral=config.energy_loss == "distance")
+        self.separations = Separations(detector, shapes=config.energy_loss == "distance")
         self.images = ShowerImages(
             readout, groups, self.scales, units=config.units, threshold=threshold, reference=reference
         )
