@@ -116,3 +116,17 @@ def test_lateral_observables_are_those_of_the_evaluation(name: str) -> None:
     scaled.square().sum().backward()
     assert deposits.grad is not None
     assert bool(deposits.grad.isfinite().all())
+
+
+def test_widths_of_single_cells_have_the_gradient_of_the_formula() -> None:
+    """Mutation: mean square minus squared mean, of which rounding decides whether there is a gradient at all."""
+    detector = load_detector("calogan")
+    part = Separations(detector, shapes=True)
+    deposits = torch.full((40, detector.readout.n_voxels), 1e-3, dtype=torch.float64)
+    deposits[torch.arange(40), 5 + torch.arange(40)] = torch.rand(40, dtype=torch.float64) * 100 + 1
+    deposits.requires_grad_(True)
+    found = part.observables(deposits, torch.full((40,), 1e4, dtype=torch.float64))
+    width = found[:, 6 * detector.readout.n_layers + 1]  # of y, first layer
+    torch.testing.assert_close(width.detach(), torch.full((40,), 1e-3, dtype=torch.float64), rtol=1e-6, atol=0.0)
+    (gradient,) = torch.autograd.grad(width.sum(), deposits)
+    assert bool((gradient[:, 90] > 0).all())  # a dark strip far away would make each of them wider

@@ -76,8 +76,9 @@ class Separations(nn.Module):
         for place in self.places if self.shapes else ():
             # Less the clean part of dark cells, a layer may hold nothing.
             mean = self.sums(clean * place) / sums.clamp_min(least)
-            square = self.sums(clean * place.square()) / sums.clamp_min(least)
-            found += [mean, ((square - mean.square()).clamp_min(0) + _LEAST_VARIANCE).sqrt()]
+            # From the mean, not as a difference of squares: of one lit cell rounding would say whether there is a gradient.
+            square = self.sums(clean * (place - self.sums.spread(mean)).square()) / sums.clamp_min(least)
+            found += [mean, (square + _LEAST_VARIANCE).sqrt()]
         found += [bright[..., 1]] if self.shapes else []
         return torch.cat(found, dim=1)
 
