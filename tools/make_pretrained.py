@@ -52,9 +52,17 @@ def scores(report: Path) -> dict[str, object]:
     return found
 
 
-def without_folders(command: str) -> str:
-    """What was typed, files by their names alone: where they lay is nobody's business."""
-    return shlex.join(Path(word).name if "/" in word else word for word in shlex.split(command))
+def without_folders(command: str, preset: str) -> str:
+    """What was typed, files by their names alone: where they lay is nobody's business.
+
+    A run that goes on with the preset of the package has its settings, whatever the file was called with which it began, and
+    all its stages, whichever came first.
+    """
+    words = [Path(word).name if "/" in word else word for word in shlex.split(command)]
+    words[2] = preset
+    if "--stage" in words:
+        del words[words.index("--stage") : words.index("--stage") + 2]
+    return shlex.join(word for word in words if word != "--resume")
 
 
 def main() -> None:
@@ -73,7 +81,7 @@ def main() -> None:
     assert record is not None  # it was loaded from a directory
     training = dict(record.training)
     if training.get("command"):
-        training["command"] = without_folders(training["command"])
+        training["command"] = without_folders(training["command"], PRESETS[options.name])
     save_model(
         target, model, record.valid, row_hashes=training_row_hashes(options.run), training=training,
         metrics=scores(options.report) if options.report else {}, weights=torch.float16,

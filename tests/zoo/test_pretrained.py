@@ -14,29 +14,32 @@ from caloforge.random import Streams
 from caloforge.showers import Showers, open_showers, row_hashes
 
 NAME = "calogan-gamma"
-#: Particle, and layer energies (MeV) and lit voxels of five showers, as they were made when the model was put into the package.
-MODELS: dict[str, tuple[int, list[list[float]], list[int]]] = {
+#: Particle; layer energies (MeV) and lit voxels of the first attempts at five showers, as they were made when the model was put into
+#: the package; and which of them the classifier let stay.
+MODELS: dict[str, tuple[int, list[list[float]], list[int], list[bool]]] = {
     "calogan-gamma": (
         22,
         [
-            [837.82895, 239.17323, 0],
+            [837.82897, 239.17323, 0],
             [2744.9136, 2236.3125, 0.77599412],
-            [5965.5132, 13962.967, 15.681917],
+            [5965.5131, 13962.967, 15.681916],
             [11878.314, 37916.42, 29.515204],
-            [1732.5526, 96543.224, 313.9789],
+            [1732.5525, 96543.221, 313.9789],
         ],
-        [66, 122, 201, 288, 293],
+        [61, 117, 197, 287, 293],
+        [True, False, False, False, True],
     ),
     "calogan-eplus": (
         -11,
         [
-            [794.59082, 286.72462, 0],
-            [2830.0906, 2153.531, 0],
-            [6266.6515, 13662.636, 15.800211],
-            [13349.37, 36453.431, 29.003881],
-            [8196.1115, 90251.808, 196.12137],
+            [796.66923, 283.99749, 0],
+            [2849.5747, 2132.6696, 0.014418884],
+            [6240.8459, 13686.992, 16.306448],
+            [13387.413, 36419.593, 28.998839],
+            [8298.1289, 90163.586, 190.28043],
         ],
-        [74, 121, 202, 295, 316],
+        [71, 127, 205, 292, 323],
+        [True, False, True, False, True],
     ),
     "calogan-piplus": (
         211,
@@ -48,6 +51,7 @@ MODELS: dict[str, tuple[int, list[list[float]], list[int]]] = {
             [75.512936, 36740.037, 3985.4509],
         ],
         [11, 129, 248, 45, 220],
+        [True, False, False, True, False],
     ),
 }
 
@@ -60,13 +64,13 @@ def test_they_are_all_there() -> None:
 def test_it_is_there_and_says_how_it_was_made(name: str) -> None:
     record = read_record(name)
     assert record.kind == "caloflow"
-    assert (record.profile, record.aids) == ("improved", [{"kind": "marginal-start"}])
+    assert (record.profile, [aid["kind"] for aid in record.aids]) == ("improved", ["marginal-start", "rejection"])
     model = load_model(name)
     # Nothing of it takes gradients, and yet its parameters count (they were 0 in files that were stored again).
     assert record.parameters == model.parameter_count() == sum(p.numel() for p in model.parameters()) > 9e6
     assert record.training["data"]["showers"] == record.training_rows == len(training_row_hashes(name))
     assert record.valid.particle == MODELS[name][0]
-    assert record.metrics["boosted"]["floor_auc"] < record.metrics["boosted"]["auc"] < 0.75
+    assert record.metrics["boosted"]["floor_auc"] < record.metrics["boosted"]["auc"] < 0.62
     assert sum(file.stat().st_size for file in locate_model(name).iterdir()) < 10e6
 
 
@@ -80,12 +84,12 @@ def test_it_was_not_trained_on_test_or_floor() -> None:
 @pytest.mark.parametrize("name", MODELS)
 def test_it_makes_the_showers_that_it_made_when_it_was_new(name: str) -> None:
     """Mutation: another permutation, noise, threshold or order of the masked weights than it was stored with."""
-    particle, expected, lit = MODELS[name]
+    particle, expected, lit, stay = MODELS[name]
     model = load_model(name)
     conditions = Conditions.first(np.array([1.1e3, 5e3, 2e4, 5e4, 9.9e4]), particle)
     showers, valid = model.decode(conditions, model.latents(conditions, Streams(3, "packaged")))
     assert isinstance(showers, Showers)
-    assert valid.all()
+    assert valid.tolist() == stay
     np.testing.assert_allclose(showers.layer_energies(), expected, rtol=1e-5)
     found = (showers.deposits > 0).sum(axis=1)
     assert np.abs(found - lit).max() <= 1  # rounding may move a voxel over the threshold

@@ -1,0 +1,114 @@
+"""The campaign for minutes on a GPU: commands that exist, limits, and a second call that goes on where the first was stopped."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import typer
+
+from caloforge.cli import main as cli
+
+POPEN = subprocess.Popen
+TOOL = Path(__file__).resolve().parents[2] / "tools" / "gpu_campaign.py"
+#: What stands in for the program: it notes its words, and is slow or fails where the words say so.
+DOUBLE = """
+import json, sys, time
+from pathlib import Path
+words = sys.argv[1:]
+here = Path(__file__).parent
+with (here / "calls.txt").open("a") as calls:
+    print(json.dumps(words), file=calls)
+if words[0] == "train":
+    if (here / "slow").exists():
+        time.sleep(60)
+    out = Path(words[words.index("--out") + 1])
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "model.json").write_text("{}")
+if words[0] == "generate":
+    Path(words[words.index("--out") + 1]).write_text("")
+sys.exit(3 if (here / "broken").exists() and words[:2] == ["bench", "training"] else 0)
+"""
+
+
+@pytest.fixture
+def tool() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("gpu_campaign", TOOL)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["gpu_campaign"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def parsed(words: tuple[str, ...]) -> str:
+    """The command that would run, after its arguments were read; whatever they name need not be there."""
+    cli._register()
+    command: Any = typer.main.get_command(cli.app)
+    name, rest = "caloforge", list(words)
+    while True:
+        context = command.make_context(name, rest)
+        if not hasattr(command, "resolve_command"):
+            return name
+        name, command, rest = command.resolve_command(context, [*context._protected_args, *context.args])
+
+
+@pytest.mark.parametrize("rehearse", [False, True])
+def test_every_step_is_a_command_that_exists(tool: ModuleType, tmp_path: Path, rehearse: bool) -> None:
+    """Mutation: an option that was renamed."""
+    steps = tool.steps(tmp_path, ["a.h5", "b.h5"], ["t.h5", "u.h5"], ["f.h5"], rehearse)
+    assert [parsed(step.words) for step in steps][:3] == ["sampling", "training", "train"]
+    assert len({step.name for step in steps}) == len(steps) == 8
+    assert all(("cuda" in step.words) != rehearse for step in steps)
+
+
+def campaign(tool: ModuleType, folder: Path, monkeypatch: pytest.MonkeyPatch, *more: str) -> int:
+    """Run it with the double in place of the program."""
+    double = folder / "double.py"
+    double.write_text(DOUBLE)
+    monkeypatch.setattr(
+        tool.subprocess, "Popen", lambda command, **k: POPEN([command[0], str(double), *command[3:]], **k)
+    )
+    arguments = [str(folder / "out"), "--data", "a.h5", "--reference", "t.h5", "--floor", "f.h5", *more]
+    monkeypatch.setattr(sys, "argv", ["gpu_campaign.py", *arguments])
+    code: int = tool.main()
+    return code
+
+
+def calls(folder: Path) -> list[list[str]]:
+    return [json.loads(line) for line in (folder / "calls.txt").read_text().splitlines()]
+
+
+def test_what_failed_is_done_again_and_nothing_else(
+    tool: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "broken").touch()
+    assert campaign(tool, tmp_path, monkeypatch) == 1
+    first = calls(tmp_path)
+    assert len(first) == 8
+    (tmp_path / "broken").unlink()
+    assert campaign(tool, tmp_path, monkeypatch) == 0
+    assert [words[:2] for words in calls(tmp_path)[8:]] == [["bench", "training"]]
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert {step["result"] for step in summary.values()} == {0}
+
+
+def test_a_step_that_takes_too_long_is_stopped(
+    tool: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And what needs it is left out; mutation: no limit."""
+    (tmp_path / "slow").touch()
+    steps = tool.steps
+    monkeypatch.setattr(tool, "steps", lambda *a: [replace(step, seconds=2) for step in steps(*a)])
+    assert campaign(tool, tmp_path, monkeypatch) == 1
+    text = capsys.readouterr().out
+    assert text.count("stopped after 2 s") == 2
+    assert text.count("is not there") == 4
