@@ -14,8 +14,8 @@ from caloforge.random import Streams
 from caloforge.showers import Showers, open_showers, row_hashes
 
 NAME = "calogan-gamma"
-#: Particle; layer energies (MeV) and lit voxels of the first attempts at five showers, as they were made when the model was put into
-#: the package; and which of them the classifier let stay.
+#: Particle; layer energies (MeV) and lit voxels of the first attempts at five showers, as they were made when the model was put
+#: into the package; and which of them the classifier let stay.
 MODELS: dict[str, tuple[int, list[list[float]], list[int], list[bool]]] = {
     "calogan-gamma": (
         22,
