@@ -19,6 +19,7 @@ from runtime_library import (
     NO_FILE,
     OK,
     OUTSIDE,
+    REDRAWN,
     SPACE,
     SUCCESS,
     UNSUPPORTED,
@@ -61,7 +62,9 @@ def test_random_numbers_are_those_of_python(model: Model) -> None:
     conditions = Conditions(ENERGIES, 22, NUMBERS.astype(np.int64), attempts.astype(np.int64))
     expected = load_model("calogan-gamma").latents(conditions, generation_streams(seed))
     for row, own in enumerate(found):
-        assert own.tobytes() == expected["energies"][row].numpy().tobytes() + expected["shapes"][row].numpy().tobytes()
+        assert own.tobytes() == b"".join(
+            expected[name][row].numpy().tobytes() for name in ("energies", "shapes", "rejection")
+        )
 
 
 def test_showers_are_those_of_generate(model: Model) -> None:
@@ -71,7 +74,7 @@ def test_showers_are_those_of_generate(model: Model) -> None:
     ).showers
     assert isinstance(python, Showers)
     batch, status = model.generate(particles(ENERGIES), 7, NUMBERS)
-    assert (status == OK).all()
+    assert set(status.tolist()) == {OK, REDRAWN}  # some are drawn again by the classifier that judges them
     single = np.concatenate([model.generate(particles([e]), 7, NUMBERS[k : k + 1])[0] for k, e in enumerate(ENERGIES)])
     for other in (python.deposits, single):
         assert (np.abs(batch - other).max(axis=1) < 1e-5 * ENERGIES).all()
@@ -99,7 +102,8 @@ def test_what_it_was_not_trained_for_comes_back_empty(model: Model) -> None:
     low, high = model.info.energy
     asked = particles([low, high, low * 0.99, high * 1.01, np.nan, -1.0, np.inf])
     deposits, status = model.generate(asked, 1, np.arange(7, dtype=np.uint64))
-    assert status.tolist() == [OK, OK, *[OUTSIDE] * 5]
+    assert (status[:2] <= REDRAWN).all()
+    assert (status[2:] == OUTSIDE).all()
     assert (deposits[2:] == 0).all()
     assert (deposits[:2].sum(axis=1) > 0).all()
     assert model.generate(particles([5e4], pdg=11), 1, NUMBERS[:1])[1][0] == OUTSIDE
@@ -107,7 +111,8 @@ def test_what_it_was_not_trained_for_comes_back_empty(model: Model) -> None:
     assert model.generate(tilted, 1, NUMBERS[:1])[1][0] == OUTSIDE
     # On request only the impossible is refused.
     status = model.generate(asked, 1, np.arange(7, dtype=np.uint64), EXTRAPOLATE)[1]
-    assert status.tolist() == [OK, OK, OK, OK, *[OUTSIDE] * 3]
+    assert (status[:4] <= REDRAWN).all()
+    assert (status[4:] == OUTSIDE).all()
 
 
 def test_it_says_what_it_is(model: Model) -> None:
