@@ -13,7 +13,7 @@ def test_the_packaged_model_is_judged_by_boosted_trees_once(tmp_path: Path) -> N
     first = demo.judge_packaged()
     assert first is not None
     auc, error = first
-    assert 0.5 < auc < 0.7
+    assert 0.4 < auc < 0.7  # 400 showers of each kind cannot be told apart
     assert 0 < error < 0.05
     made = (tmp_path / "packaged.h5").stat().st_mtime_ns
     assert demo.judge_packaged() == first

@@ -110,7 +110,8 @@ def test_a_loss_depends_on_rows_epoch_and_seed_but_not_on_calls_before(model: Sh
                     stage.metrics_of(training_batch(showers, epoch), SEEDS)[stage.metric] for epoch in (0, 0, 1)
                 )
             assert torch.equal(first, again)
-            assert not torch.equal(first, later)
+            # The validation of a classifier looks at all showers that were generated, whatever the epoch.
+            assert torch.equal(first, later) == (stage.name == "rejection")
 
 
 def test_every_model_keeps_what_all_models_promise(case: tuple[str, str]) -> None:

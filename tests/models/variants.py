@@ -45,6 +45,12 @@ def published(**changes: Any) -> Variant:
     return Variant("published", changes, ())
 
 
+def _judge(*values: float) -> dict[str, Any]:
+    """The aid that judges showers, with other values of its settings."""
+    names = ("most", "networks", "hidden", "draws", "epochs", "batch_size", "learning_rate", "weight_decay")
+    return {"kind": "rejection"} | dict(zip(names, values or (3.0, 1, 4, 1, 1, 16, 1e-3, 1e-2), strict=True))
+
+
 #: As published, but for sizes.
 _CLOUD = {
     "flow": {"blocks": 1, "affine_hidden": 16, "spline_hidden": 16},
@@ -293,6 +299,8 @@ VARIANTS: dict[str, dict[str, Variant]] = {
         "real showers": Variant(
             changes={"nodes": 2, "bins": 2, "least_share": 0.1, "lateral": "showers", "symmetries": "none"}
         ),
+        "judged": Variant(aids=(_judge(),)),
+        "judged otherwise": Variant(aids=(_judge(2.0, 3, 5, 2, 2, 8, 2e-3, 0.0),)),
     },
     "shower-library": {
         "published": published(),

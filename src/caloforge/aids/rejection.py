@@ -226,9 +226,13 @@ class _ClassifierStage(GradientStage):
         self.aid, self.model = aid, model
         #: Features of generated showers by row: they cost as much as generating, and every epoch wants them.
         self._made: dict[int, Tensor] = {}
+        self._made_by = b""
 
     def generated(self, batch: TrainingBatch, streams: Streams) -> Tensor:
         """Features of the showers generated for some rows, (B, draws, F); NaN of one that is not valid."""
+        by = streams.key().tobytes()
+        if by != self._made_by:  # of another seed
+            self._made, self._made_by = {}, by
         rows = batch.row.tolist()
         missing = [k for k, row in enumerate(rows) if row not in self._made]
         if missing:
@@ -247,12 +251,12 @@ class _ClassifierStage(GradientStage):
         return self._cross_entropy(batch, self.generated(batch, streams).flatten(0, 1))
 
     def _cross_entropy(self, batch: TrainingBatch, made: Tensor) -> dict[str, Tensor]:
-        real = self.aid.features(deposits_of(batch), conditions_of(batch)).float()
+        real = self.aid.features(deposits_of(batch), conditions_of(batch)).to(self.model.dtype)
+        # One that is not valid does not count; it is not left out of the mean, which is over as many in every process.
         sound = torch.isfinite(made).all(dim=1)
-        made = torch.where(sound[:, None], made, torch.zeros_like(made))
-        share = sound.double().sum().clamp_min(1)
+        made = torch.where(sound[:, None], made, torch.zeros_like(made)).to(real.dtype)
         losses = [
-            nn.functional.softplus(-a).mean() + (nn.functional.softplus(b) * sound).sum() / share
+            nn.functional.softplus(-a).mean() + (nn.functional.softplus(b) * sound).mean()
             for a, b in zip(self.aid.outputs(real), self.aid.outputs(made), strict=True)
         ]
         return {"loss": torch.stack(losses).mean() / 2}
@@ -290,7 +294,7 @@ class _RateStage(FitStage):
 def _drawn(
     aid: Rejection, model: ShowerModel, batch: TrainingBatch, chosen: list[int], draws: int, streams: Streams
 ) -> Tensor:
-    """Features, float32 (rows, draws, F), of showers under the conditions of some rows; NaN of one that is not valid."""
+    """Features (rows, draws, F) of showers under the conditions of some rows, as precise as the model; NaN of what is not valid."""
     index = batch.row.numpy()[chosen]
     energy = batch.incident_energy.double().cpu().numpy()[chosen]
     direction = None if batch.direction is None else batch.direction.float().cpu().numpy()[chosen]
@@ -301,6 +305,6 @@ def _drawn(
         moved = {name: value.to(model.device) for name, value in latents.items()}
         tensors = conditions.tensors(model.device)
         output, valid = model.decode_tensors(tensors, moved)
-        features = aid.features(output["deposits"], tensors).float()
+        features = aid.features(output["deposits"], tensors).to(model.dtype)
         found.append(torch.where(valid[:, None], features, torch.full_like(features, math.nan)))
     return torch.stack(found, dim=1)
