@@ -294,7 +294,7 @@ class _RateStage(FitStage):
 def _drawn(
     aid: Rejection, model: ShowerModel, batch: TrainingBatch, chosen: list[int], draws: int, streams: Streams
 ) -> Tensor:
-    """Features (rows, draws, F) of showers under the conditions of some rows, as precise as the model; NaN of what is not valid."""
+    """Features (rows, draws, F) of showers under the conditions of some rows, as precise as the model; NaN if invalid."""
     index = batch.row.numpy()[chosen]
     energy = batch.incident_energy.double().cpu().numpy()[chosen]
     direction = None if batch.direction is None else batch.direction.float().cpu().numpy()[chosen]
