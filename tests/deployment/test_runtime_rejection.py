@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,26 +11,24 @@ import pytest
 import torch
 from model_samples import sparse_showers, toy_detector
 from runtime_built import Built
+from runtime_exports import DIRECTIONS, checked, damaged, exported
 from runtime_library import DAMAGED, OK, REDRAWN, particles, with_changes
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 
 from caloforge.aids.rejection import Rejection
-from caloforge.conditions import ConditionRange, Conditions
-from caloforge.deployment import export_model
-from caloforge.deployment.parity import run_parity
+from caloforge.conditions import Conditions
 from caloforge.detectors import Detector, load_detector
 from caloforge.generation import generation_streams, sample_showers
-from caloforge.models import build_model, load_model, save_model
+from caloforge.models import build_model, load_model
 from caloforge.showers import Showers
 from caloforge.testing import fit_stages
 
 AID = {"kind": "rejection", "most": 2.0, "networks": 3, "hidden": 10}
 POLAR = load_detector("par04-ds2")
-DIRECTIONS = ((-0.5, -0.5, 0.7), (0.5, 0.5, 1.0))
 
 
-def exported(folder: Path, kind: str, detector: Detector, direction: object = None) -> Path:
+def sure(folder: Path, kind: str, detector: Detector, direction: object = None) -> Path:
     """An export of a model whose classifier knows nothing, but is sure of it."""
     torch.manual_seed(4)
     settings = {}
@@ -44,9 +42,7 @@ def exported(folder: Path, kind: str, detector: Detector, direction: object = No
         assert isinstance(network, nn.Sequential)
         torch.nn.init.normal_(network[-1].weight, std=0.5)  # type: ignore[arg-type]
     particle = 11 if kind == "gflash" else 22
-    valid = ConditionRange(particle=particle, incident_energy=(1e3, 9e4), direction=direction)  # type: ignore[arg-type]
-    save_model(folder / "model", model, valid)
-    return export_model(folder / "model", "cpp", folder / "out", verify=False, showers=60).path
+    return exported(folder, model, particle=particle, direction=direction, showers=60)
 
 
 @pytest.mark.parametrize(
@@ -60,15 +56,14 @@ def exported(folder: Path, kind: str, detector: Detector, direction: object = No
 )
 def test_the_same_showers_stay(kind: str, detector: Detector, direction: object, built: Built, tmp_path: Path) -> None:
     """Mutation: any feature, the order of the random numbers, an activation behind the last layer, ``most`` left out."""
-    folder = exported(tmp_path, kind, detector, direction)
+    folder = sure(tmp_path, kind, detector, direction)
     valid = load_file(folder / "parity.safetensors")["valid"]
     assert 0.1 < valid.double().mean() < 0.9
-    result = run_parity(built.parity, folder)
-    assert result.passed, result.text
+    checked(built, folder)
 
 
 def test_what_is_drawn_again_is_what_python_draws(built: Built, tmp_path: Path) -> None:
-    folder = exported(tmp_path, "pca-parametrisation", toy_detector())
+    folder = sure(tmp_path, "pca-parametrisation", toy_detector())
     opened = built.library.opened(folder / "model")
     asked = np.linspace(2e3, 8e4, 80)
     made, status = opened.generate(particles(asked), 5, np.arange(80, dtype=np.uint64))
@@ -87,22 +82,13 @@ def refusal(built: Built, folder: Path) -> tuple[int, bool]:
 
 def test_damaged_classifiers_are_refused(built: Built, tmp_path: Path) -> None:
     """Mutation: leave out a check; the runtime then reads beyond a tensor, or divides by zero."""
-    folder = exported(tmp_path, "pca-parametrisation", toy_detector()) / "model"
+    export = sure(tmp_path, "pca-parametrisation", toy_detector())
+    folder = export / "model"
     own = json.loads((folder / "runtime.json").read_text())["rejection"]
     for change in ({"networks": 4}, {"hidden": 11}, {"ranks": 0}, {"steps": []}, {"most": 0}, {"steps": [0.0]}):
         with_changes(folder, rejection=own | change)
         assert refusal(built, folder) == (DAMAGED, True)
     with_changes(folder, rejection=own)
-    tensors = load_file(folder / "runtime.safetensors")
-    weights = json.loads((folder / "runtime.json").read_text())["weights"]
-    for name, value in (("rejection.scale", 0.0), ("rejection.1.1.weight", None)):
-        changed = dict(tensors)
-        if value is None:
-            del changed[name]
-        else:
-            changed[name] = torch.full_like(changed[name], value)
-        save_file(changed, folder / "runtime.safetensors")
-        digest = hashlib.blake2b((folder / "runtime.safetensors").read_bytes(), digest_size=32).hexdigest()
-        assert digest != weights
-        with_changes(folder, weights=digest)
-        assert refusal(built, folder) == (DAMAGED, True)
+    for name, change in (("rejection.scale", torch.zeros_like), ("rejection.1.1.weight", lambda _: None)):
+        copy = Path(shutil.copytree(export, tmp_path / name))
+        assert refusal(built, damaged(copy, name, change)) == (DAMAGED, True)

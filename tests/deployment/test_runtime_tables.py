@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -15,21 +14,18 @@ import pytest
 import torch
 from model_samples import Rows, lead_argon, point_showers, sparse_showers, toy_detector
 from runtime_built import Built
-from runtime_library import DAMAGED, EXTRAPOLATE, OK, SPACE, SUCCESS, particles, with_changes
-from safetensors.torch import load_file, save_file
+from runtime_exports import DIRECTIONS, ENERGIES, checked, damaged, exported
+from runtime_library import DAMAGED, EXTRAPOLATE, OK, SPACE, SUCCESS, particles
+from safetensors.torch import load_file
 
-from caloforge.conditions import ConditionRange
-from caloforge.deployment import export_model
 from caloforge.deployment.parity import run_parity
 from caloforge.detectors import Detector, load_detector
 from caloforge.generation import generation_streams, sample_showers
-from caloforge.models import Conditions, ShowerModel, build_model, load_model, save_model
+from caloforge.models import Conditions, ShowerModel, build_model, load_model
 from caloforge.random import Streams
 from caloforge.showers import ShowerPoints, Showers
 from caloforge.stage import TrainingBatch, TrainingConfig
 
-ENERGIES = (1e3, 9e4)
-DIRECTIONS = ((-0.5, -0.5, 0.7), (0.5, 0.5, 1.0))
 POLAR = load_detector("par04-ds2")
 ILD = load_detector("ild-ecal")
 
@@ -51,18 +47,6 @@ def fitted(
     if showers is not None:
         stage.load_state(stage.fit(Directed(showers), Streams(1, "fit")))  # type: ignore[attr-defined]
     return model.eval()
-
-
-def exported(folder: Path, model: ShowerModel, *, particle: int = 22, direction: Any = None, showers: int = 40) -> Path:
-    """An export that nobody has compared yet."""
-    valid = ConditionRange(particle=particle, incident_energy=ENERGIES, direction=direction)
-    save_model(folder / "model", model, valid)
-    return export_model(folder / "model", "cpp", folder / "out", verify=False, showers=showers).path
-
-
-def checked(built: Built, folder: Path) -> None:
-    result = run_parity(built.parity, folder)
-    assert result.passed, result.text
 
 
 # ---- shower library ---------------------------------------------------------------------------------------------------
@@ -250,16 +234,6 @@ def test_points_need_room(built: Built, tmp_path: Path) -> None:
 
 
 # ---- damaged files ----------------------------------------------------------------------------------------------------
-
-
-def damaged(folder: Path, name: str, change: Any) -> Path:
-    """A model whose tensors were changed by a program that knew how to write their digest."""
-    path = folder / "model" / "runtime.safetensors"
-    tensors = load_file(path)
-    tensors[name] = change(tensors[name])
-    save_file({key: value.contiguous() for key, value in tensors.items()}, path)
-    with_changes(folder / "model", weights=hashlib.blake2b(path.read_bytes(), digest_size=32).hexdigest())
-    return folder / "model"
 
 
 def moved(by: int) -> Any:

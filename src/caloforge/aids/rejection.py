@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from caloforge.conditions import Conditions
 from caloforge.errors import ConfigError
 from caloforge.models import Aid, Latents, ShowerModel
+from caloforge.parts.rows import conditions_of_rows, generated_rows
 from caloforge.parts.shower_features import FeatureFit, ShowerFeatures
 from caloforge.random import Streams
 from caloforge.representation import conditions_of
@@ -157,7 +158,11 @@ class Rejection(Aid):
             deposits: (N, V), MeV, as they are generated: rounded to 32 bits.
             conditions: ``incident_energy`` (N,), MeV, and ``direction`` (N, 3).
         """
-        logarithm = torch.stack(self.outputs(self.features(deposits.float(), conditions))).mean(dim=0)
+        return self.chance(self.features(deposits.float(), conditions))
+
+    def chance(self, features: Tensor) -> Tensor:
+        """The same of features (N, F)."""
+        logarithm = torch.stack(self.outputs(features)).mean(dim=0)
         return torch.exp(logarithm - math.log(self.config.most)).clamp(max=1.0)
 
     # ---- generating ---------------------------------------------------------------------------------------------------
@@ -276,8 +281,7 @@ class _RateStage(FitStage):
         for batch in data:
             features = _drawn(self.aid, self.model, batch, list(range(len(batch))), 1, streams)[:, 0]
             sound = torch.isfinite(features).all(dim=1)
-            logarithm = torch.stack(self.aid.outputs(features[sound].double())).mean(dim=0)
-            stays.append(torch.exp(logarithm - math.log(self.aid.config.most)).clamp(max=1.0).cpu())
+            stays.append(self.aid.chance(features[sound].double()).cpu())
             places.append(torch.log(batch.incident_energy.double())[sound].cpu())
         place, stay = torch.cat(places), torch.cat(stays)
         knots = torch.from_numpy(np.quantile(place.numpy(), np.linspace(0, 1, _KNOTS)))
@@ -295,16 +299,10 @@ def _drawn(
     aid: Rejection, model: ShowerModel, batch: TrainingBatch, chosen: list[int], draws: int, streams: Streams
 ) -> Tensor:
     """Features (rows, draws, F) of showers under the conditions of some rows, as precise as the model; NaN if invalid."""
-    index = batch.row.numpy()[chosen]
-    energy = batch.incident_energy.double().cpu().numpy()[chosen]
-    direction = None if batch.direction is None else batch.direction.float().cpu().numpy()[chosen]
     found = []
     for draw in range(draws):
-        conditions = Conditions(energy, int(aid.features.particle), index, np.full_like(index, draw), direction)
-        latents = model.own_latents(conditions, streams.child("generated"))
-        moved = {name: value.to(model.device) for name, value in latents.items()}
-        tensors = conditions.tensors(model.device)
-        output, valid = model.decode_tensors(tensors, moved)
-        features = aid.features(output["deposits"], tensors).to(model.dtype)
+        asked = conditions_of_rows(batch, attempt=draw, particle=int(aid.features.particle))[np.array(chosen)]
+        deposits, valid = generated_rows(model, asked, streams.child("generated"))
+        features = aid.features(deposits, asked.tensors(model.device)).to(model.dtype)
         found.append(torch.where(valid[:, None], features, torch.full_like(features, math.nan)))
     return torch.stack(found, dim=1)

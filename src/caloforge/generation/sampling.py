@@ -27,7 +27,7 @@ __all__ = ["Sample", "Timing", "borrowed", "generation_streams", "sample_showers
 MAX_ATTEMPTS = 100
 #: A few showers are computed in another order of sums than many, with other last digits. Of showers that were asked for together
 #: the last ones to be drawn again keep the company that they had, so that their digits do not depend on who else is left.
-_COMPANY = 64
+_COMPANY = 32
 
 
 def generation_streams(seed: int) -> Streams:

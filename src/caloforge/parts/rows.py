@@ -1,16 +1,20 @@
-"""Values of some of the training rows."""
+"""Values of some of the training rows, and showers generated under their conditions."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from caloforge.conditions import Conditions
+from caloforge.models import ShowerModel
+from caloforge.random import Streams
 from caloforge.stage import TrainingBatch, TrainingData
 
-__all__ = ["collect_rows"]
+__all__ = ["collect_rows", "conditions_of_rows", "generated_rows"]
 
 
 def collect_rows(data: TrainingData, most: int, values: Callable[[TrainingBatch], Tensor]) -> Tensor:
@@ -29,3 +33,31 @@ def collect_rows(data: TrainingData, most: int, values: Callable[[TrainingBatch]
         seen += len(batch)
         parts.append(rows.index_select(0, chosen.to(batch.incident_energy.device)))
     return torch.cat(parts)
+
+
+def conditions_of_rows(batch: TrainingBatch, *, attempt: int, particle: int = 0) -> Conditions:
+    """The conditions of training rows, for showers that are a function of row and attempt, whatever the batch is.
+
+    Args:
+        batch: the rows.
+        attempt: number of the attempt of all of them.
+        particle: PDG id, for a model whose latents depend on it.
+    """
+    rows = batch.row.numpy()
+    direction = None if batch.direction is None else batch.direction.float().cpu().numpy()
+    energy = batch.incident_energy.double().cpu().numpy()
+    return Conditions(energy, particle, rows, np.full_like(rows, attempt), direction)
+
+
+@torch.no_grad()
+def generated_rows(model: ShowerModel, conditions: Conditions, streams: Streams) -> tuple[Tensor, Tensor]:
+    """First draws of a model under some conditions, not judged by its aids: deposits (N, V), MeV, and whether each is valid (N,).
+
+    Args:
+        model: makes voxels, in eval mode.
+        conditions: of the showers.
+        streams: random streams.
+    """
+    latents = {name: value.to(model.device) for name, value in model.own_latents(conditions, streams).items()}
+    output, valid = model.decode_tensors(conditions.tensors(model.device), latents)
+    return output["deposits"], valid

@@ -13,10 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from caloforge.conditions import Conditions
 from caloforge.detectors import Detector
 from caloforge.models import ShowerModel
-from caloforge.parts.rows import collect_rows
+from caloforge.parts.rows import collect_rows, conditions_of_rows, generated_rows
 from caloforge.random import Streams
 from caloforge.representation import LayerSums
 from caloforge.stage import FitStage, TrainingBatch, TrainingData, deposits_of
@@ -69,15 +68,11 @@ class Separations(nn.Module):
         least = max(self.threshold, _FAINT)
         gradual = torch.sigmoid(2 * (deposits.double() / least).clamp_min(1e-30).log())
         lit = self.sums(gradual - gradual.detach() + (clean > 0).double())
-        # A cell that is none beside those of a layer of one.
-        blocks = [functional.pad(block, (0, 1)) for block in self.sums.blocks(clean)]
-        bright = torch.cat([block.topk(2, dim=-1).values for block in blocks], dim=1) / energy[..., None]
+        bright = self.sums.brightest(clean, 2) / energy[..., None]
         found = [layers.sum(dim=1, keepdim=True), layers, lit, bright[..., 0]]
         for place in self.places if self.shapes else ():
             # Less the clean part of dark cells, a layer may hold nothing.
-            mean = self.sums(clean * place) / sums.clamp_min(least)
-            # From the mean, not as a difference of squares: of one lit cell rounding would say whether there is a gradient.
-            square = self.sums(clean * (place - self.sums.spread(mean)).square()) / sums.clamp_min(least)
+            mean, square = self.sums.moments(clean, place, sums.clamp_min(least))
             found += [mean, (square + _LEAST_VARIANCE).sqrt()]
         found += [bright[..., 1]] if self.shapes else []
         return torch.cat(found, dim=1)
@@ -154,11 +149,4 @@ def generated_of(model: ShowerModel, batch: TrainingBatch, streams: Streams) -> 
         batch: the rows.
         streams: random streams.
     """
-    rows = batch.row.numpy()
-    direction = None if batch.direction is None else batch.direction.float().cpu().numpy()
-    conditions = Conditions(
-        batch.incident_energy.double().cpu().numpy(), 0, rows, np.full_like(rows, batch.epoch), direction
-    )
-    latents = {name: value.to(model.device) for name, value in model.latents(conditions, streams).items()}
-    deposits, _ = model.decode_tensors(conditions.tensors(model.device), latents)
-    return deposits["deposits"]
+    return generated_rows(model, conditions_of_rows(batch, attempt=batch.epoch), streams)[0]

@@ -94,22 +94,15 @@ class ShowerFeatures(nn.Module):
         least = self.steps[0]
         columns = [torch.log(layers + least)]
         for position in (self.x, self.y):
-            place = position.double()
-            mean = self.sums(energy * place) / known
-            away = (place - self.sums.spread(mean)).square()
-            columns += [mean, torch.log(self.sums(energy * away) / known + _LEAST_VARIANCE)]
-        shares: list[Tensor] = []
-        counts: list[Tensor] = []
-        for block in self.sums.blocks(energy):
-            top = block.topk(min(RANKS, block.shape[2]), dim=2).values
-            shares.append(nn.functional.pad(top, (0, RANKS - top.shape[2])))
-            counts.append(torch.stack([(block >= step).sum(dim=2) for step in self.steps], dim=2))
-        bright = torch.cat(shares, dim=1) / known[:, :, None]
+            mean, variance = self.sums.moments(energy, position.double(), known)
+            columns += [mean, torch.log(variance + _LEAST_VARIANCE)]
+        bright = self.sums.brightest(energy, RANKS) / known[:, :, None]
+        counts = torch.stack([self.sums((energy >= step).double()) for step in self.steps], dim=2)
         of_layers = torch.cat(
             [
                 torch.stack(columns, dim=2),
                 torch.log(bright + _LEAST_SHARE),
-                torch.log1p(torch.cat(counts, dim=1).double()),
+                torch.log1p(counts),
             ],
             dim=2,
         )

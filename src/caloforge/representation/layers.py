@@ -57,6 +57,29 @@ class LayerSums(nn.Module):
         """Sum over the voxels (N, V) of each layer, (N, L), in ``dtype``."""
         return torch.cat([block.sum(dim=-1, dtype=dtype) for block in self.blocks(values)], dim=1)
 
+    def moments(self, energies: Tensor, places: Tensor, over: Tensor) -> tuple[Tensor, Tensor]:
+        """Energy-weighted mean and variance of a coordinate in each layer, (N, L) each.
+
+        The variance is taken from the mean, not as a difference of squares, which loses digits far from the axis.
+
+        Args:
+            energies: of the voxels, (N, V).
+            places: the coordinate, (V,).
+            over: energies of the layers, (N, L), or what divides in their place where they are none.
+        """
+        mean = self(energies * places) / over
+        return mean, self(energies * (places - self.spread(mean)).square()) / over
+
+    def brightest(self, values: Tensor, ranks: int) -> Tensor:
+        """The largest values of each layer, in order, (N, L, ranks), 0 where a layer has fewer voxels.
+
+        Args:
+            values: not negative, (N, V).
+            ranks: how many.
+        """
+        padded = [nn.functional.pad(block, (0, ranks - 1)) for block in self.blocks(values)]
+        return torch.cat([block.topk(ranks, dim=-1).values for block in padded], dim=1)
+
     def spread(self, per_layer: Tensor) -> Tensor:
         """Repeat values of layers (N, L) for each of their voxels, (N, V)."""
         return per_layer.index_select(1, self.voxel_layers)
