@@ -9,6 +9,7 @@ which are few, so that some thousand showers suffice; what it does not read stay
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 from collections.abc import Mapping
@@ -151,6 +152,11 @@ class Rejection(Aid):
             found.append(x[:, 0])
         return found
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision in which the classifier is."""
+        return next(self.networks.parameters()).dtype
+
     def probability(self, deposits: Tensor, conditions: Mapping[str, Tensor]) -> Tensor:
         """With which showers stay, float64 (N,).
 
@@ -232,6 +238,7 @@ class _ClassifierStage(GradientStage):
         #: Features of generated showers by row: they cost as much as generating, and every epoch wants them.
         self._made: dict[int, Tensor] = {}
         self._made_by = b""
+        self._maker: ShowerModel | None = None
 
     def generated(self, batch: TrainingBatch, streams: Streams) -> Tensor:
         """Features of the showers generated for some rows, (B, draws, F); NaN of one that is not valid."""
@@ -241,7 +248,8 @@ class _ClassifierStage(GradientStage):
         rows = batch.row.tolist()
         missing = [k for k, row in enumerate(rows) if row not in self._made]
         if missing:
-            found = _drawn(self.aid, self.model, batch, missing, self.aid.config.draws, streams)
+            self._maker = self._maker or _maker(self.model)
+            found = _drawn(self.aid, self._maker, batch, missing, self.aid.config.draws, streams)
             self._made |= {rows[k]: found[n] for n, k in enumerate(missing)}
         return torch.stack([self._made[row] for row in rows]).to(batch.incident_energy.device)
 
@@ -256,7 +264,7 @@ class _ClassifierStage(GradientStage):
         return self._cross_entropy(batch, self.generated(batch, streams).flatten(0, 1))
 
     def _cross_entropy(self, batch: TrainingBatch, made: Tensor) -> dict[str, Tensor]:
-        real = self.aid.features(deposits_of(batch), conditions_of(batch)).to(self.model.dtype)
+        real = self.aid.features(deposits_of(batch), conditions_of(batch)).to(self.aid.dtype)
         # One that is not valid does not count; it is not left out of the mean, which is over as many in every process.
         sound = torch.isfinite(made).all(dim=1)
         made = torch.where(sound[:, None], made, torch.zeros_like(made)).to(real.dtype)
@@ -277,9 +285,9 @@ class _RateStage(FitStage):
     @torch.no_grad()
     def fit(self, data: TrainingData, streams: Streams) -> dict[str, Tensor]:
         """See :meth:`caloforge.stage.FitStage.fit`."""
-        places, stays = [], []
+        places, stays, maker = [], [], _maker(self.model)
         for batch in data:
-            features = _drawn(self.aid, self.model, batch, list(range(len(batch))), 1, streams)[:, 0]
+            features = _drawn(self.aid, maker, batch, list(range(len(batch))), 1, streams)[:, 0]
             sound = torch.isfinite(features).all(dim=1)
             stays.append(self.aid.chance(features[sound].double()).cpu())
             places.append(torch.log(batch.incident_energy.double())[sound].cpu())
@@ -294,6 +302,15 @@ class _RateStage(FitStage):
         return {"aids.rejection.rate.knots": knots, "aids.rejection.rate.rate": rate.clamp(1e-3, 1.0)}
 
 
+def _maker(model: ShowerModel) -> ShowerModel:
+    """What generates in these stages: the model, or a copy in 64-bit numbers of one that computes from tables of such.
+
+    The loop has put all of the model into the precision in which the classifier is trained.
+    """
+    own = any(not name.startswith("aids.") for name, _ in model.named_parameters())
+    return model if own else copy.deepcopy(model).double().eval()
+
+
 @torch.no_grad()
 def _drawn(
     aid: Rejection, model: ShowerModel, batch: TrainingBatch, chosen: list[int], draws: int, streams: Streams
@@ -303,6 +320,6 @@ def _drawn(
     for draw in range(draws):
         asked = conditions_of_rows(batch, attempt=draw, particle=int(aid.features.particle))[np.array(chosen)]
         deposits, valid = generated_rows(model, asked, streams.child("generated"))
-        features = aid.features(deposits, asked.tensors(model.device)).to(model.dtype)
+        features = aid.features(deposits, asked.tensors(model.device)).to(aid.dtype)
         found.append(torch.where(valid[:, None], features, torch.full_like(features, math.nan)))
     return torch.stack(found, dim=1)
