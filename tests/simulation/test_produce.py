@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -179,8 +180,12 @@ def test_incomplete_tables_name_the_file_that_geant4_misses(tmp_path):
 
 def children(process: int | str = "self") -> list[int]:
     """Processes that a process has started and that still run."""
-    tasks = Path(f"/proc/{process}/task").iterdir()
-    return [int(pid) for task in tasks for pid in (task / "children").read_text().split() if _running(int(pid))]
+    found: list[str] = []
+    for task in Path(f"/proc/{process}/task").iterdir():
+        # Of a thread that has ended since; what it had started belongs to another one now.
+        with suppress(FileNotFoundError):
+            found += (task / "children").read_text().split()
+    return [int(pid) for pid in found if _running(int(pid))]
 
 
 @pytest.mark.parametrize("executor", [LocalProcesses(2), InThisProcess()])
