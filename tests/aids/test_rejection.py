@@ -199,6 +199,30 @@ def test_stored_and_opened_again(tmp_path: Path) -> None:
     assert (one.deposits == other.deposits).all()
 
 
+def test_switched_off_and_on(model: Uniform) -> None:
+    """Without it a model makes what it makes by itself; mutation: have ``helpers`` give aids that are switched off."""
+    conditions, plain = Conditions.first(np.full(50, 3e4), 22), Uniform(ModelConfig(), DETECTOR)
+
+    def made(by: Uniform) -> np.ndarray:
+        showers = sample_showers(by, conditions, generation_streams(7)).showers
+        assert isinstance(showers, Showers)
+        return showers.deposits
+
+    before = made(model)
+    try:
+        model.adjust({"rejection": False})
+        assert model.judges() == []
+        assert (made(model) == made(plain)).all()
+    finally:
+        model.adjust({"rejection": True})
+    assert (made(model) == before).all()
+    assert (before != made(plain)).any()
+    with pytest.raises(ConfigError, match="rejection is 'no', expected true or false"):
+        model.adjust({"rejection": "no"})
+    with pytest.raises(UsageError, match="has no option 'marginal-start', its options are: rejection"):
+        model.adjust({"marginal-start": False})
+
+
 def test_points_are_not_judged() -> None:
     with pytest.raises(ConfigError, match="does not suit the model 'caloclouds3' here, which makes points"):
         build_model("caloclouds3", {}, load_detector("ild-ecal"), aids=[{"kind": "rejection"}])
@@ -213,6 +237,19 @@ def test_graphs_that_cannot_draw_again_are_refused(tmp_path: Path) -> None:
         with pytest.raises(UsageError, match="a graph cannot draw showers again that the aid 'rejection' does not let"):
             export_model(tmp_path / "m", target, tmp_path / target)
     assert not (tmp_path / "onnx").exists()
+
+
+def test_graphs_of_a_model_whose_rejection_is_off(tmp_path: Path) -> None:
+    """Mutation: export the stored model, whatever the options of the one at hand."""
+    made = build_model("caloinn", load_preset("caloinn-tiny").model, DETECTOR, aids=[SETTINGS]).eval()
+    fit_stages(made, sparse_showers(DETECTOR, 40))
+    save_model(tmp_path / "m", made, ConditionRange(particle=22, incident_energy=(1e3, 1e5)))
+    loaded = load_model(tmp_path / "m", options={"rejection": False})
+    done = export_model(loaded, "torchscript", tmp_path / "graph", showers=5)
+    assert done.result is not None
+    assert done.result.passed
+    save_model(tmp_path / "without", loaded, ConditionRange(particle=22, incident_energy=(1e3, 1e5)))
+    assert load_model(tmp_path / "without").judges() == []
 
 
 @pytest.mark.parametrize("kind", ["pca-parametrisation", "gflash", "shower-library", "caloinn"])

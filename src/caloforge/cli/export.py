@@ -27,6 +27,10 @@ def export(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder to make.")],
     *,
     options: ExportOptions,
+    option: Annotated[
+        list[str] | None,
+        typer.Option(help="Change how the model samples: key=value, for example rejection=false; may be repeated."),
+    ] = None,
     detector: Annotated[
         str | None,
         typer.Option(help="For a model that needs no training (gflash): name of a detector, or a TOML file."),
@@ -51,8 +55,9 @@ def export(
 
     made: str | ShowerModel = model
     # Others are loaded where they are exported.
-    if detector is not None or particle is not None or points or (is_ready_preset(model) and not Path(model).exists()):
-        made = loaded_model(model, detector, particle, [], points=points)
+    ready = is_ready_preset(model) and not Path(model).exists()
+    if ready or option or detector is not None or particle is not None or points:
+        made = loaded_model(model, detector, particle, option or [], points=points)
     done = export_model(made, target, out, options=options)
     if done.result is None:
         console.print("not verified: nobody has compared the showers of this export")

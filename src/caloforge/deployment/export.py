@@ -116,14 +116,14 @@ def _record(model: ShowerModel, target: str, showers: int, seed: int, result: Pa
 
 @contextmanager
 def _located(model: str | Path | ShowerModel) -> Iterator[str | Path]:
-    """Where a model lies; one that was never stored is, for a while.
+    """Where a model lies; one that was never stored, or samples otherwise than the stored one, is stored for a while.
 
     Raises:
         UsageError: if it was neither loaded nor needs no training.
     """
     if not isinstance(model, ShowerModel):
         yield model
-    elif model.directory is not None:
+    elif model.directory is not None and not model.options:
         yield model.directory
     elif model.record is None:
         raise UsageError(
@@ -131,8 +131,9 @@ def _located(model: str | Path | ShowerModel) -> Iterator[str | Path]:
         )
     else:
         with tempfile.TemporaryDirectory() as folder:
-            save_model(Path(folder) / model.kind, model, model.record.valid, licence=model.record.licence)
-            yield Path(folder) / model.kind
+            place = Path(folder) / (model.kind if model.directory is None else model.directory.name)
+            save_model(place, model, model.record.valid, licence=model.record.licence)
+            yield place
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from caloforge.conditions import ConditionRange, Conditions
 from caloforge.detectors import Detector
-from caloforge.errors import UsageError
+from caloforge.errors import ConfigError, UsageError
 from caloforge.models.profiles import Difference, Profile, deviations
 from caloforge.models.record import ModelRecord
 from caloforge.nn.weights import first_parameter
@@ -92,7 +92,8 @@ class ShowerModel(nn.Module, ABC):
         shower_kind: what the model learns and makes: showers on the detector's voxels, or points. A kind that does either has
             ``voxels``, and its models say what they are.
         needs_training: whether it must see showers before it makes any; see :meth:`untrained_range`.
-        adjustable: keys of the configuration that may be changed after training (how many sampling steps, say).
+        adjustable: keys of the configuration that may be changed after training (how many sampling steps, say); aids that
+            have showers drawn again can be switched off besides.
         options: which of them were changed, and to what; see :meth:`adjust`.
         record: what the model's directory says about it; None for a model that was not loaded from one.
         directory: that directory.
@@ -169,8 +170,8 @@ class ShowerModel(nn.Module, ABC):
 
     @final
     def helpers(self) -> Sequence[Helper]:
-        """The aids that were given to the model."""
-        return tuple(cast("Helper", aid) for aid in self.aids.values())
+        """The aids that were given to the model and are not switched off."""
+        return tuple(cast("Helper", aid) for kind, aid in self.aids.items() if self.options.get(kind) is not False)
 
     @final
     def described_profile(self) -> str:
@@ -316,17 +317,21 @@ class ShowerModel(nn.Module, ABC):
         """Change how a trained model samples.
 
         Args:
-            options: some of the keys in ``adjustable``, with plain values.
+            options: some of the keys in ``adjustable``, with plain values; and aids that have showers drawn again, with
+                false to do without, true to do with them.
 
         Raises:
             UsageError: if a key is not one of them.
             ConfigError: if a value is wrong.
         """
-        for key in options:
-            if key not in self.adjustable:
-                known = ", ".join(sorted(self.adjustable)) or "none"
+        switches = {kind for kind, aid in self.aids.items() if cast("Helper", aid).rejects}
+        for key, value in options.items():
+            if key not in self.adjustable | switches:
+                known = ", ".join(sorted(self.adjustable | switches)) or "none"
                 raise UsageError(f"the model '{self.kind}' has no option '{key}', its options are: {known}")
-        changed = self.config.model_dump() | dict(options)
+            if key in switches and not isinstance(value, bool):
+                raise ConfigError(f"options of the model '{self.kind}': {key} is {value!r}, expected true or false")
+        changed = self.config.model_dump() | {key: value for key, value in options.items() if key not in switches}
         self.config = validated(type(self).Config, changed, where=f"options of the model '{self.kind}'")
         self.options = self.options | dict(options)
 

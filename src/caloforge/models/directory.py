@@ -170,7 +170,7 @@ def save_model(
 
     Args:
         directory: the model directory; made if it is not there.
-        model: the model.
+        model: the model, as it samples now: without aids that were switched off.
         valid: conditions that it was trained for.
         row_hashes: hashes of the rows that it was trained on, as ``caloforge.showers.row_hashes`` gives them.
         training: how it was trained, JSON values.
@@ -187,7 +187,8 @@ def save_model(
     Raises:
         OutputError: if it cannot be written.
     """
-    tensors = {name: value.detach() for name, value in model.state_dict().items()}
+    off = tuple(f"aids.{kind}." for kind in model.aids if model.options.get(kind) is False)
+    tensors = {name: value.detach() for name, value in model.state_dict().items() if not name.startswith(off)}
     if weights is not None:
         tensors |= {name: value.detach().to(weights) for name, value in model.named_parameters() if name in tensors}
         tensors = without_masked_weights(model, tensors)

@@ -96,7 +96,7 @@ def check_carried(model: ShowerModel, *, kinds: Sequence[str] = _PROVEN, most_fe
     if model.judges():
         raise UsageError(
             f"a graph cannot draw showers again that the aid '{model.judges()[0]}' does not let stay; "
-            f"{given('target', 'cpp')} can"
+            f"{given('target', 'cpp')} can, and the option {model.judges()[0]}=false takes the aid away"
         )
     valid = None if model.record is None else model.record.valid
     if valid is not None and valid.direction is not None:
