@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +18,11 @@ from caloforge.deployment.hybrid.work import shower_number
 from caloforge.detectors import CartesianGrid, Detector, behind, load_detector, load_upstream
 from caloforge.detectors.description import build
 from caloforge.errors import DetectorError, GenerationError, Interrupted, OutputError, ShowerFileError, UsageError
+from caloforge.executor import InThisProcess
 from caloforge.random import Streams
 from caloforge.showers import open_showers
 from caloforge.simulation import Removed
+from caloforge.simulation.worker import prepare
 
 CALOGAN = load_detector("calogan")
 SAMPLE = Path(__file__).parents[2] / "src/caloforge/datasets/data/calogan-gamma-sample-test.h5"
@@ -262,6 +265,26 @@ def run(out, plate, **changes):
 def test_another_file_holds_no_particles_at_a_face():
     with pytest.raises(ShowerFileError, match="no particles at the face"):
         read_faces(SAMPLE)
+
+
+@pytest.mark.geant4
+def test_what_geant4_gave_up_is_reported(tmp_path, plate, monkeypatch):
+    """Of every block of every task; mutation: report those of a task's last block."""
+
+    def lossy(plan):
+        track = prepare(plan)
+
+        def make(number):
+            made = track(number)
+            return made if number is None else replace(made, block=replace(made.block, given_up=(0.0075,) * number))
+
+        return make
+
+    monkeypatch.setattr("caloforge.deployment.hybrid.work.prepare_geant4", lossy)
+    summary = run(tmp_path / "h.h5", plate, events=30, energy="1", models=[], executor=InThisProcess())
+    assert summary.given_up == (0.0075,) * 3
+    summary = run(tmp_path / "h2.h5", plate, events=30, energy="1", executor=InThisProcess())
+    assert summary.given_up == (0.0075,) * 3
 
 
 @pytest.mark.geant4

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 
-from caloforge.cli.simulate import _given_up
+from caloforge.cli.common import given_up
 from caloforge.detectors import load_detector
 from caloforge.executor import InThisProcess
 from caloforge.simulation import simulate_to_file
@@ -80,8 +80,6 @@ def test_what_is_given_up_is_reported(tmp_path):
         executor=Lossy(),
     )  # fmt: skip
     assert summary.given_up == (0.0075,) * 3
-    assert _given_up(summary) == [["given up", "3 particles that circled in vacuum (22.5 keV)"]]
-    assert _given_up(replace(summary, given_up=(0.0075,))) == [
-        ["given up", "1 particle that circled in vacuum (7.5 keV)"]
-    ]
-    assert _given_up(replace(summary, given_up=())) == []
+    assert given_up(summary.given_up) == [["given up", "3 particles that circled in vacuum (22.5 keV)"]]
+    assert given_up((0.0075,)) == [["given up", "1 particle that circled in vacuum (7.5 keV)"]]
+    assert given_up(()) == []

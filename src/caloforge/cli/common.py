@@ -19,6 +19,7 @@ from typer.core import TyperCommand, TyperGroup
 from caloforge import atomic
 from caloforge.errors import Interrupted, UsageError
 from caloforge.names import printable
+from caloforge.units import format_energy
 
 if TYPE_CHECKING:
     from caloforge.detectors import Detector
@@ -32,6 +33,7 @@ __all__ = [
     "chosen_detector",
     "command_line",
     "console",
+    "given_up",
     "kept_if_interrupted",
     "pairs",
     "print_comparison",
@@ -228,6 +230,18 @@ def _is_number(text: str) -> bool:
 def print_json(data: Mapping[str, Any]) -> None:
     """Print machine-readable output."""
     print(json.dumps(data, indent=2, default=str))
+
+
+def given_up(energies: Sequence[float]) -> list[list[str]]:
+    """The row of a table about particles that Geant4 did not track to their end; none if there were none.
+
+    Args:
+        energies: kinetic energy of each, MeV.
+    """
+    if not energies:
+        return []
+    what = "particle that" if len(energies) == 1 else "particles that"
+    return [["given up", f"{len(energies)} {what} circled in vacuum ({format_energy(sum(energies))})"]]
 
 
 def save_figure(figure: Any, path: Path) -> None:

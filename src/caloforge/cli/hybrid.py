@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from caloforge.cli.common import command_line, pairs, print_table
+from caloforge.cli.common import command_line, given_up, pairs, print_table
 from caloforge.cli.expand import with_options
 from caloforge.errors import UsageError
 from caloforge.options import HybridOptions
@@ -67,6 +67,7 @@ def hybrid(
     if summary.made:
         spent = ", ".join(f"{name} {1000 * seconds / summary.made:.3g}" for name, seconds in summary.spent.items())
         rows.append(["ms per event", f"{spent} (of the workers)"])
+    rows += given_up(summary.given_up)
     rows.append(["file", f"{out} ({out.stat().st_size / 1e6:.1f} MB)"])
     if summary.picture is not None:
         rows.append(["picture", str(summary.picture)])

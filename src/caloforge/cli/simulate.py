@@ -7,15 +7,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from caloforge.cli.common import command_line, console, print_table
+from caloforge.cli.common import command_line, console, given_up, print_table
 from caloforge.cli.expand import with_options
 from caloforge.errors import UsageError
 from caloforge.options import SimulateOptions
-from caloforge.units import format_energy
 
 if TYPE_CHECKING:
     from caloforge.detectors import Detector
-    from caloforge.simulation import SimulationSummary
 
 __all__ = ["register"]
 
@@ -58,17 +56,10 @@ def simulate(
             "time",
             f"{summary.seconds:.1f} s" + (f" for {summary.made} of them" if summary.made < summary.showers else ""),
         ],
-        *_given_up(summary),
+        *given_up(summary.given_up),
         ["file", f"{out} ({out.stat().st_size / 1e6:.1f} MB)"],
     ]
     print_table("", ["", ""], rows)
-
-
-def _given_up(summary: SimulationSummary) -> list[list[str]]:
-    if not (energies := summary.given_up):
-        return []
-    what = "particle that" if len(energies) == 1 else "particles that"
-    return [["given up", f"{len(energies)} {what} circled in vacuum ({format_energy(sum(energies))})"]]
 
 
 def _field(detector: Detector) -> str:

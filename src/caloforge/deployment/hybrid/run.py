@@ -55,6 +55,7 @@ class HybridSummary:
         spent: seconds of the workers: ``geant4``, ``models``, ``placing``.
         faces: per species and reason, particles per event and share of the incident energy (``Faces.summary``).
         picture: of the event that was asked for.
+        given_up: kinetic energies (MeV) of the particles that circled in vacuum and were given up in this run.
     """
 
     path: Path
@@ -66,6 +67,7 @@ class HybridSummary:
     spent: dict[str, float]
     faces: list[dict[str, Any]]
     picture: Path | None = None
+    given_up: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -212,6 +214,7 @@ def hybrid_simulation(
         assert who is not None  # processes or a cluster
         job = AgreedWork(who, prepare, replace(work, kernels=use_choice() if on_this_machine(who) else None))
         spent = {"geant4": 0.0, "models": 0.0, "placing": 0.0}
+        given_up: list[float] = []
         writer = begin(job.facts()) if chosen.resume and out.exists() else None
         before = 0 if writer is None else len(writer)
         try:
@@ -228,6 +231,7 @@ def hybrid_simulation(
                         writer = stack.enter_context(begin(done.facts))
                     assert done.showers is not None  # its number was given
                     writer.write(done.showers, number, done.beside)
+                    given_up += done.given_up
                     for name, seconds in done.seconds.items():
                         spent[name] += seconds
                     if bar is not None:
@@ -247,6 +251,7 @@ def hybrid_simulation(
         spent,
         read_faces(out).summary(),
         None if chosen.picture is None else _drawn(work, chosen.picture, out),
+        tuple(given_up),
     )
 
 

@@ -100,6 +100,7 @@ class Done:
         facts: with what Geant4 worked.
         seconds: what it took: ``geant4``, ``models``, ``placing``.
         answered: particles answered.
+        given_up: kinetic energies (MeV) of the particles that circled in vacuum and were given up.
     """
 
     showers: Showers | ShowerPoints | None
@@ -107,6 +108,7 @@ class Done:
     facts: Facts
     seconds: dict[str, float] = field(default_factory=dict)
     answered: int = 0
+    given_up: tuple[float, ...] = ()
 
 
 class Answers:
@@ -183,7 +185,8 @@ def prepare(work: HybridWork) -> Callable[[int | None], Done]:
         showers = events.finished()
         if not np.isfinite(showers.total_energy()).all():
             raise SimulationError(f"block {number} holds an energy that is not a number")
-        return Done(showers, columns, facts, seconds | answers.seconds, answered)
+        given_up = tuple(energy for block in blocks for energy in block.given_up)
+        return Done(showers, columns, facts, seconds | answers.seconds, answered, given_up)
 
     return make
 
