@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import re
+import signal
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,15 +18,16 @@ from model_samples import Rows, sparse_showers, toy_detector, training_batch
 from torch import Tensor
 
 from caloforge import datasets
-from caloforge.aids.rejection import AcceptanceRate, Rejection
+from caloforge.aids.rejection import AcceptanceRate, Rejection, _ClassifierStage
 from caloforge.conditions import ConditionRange, Conditions
 from caloforge.deployment import export_model
 from caloforge.detectors import load_detector
-from caloforge.errors import ConfigError, UsageError
+from caloforge.errors import ConfigError, Interrupted, OutputError, UsageError
 from caloforge.generation import generation_streams, sample_showers
 from caloforge.models import (
     Latents,
     ModelConfig,
+    Preset,
     ShowerModel,
     build_model,
     load_model,
@@ -265,3 +270,58 @@ def test_every_sort_of_model_is_trained_with_it(kind: str, tmp_path: Path) -> No
     made = sample_showers(load_model(tmp_path / "run"), Conditions.of(showers)[:40], generation_streams(1)).showers
     assert isinstance(made, Showers)
     assert (made.deposits.sum(axis=1) > 0).all()
+
+
+def _preset(**changed: object) -> Preset:
+    sizes = {"blocks": 1, "hidden_features": 8, "hidden_layers": 1}
+    described = {"kind": "caloflow", "model": {"energies": sizes, "shapes": sizes}, "training": {"epochs": 1}} | changed
+    return Preset.model_validate(described)
+
+
+def _saved(directory: Path) -> bytes:
+    return (directory / "model.safetensors").read_bytes()
+
+
+def test_added_to_a_finished_training(tmp_path: Path) -> None:
+    """To the very model that is trained with it from the beginning; mutation: compare all stages in ``check_same``."""
+    data = tmp_path / "g.h5"
+    with create_showers(data, detector=load_detector("calogan"), particle=22) as writer:
+        writer.write(datasets.load("calogan-gamma-sample")[:150])
+    judge = SETTINGS | {"epochs": 2}
+    train(_preset(), data, tmp_path / "later", seed=3)
+    train(_preset(aids=[judge]), data, tmp_path / "later", seed=3, resume=True)
+    train(_preset(aids=[judge]), data, tmp_path / "at once", seed=3)
+    assert _saved(tmp_path / "later") == _saved(tmp_path / "at once")
+    for other, difference in (
+        ([], "aids.rejection = "),
+        ([judge | {"epochs": 3}], "aids.rejection.epochs = 2, now it is 3"),
+        ([{"kind": "marginal-start"}, judge], "aids.marginal-start not given"),
+    ):
+        with pytest.raises(OutputError, match=re.escape(difference)):
+            train(_preset(aids=other), data, tmp_path / "later", seed=3, resume=True)
+    own = ["rejection-features", "rejection", "rejection-rate"]
+    train(_preset(aids=[judge | {"hidden": 8}]), data, tmp_path / "later", seed=3, stages=own, overwrite=True)
+    assert load_model(tmp_path / "later").helpers()[0].describe()["hidden"] == 8
+
+
+def test_goes_on_where_it_was_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its stage brings its own number of epochs; mutation: compare them with those of the other stages on resumption."""
+    data = tmp_path / "g.h5"
+    with create_showers(data, detector=load_detector("calogan"), particle=22) as writer:
+        writer.write(datasets.load("calogan-gamma-sample")[:150])
+    preset = _preset(aids=[SETTINGS | {"epochs": 3}])
+    train(preset, data, tmp_path / "whole", seed=3)
+    loss, calls = _ClassifierStage.loss, []
+
+    def interrupted(stage: _ClassifierStage, *arguments: Any) -> Any:
+        calls.append(arguments)
+        if len(calls) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return loss(stage, *arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(_ClassifierStage, "loss", interrupted)
+        with pytest.raises(Interrupted):
+            train(preset, data, tmp_path / "cut", seed=3)
+    train(preset, data, tmp_path / "cut", seed=3, resume=True)
+    assert _saved(tmp_path / "cut") == _saved(tmp_path / "whole")

@@ -121,6 +121,7 @@ class Rejection(Aid):
     title: ClassVar[str] = "showers that a classifier takes for generated ones are drawn again"
     Config = RejectionSettings
     rejects: ClassVar[bool] = True
+    follows: ClassVar[bool] = True
     config: RejectionSettings
 
     def __init__(self, config: RejectionSettings, model: ShowerModel) -> None:

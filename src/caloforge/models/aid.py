@@ -37,6 +37,7 @@ class Aid(nn.Module):
         title: one line for people.
         Config: class of its settings.
         rejects: whether some showers have to be drawn again for it; see :meth:`accepts`.
+        follows: whether it leaves all stages but its own as they are, so that it may be added to a training that is finished.
 
     Raises:
         ConfigError: if it does not suit the model.
@@ -46,6 +47,7 @@ class Aid(nn.Module):
     title: ClassVar[str]
     Config: ClassVar[type[Settings]] = Settings
     rejects: ClassVar[bool] = False
+    follows: ClassVar[bool] = False
 
     def __init__(self, config: Settings, model: ShowerModel) -> None:
         super().__init__()

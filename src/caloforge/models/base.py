@@ -44,6 +44,7 @@ class Helper(Protocol):
 
     kind: str
     rejects: bool
+    follows: bool
 
     def before_training(self, model: Any, stage: GradientStage, data: TrainingData, streams: Streams) -> None:
         """Set initial weights of a stage."""

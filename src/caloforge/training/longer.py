@@ -1,4 +1,6 @@
-"""What may change when a training goes on: more epochs where the schedule allows it, anything for stages trained anew.
+"""How long stages are trained, and what may change when a training goes on.
+
+More epochs where the schedule allows it, anything for stages trained anew.
 
 A learning rate that is a function of the step alone (constant, milestones, exponential, cyclic) does not know how long the
 training is going to be, so a longer one begins with the very same steps as a shorter one, and a finished stage can go
@@ -7,6 +9,7 @@ on. Cosine, linear and one-cycle schedules stretch over all epochs: with another
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,10 +17,36 @@ from typing import Any
 from caloforge.arguments import argument, given, is_typed, switch
 from caloforge.errors import OutputError
 from caloforge.models import RunPlan
-from caloforge.stage import CosineSchedule, GradientStage, LinearSchedule, OneCycleSchedule, Stage
+from caloforge.stage import CosineSchedule, GradientStage, LinearSchedule, OneCycleSchedule, Stage, TrainingConfig
+from caloforge.training.data import TrainingSet
 from caloforge.training.state import last_state_file, read_counters, reopen
 
-__all__ = ["go_on_longer", "settings_of", "stretches"]
+__all__ = ["batches_per_round", "go_on_longer", "in_epochs", "rounds_per_epoch", "settings_of", "stretches"]
+
+
+def batches_per_round(stage: GradientStage) -> int:
+    """Batches that all turns of all players take together."""
+    return sum(player.steps_per_batch for player in stage.players) if stage.fresh_batches else 1
+
+
+def rounds_per_epoch(stage: GradientStage, data: TrainingSet) -> int:
+    """How often all players have their turns in an epoch."""
+    return data.steps_per_epoch(min(stage.batch_size, len(data.training_rows))) // batches_per_round(stage)
+
+
+def in_epochs(training: TrainingConfig, stages: Sequence[Stage], rows: TrainingSet) -> TrainingConfig:
+    """The settings with numbers of epochs where the preset counts steps, or a stage brings its own; the stages are told."""
+    found = {}
+    for stage in stages:
+        if not isinstance(stage, GradientStage):
+            continue
+        if stage.training.steps is not None:
+            # A stage that has too few rows for a round is refused by the loop.
+            found[stage.name] = math.ceil(stage.training.steps / max(rounds_per_epoch(stage, rows), 1))
+            stage.training = stage.training.model_copy(update={"epochs": found[stage.name]})
+        elif stage.epochs != training.for_stage(stage.name).epochs:
+            found[stage.name] = stage.epochs
+    return training.with_epochs(found)
 
 
 def settings_of(plan: RunPlan, *, anew: Collection[str]) -> dict[str, Any]:

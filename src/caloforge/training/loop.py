@@ -32,13 +32,13 @@ from caloforge.training.curves import draw_curves
 from caloforge.training.data import TrainingSet
 from caloforge.training.ema import MovingAverage
 from caloforge.training.interruption import Interruption
-from caloforge.training.longer import stretches
+from caloforge.training.longer import batches_per_round, rounds_per_epoch, stretches
 from caloforge.training.metrics import MetricsLog
 from caloforge.training.optimisers import apply_schedule, make_optimiser, scheduled
 from caloforge.training.processes import Processes
 from caloforge.training.state import StageState, finish_fit, last_state_file
 
-__all__ = ["Run", "StageResult", "rounds_per_epoch", "run_fit_stage", "train_stage"]
+__all__ = ["Run", "StageResult", "run_fit_stage", "train_stage"]
 
 #: On a GPU, batches between two looks at what it has computed; looking makes it wait.
 _GPU_CHECK = 25
@@ -147,16 +147,6 @@ def train_stage(stage: GradientStage, run: Run) -> StageResult:
             state.seconds,
             (stage.epochs * per_epoch - done) / max(time.monotonic() - began, 1e-9),
         )
-
-
-def batches_per_round(stage: GradientStage) -> int:
-    """Batches that all turns of all players take together."""
-    return sum(player.steps_per_batch for player in stage.players) if stage.fresh_batches else 1
-
-
-def rounds_per_epoch(stage: GradientStage, data: TrainingSet) -> int:
-    """How often all players have their turns in an epoch."""
-    return data.steps_per_epoch(min(stage.batch_size, len(data.training_rows))) // batches_per_round(stage)
 
 
 class _Trainer:

@@ -48,12 +48,12 @@ from caloforge.scaleout import Rules, check_choice, open_executor
 from caloforge.stage import FitStage, GradientStage, Stage, TrainingConfig
 from caloforge.training.data import RowOrder, ShowerSource, TrainingSet
 from caloforge.training.interruption import Interruption
-from caloforge.training.longer import go_on_longer
-from caloforge.training.loop import Run, StageResult, rounds_per_epoch, run_fit_stage, train_stage
+from caloforge.training.longer import go_on_longer, in_epochs
+from caloforge.training.loop import Run, StageResult, run_fit_stage, train_stage
 from caloforge.training.memory import memory_kept
 from caloforge.training.metrics import collect_metrics
 from caloforge.training.processes import Processes
-from caloforge.training.rundir import begin, check_free, check_same, clear, locked
+from caloforge.training.rundir import Added, begin, check_free, check_same, clear, locked
 from caloforge.training.setting_up import check_layers, check_sizes, torch_settings
 from caloforge.training.side_by_side import in_order_of_need
 from caloforge.training.state import read_counters, stage_finished
@@ -272,15 +272,17 @@ def _begin(call: _Call, seat: Seat | None, on_exit: ExitStack) -> _Begun:
     rows = _read(source, former, processes, seed, kept, _bytes(chosen_options.memory), where, show=call.show)
     check_sizes(rows, chosen, processes)
     check_layers(chosen, processes)
-    settings = _in_epochs(chosen_preset.training, all_stages, rows)
+    settings = in_epochs(chosen_preset.training, all_stages, rows)
     plan = _plan(settings, model, all_stages, rows, inputs, used, _story(data, rows, source, call.command))
     anew = list(stages) if overwrite else []
+    added = None if former is None else Added.to(former, model, anew)
     if former is not None:
-        check_same(directory, former, plan, anew=anew)
+        check_same(directory, former, plan, anew=anew, added=added)
     if not (resume or overwrite):
         check_free(directory, chosen)
     # Before the plan is written again: a kill in between leaves stages that still have to be told so.
     changed = former is not None and go_on_longer(directory, former, all_stages, chosen, anew, writes=processes.first)
+    changed |= former is not None and former.aids != plan.aids
     processes.wait()  # nothing is removed before everybody has looked, and everything that can be wrong was asked for
     if overwrite and processes.first:
         clear(directory, stages)
@@ -411,17 +413,6 @@ def _read(
         return TrainingSet(
             source, seed=seed, val_fraction=val_fraction, order=order, device=device, progress=display
         )  # fmt: skip
-
-
-def _in_epochs(training: TrainingConfig, stages: Sequence[Stage], rows: TrainingSet) -> TrainingConfig:
-    """The settings with numbers of epochs where the preset counts steps; the stages are told of them."""
-    found = {}
-    for stage in stages:
-        if isinstance(stage, GradientStage) and stage.training.steps is not None:
-            # A stage that has too few rows for a round is refused by the loop.
-            found[stage.name] = math.ceil(stage.training.steps / max(rounds_per_epoch(stage, rows), 1))
-            stage.training = stage.training.model_copy(update={"epochs": found[stage.name]})
-    return training.with_epochs(found)
 
 
 def _names(data: object) -> list[str]:

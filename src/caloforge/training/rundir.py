@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from caloforge.stage import Stage
 from caloforge.training.longer import settings_of
 from caloforge.training.state import last_state_file, result_file
 
-__all__ = ["begin", "check_free", "check_same", "clear", "locked"]
+__all__ = ["Added", "begin", "check_free", "check_same", "clear", "locked"]
 
 
 def begin(directory: Path, preset: Preset, plan: RunPlan, model: ShowerModel) -> None:
@@ -35,7 +36,33 @@ def begin(directory: Path, preset: Preset, plan: RunPlan, model: ShowerModel) ->
     write_plan(directory, model, plan.particle, plan.training, inputs=plan.inputs, details=plan.details)
 
 
-def check_same(directory: Path, former: RunPlan, now: RunPlan, *, anew: Collection[str] = ()) -> None:
+@dataclass(frozen=True)
+class Added:
+    """Aids that follow the model's own stages, and may be other ones than before.
+
+    Attributes:
+        aids: their kinds.
+        stages: the names of their stages.
+    """
+
+    aids: frozenset[str] = frozenset()
+    stages: frozenset[str] = frozenset()
+
+    @classmethod
+    def to(cls, former: RunPlan, model: ShowerModel, anew: Collection[str]) -> Added:
+        """Those of a model all of whose stages are new, or trained anew."""
+        aids, stages = set(), set()
+        for helper in model.helpers():
+            own = {stage.name for stage in helper.stages(model)}
+            if helper.follows and all(name in anew or name not in former.stages for name in own):
+                aids.add(helper.kind)
+                stages |= own
+        return cls(frozenset(aids), frozenset(stages))
+
+
+def check_same(
+    directory: Path, former: RunPlan, now: RunPlan, *, anew: Collection[str] = (), added: Added | None = None
+) -> None:
     """Refuse to mix two trainings; numbers of epochs may differ, see ``go_on_longer``.
 
     Args:
@@ -43,12 +70,14 @@ def check_same(directory: Path, former: RunPlan, now: RunPlan, *, anew: Collecti
         former: what was planned.
         now: what is planned now.
         anew: names of stages that are trained anew, whose settings may differ.
+        added: aids that may differ.
 
     Raises:
         OutputError: naming the first difference.
     """
+    free = added or Added()
     try:
-        difference = first_difference(_identity(former, anew), _identity(now, anew))
+        difference = first_difference(_identity(former, anew, free), _identity(now, anew, free))
     except (KeyError, TypeError) as error:
         raise OutputError(f"'{directory}' holds a damaged plan.json, which does not say its {error}") from None
     if difference:
@@ -57,12 +86,13 @@ def check_same(directory: Path, former: RunPlan, now: RunPlan, *, anew: Collecti
         )
 
 
-def _identity(plan: RunPlan, anew: Collection[str]) -> dict[str, Any]:
+def _identity(plan: RunPlan, anew: Collection[str], free: Added) -> dict[str, Any]:
     """What has to stay the same, from what a user changes most often to what follows from it."""
     details = plan.details
     return {
         "model": plan.kind,
-        "training": settings_of(plan, anew=anew),
+        "aids": {str(aid.get("kind")): aid for aid in plan.aids if aid.get("kind") not in free.aids},
+        "training": settings_of(plan, anew={*anew, *free.stages}),
         "config": plan.config,
         "seed": details["seed"],
         "validation_fraction": details["validation_fraction"],
@@ -70,7 +100,7 @@ def _identity(plan: RunPlan, anew: Collection[str]) -> dict[str, Any]:
         "particle": plan.particle,
         "detector": plan.detector,
         "inputs": details["inputs"],
-        "stages": plan.stages,
+        "stages": [name for name in plan.stages if name not in free.stages],
     }
 
 
