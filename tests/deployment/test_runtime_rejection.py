@@ -12,7 +12,7 @@ import torch
 from model_samples import sparse_showers, toy_detector
 from runtime_built import Built
 from runtime_exports import DIRECTIONS, checked, damaged, exported
-from runtime_library import DAMAGED, OK, REDRAWN, particles, with_changes
+from runtime_library import DAMAGED, FAILED, OK, REDRAWN, particles, with_changes
 from safetensors.torch import load_file
 from torch import nn
 
@@ -72,6 +72,22 @@ def test_what_is_drawn_again_is_what_python_draws(built: Built, tmp_path: Path) 
     python = sample_showers(load_model(tmp_path / "model"), Conditions.first(asked, 22), generation_streams(5)).showers
     assert isinstance(python, Showers)
     np.testing.assert_allclose(made, python.deposits, rtol=1e-5, atol=1e-6 * asked.max())
+
+
+def test_a_shower_that_is_rejected_too_often_is_empty(built: Built, tmp_path: Path) -> None:
+    """Mutation: leave the last rejected shower where it is."""
+    folder = sure(tmp_path, "pca-parametrisation", toy_detector())
+
+    def never(bias: torch.Tensor) -> torch.Tensor:
+        return torch.full_like(bias, -1e9)
+
+    for network in range(3):
+        damaged(folder, f"rejection.{network}.2.bias", never)
+    opened = built.library.opened(folder / "model")
+    made, status = opened.generate(particles([2e3, 8e4]), 5, np.arange(2, dtype=np.uint64))
+    opened.close()
+    assert status.tolist() == [FAILED, FAILED]
+    assert (made == 0).all()
 
 
 def refusal(built: Built, folder: Path) -> tuple[int, bool]:

@@ -209,7 +209,10 @@ cf_error cf_generate(const cf_model* model, int64_t n, const cf_particle* partic
             }
             rows.swap(rejected);
         }
-        for (int64_t row : rows) status[row] = CF_FAILED;
+        for (int64_t row : rows) {
+            status[row] = CF_FAILED;
+            std::fill_n(deposits + size_t(row) * V, V, 0.0f);  // not the last one that was rejected
+        }
     });
 }
 

@@ -110,7 +110,8 @@ CF_API cf_error cf_place_points(const cf_model* model, int64_t count, const floa
 
 /* The two halves of generating, for hosts with random numbers of their own and for tests of parity. A shower has as many standard
  * normal numbers as cf_latent_size says, one shower behind the other; attempts (may be null for 0) count rejections. The kinds
- * gflash, pca-parametrisation and shower-library take uniform numbers, too: doubles, each in the room of two floats. */
+ * gflash, pca-parametrisation and shower-library take uniform numbers, too: doubles, each in the room of two floats. So does, as
+ * its last one, any model with the aid rejection: it says whether the shower is valid. */
 CF_API cf_error cf_latent_size(const cf_model* model, const cf_particle* particle, int64_t* size);
 CF_API cf_error cf_latents(const cf_model* model, int64_t n, const cf_particle* particles, uint64_t seed,
                            const uint64_t* showers, const uint64_t* attempts, float* latents);
