@@ -216,9 +216,12 @@ class Model:
         return np.concatenate(parts) if parts else np.empty(0)
 
     def card(self) -> list[tuple[str, str]]:
-        """The model card: what it is, for what it was trained, on what, and what it scores."""
+        """The model card: what it is, for what it was trained, on what, and what it scores; and what was changed of it."""
         rows = card_rows(self._record)
         rows.insert(1, ("likelihood", "exact" if self.has_likelihood else "none"))
+        if self.network.options:
+            changed = ", ".join(f"{key}={value}" for key, value in self.network.options.items())
+            rows.insert(2, ("options", f"{changed}; the rest of this card is of the model without them"))
         return rows
 
     def __repr__(self) -> str:

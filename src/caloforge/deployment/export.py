@@ -17,7 +17,7 @@ from caloforge.atomic import output_error, replace_file
 from caloforge.deployment.parity import ParityResult
 from caloforge.deployment.targets import cpp, ddml_caloclouds, ddml_l2lflows, fastcalosim, onnx, par04, torchscript
 from caloforge.errors import GenerationError, OutputError, UsageError
-from caloforge.models import ShowerModel, load_model, save_model
+from caloforge.models import ShowerModel, load_model, save_model, training_row_hashes
 from caloforge.options import ExportOptions
 from caloforge.version import __version__
 
@@ -132,7 +132,12 @@ def _located(model: str | Path | ShowerModel) -> Iterator[str | Path]:
     else:
         with tempfile.TemporaryDirectory() as folder:
             place = Path(folder) / (model.kind if model.directory is None else model.directory.name)
-            save_model(place, model, model.record.valid, licence=model.record.licence)
+            # Scores are left out: they are of the model as it was stored.
+            save_model(
+                place, model, model.record.valid, licence=model.record.licence, inputs=model.record.inputs,
+                training=model.record.training,
+                row_hashes=None if model.directory is None else training_row_hashes(model.directory),
+            )  # fmt: skip
             yield place
 
 

@@ -90,7 +90,9 @@ class FileEvaluation:
     ) -> EvaluationResult:
         generated, reference = self.samples["generated"], self.samples["reference"]
         needs_model = self.model is not None and (self.timing or "neighbours" in self.plan.measures)
-        model = load_model(self.model) if needs_model and self.model is not None else None
+        model = None
+        if needs_model and self.model is not None:
+            model = load_model(self.model, options=_options(generated.provenance))
         result = evaluate(
             generated.showers,
             reference.showers,
@@ -125,7 +127,16 @@ def made_by(provenance: Mapping[str, Any]) -> str:
         return ""
     aids = [str(aid.get("kind")) for aid in model.get("aids", ()) if isinstance(aid, Mapping)]
     profile = f", {model['profile']}" if "profile" in model else ""
-    return f"{model['kind']}{profile}; aids: {', '.join(aids) or 'none'}" if profile else str(model["kind"])
+    changed = ", ".join(f"{key}={value}" for key, value in _options(provenance).items())
+    options = f"; options: {changed}" if changed else ""
+    return f"{model['kind']}{profile}; aids: {', '.join(aids) or 'none'}{options}" if profile else str(model["kind"])
+
+
+def _options(provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """How the model was told to sample that made some showers."""
+    model = provenance.get("model")
+    options = model.get("options") if isinstance(model, Mapping) else None
+    return dict(options) if isinstance(options, Mapping) else {}
 
 
 def _sampler(model: ShowerModel, seed: int) -> Sampler:

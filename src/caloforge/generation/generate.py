@@ -150,13 +150,8 @@ def generate(
         "program": "caloforge generate",
         "caloforge": __version__,
         "torch": torch.__version__,
-        "model": {
-            "kind": loaded.kind,
-            "profile": loaded.described_profile(),
-            "aids": [helper.describe() for helper in loaded.helpers()],
-            "sha256": identity,
-        }
-        | adjusted
+        "model": loaded.described()
+        | {"sha256": identity}
         # Made for a detector on the spot, so nobody need look for rows that it was trained on.
         | ({"untrained": True} if loaded.record is not None and loaded.directory is None else {}),
         "seed": seed,

@@ -133,7 +133,7 @@ def sample_showers(
 
 def _origin(model: ShowerModel, *, extrapolate: bool) -> dict[str, Any]:
     """What showers in memory say of themselves, as generated files do."""
-    made_by: dict[str, Any] = {"kind": model.kind}
+    made_by = model.described()
     if model.record is not None:
         made_by |= {"sha256": model.record.weights_sha256, "directory": str(model.directory)}
     return {"program": "caloforge", "model": made_by, "extrapolated": extrapolate}
@@ -144,6 +144,8 @@ def _sample(model: ShowerModel, conditions: Conditions, streams: Streams, batch_
     places: list[NDArray[np.int64]] = []
     parts: list[Showers | ShowerPoints] = []
     waiting, wanted, redrawn = np.arange(len(conditions)), conditions, 0
+    # Never more than they had: beside a single shower 31 others would cost as much as 31 showers.
+    company = min(_COMPANY, batch_size) if len(conditions) >= _COMPANY else 0
     while len(waiting):
         rejected = np.zeros(len(waiting), dtype=np.bool_)
         for start in range(0, len(waiting), batch_size):
@@ -151,8 +153,8 @@ def _sample(model: ShowerModel, conditions: Conditions, streams: Streams, batch_
             began = time.perf_counter()
             asked = wanted[rows]
             count = len(asked)
-            if count < _COMPANY <= len(conditions) and redrawn:
-                asked = asked[np.resize(np.arange(count), _COMPANY)]
+            if count < company and redrawn:
+                asked = asked[np.resize(np.arange(count), company)]
             latents = model.latents(asked, streams)
             drawn = time.perf_counter()
             output, valid = model.decode(asked, latents)

@@ -181,6 +181,16 @@ class ShowerModel(nn.Module, ABC):
         return self.profile if not changed else f"{self.profile}, but {', '.join(changed)}"
 
     @final
+    def described(self) -> dict[str, Any]:
+        """What generated showers say of how they were made, JSON values: ``kind``, ``profile``, ``aids``, maybe ``options``."""
+        found = {
+            "kind": self.kind,
+            "profile": self.described_profile(),
+            "aids": [helper.describe() for helper in self.helpers()],
+        }
+        return found | ({"options": dict(self.options)} if self.options else {})
+
+    @final
     def latents(self, conditions: Conditions, streams: Streams) -> Latents:
         """Draw all random numbers of some showers: the model's own, and those of its aids.
 
@@ -231,6 +241,14 @@ class ShowerModel(nn.Module, ABC):
     def judges(self) -> Sequence[str]:
         """Kinds of its aids that do not accept every shower, so that whoever decodes must be able to draw again."""
         return [helper.kind for helper in self.helpers() if helper.rejects]
+
+    @final
+    def with_factors(self, log_prob: Tensor, showers: Showers | ShowerPoints) -> Tensor:
+        """A log-density of some showers, float64 (N,), nats, and what its aids add to it."""
+        for helper in self.helpers():
+            factor = helper.log_factor(showers)
+            log_prob = log_prob if factor is None else log_prob + factor
+        return log_prob
 
     @final
     @torch.no_grad()

@@ -188,6 +188,7 @@ def save_model(
         OutputError: if it cannot be written.
     """
     off = tuple(f"aids.{kind}." for kind in model.aids if model.options.get(kind) is False)
+    left_out = sum(value.numel() for name, value in model.named_parameters() if name.startswith(off))
     tensors = {name: value.detach() for name, value in model.state_dict().items() if not name.startswith(off)}
     if weights is not None:
         tensors |= {name: value.detach().to(weights) for name, value in model.named_parameters() if name in tensors}
@@ -211,7 +212,7 @@ def save_model(
         inputs=dict(inputs or {}),
         metrics=dict(metrics or {}),
         licence=licence,
-        parameters=model.parameter_count(),
+        parameters=model.parameter_count() - left_out,
         weights_sha256=_sha256(path),
     )
     _replace_json(directory / "model.json", record)

@@ -174,9 +174,9 @@ class DistilledModel(ShowerModel):
     def log_prob(
         self, showers: Showers | ShowerPoints, streams: Streams, *, draws: int = 1, first_row: int = 0
     ) -> Tensor:
-        """As the teacher's, with the student's flows; see :meth:`caloforge.models.ShowerModel.log_prob`."""
+        """As the teacher's, with the student's flows and aids; see :meth:`caloforge.models.ShowerModel.log_prob`."""
         log_prob: Tensor = self.model.log_prob(showers, streams, draws=draws, first_row=first_row)
-        return log_prob
+        return self.with_factors(log_prob, showers)
 
     def describe_representation(self) -> dict[str, Any]:
         """The teacher's."""

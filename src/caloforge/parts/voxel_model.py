@@ -159,7 +159,4 @@ class VoxelModel(ShowerModel):
         log_prob = noise_averaged_log_prob(
             self, self.noisy_log_prob, showers, streams, draws=draws, first_row=first_row, rows=self.likelihood_rows
         )
-        for helper in self.helpers():
-            factor = helper.log_factor(showers)
-            log_prob = log_prob if factor is None else log_prob + factor
-        return log_prob
+        return self.with_factors(log_prob, showers)
