@@ -50,7 +50,9 @@ def repack(source: Path, target: Path) -> None:
     with h5py.File(source) as old, h5py.File(target, "w") as new:
         new.attrs.update(old.attrs)
         for name, dataset in old.items():
-            chunks = (min(1000, len(dataset)), *dataset.shape[1:])
+            # The columns of points (places, layers, energies) are alike only among themselves.
+            points = name == "points"
+            chunks = (min(65536 if points else 1000, len(dataset)), *((1,) if points else dataset.shape[1:]))
             copy = new.create_dataset(
                 name, data=dataset[()], chunks=chunks, compression="gzip", compression_opts=9, shuffle=True
             )

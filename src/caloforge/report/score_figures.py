@@ -126,8 +126,10 @@ def draw_importance(result: ClassifierResult, floor: ClassifierResult | None, mo
         axes.yaxis.set_tick_params(which="minor", left=False, right=False)
         axes.set_xlabel("fall of the AUC")
         axes.set_title(title)
-    if known:
-        panels[0].legend(loc="lower right", fontsize=7.5)
+    # Of a floor only the features that matter most are kept, and none of them need be here.
+    labelled = [axes for axes in panels if axes.get_legend_handles_labels()[0]]
+    if labelled:
+        labelled[0].legend(loc="lower right", fontsize=7.5)
     return figure
 
 
