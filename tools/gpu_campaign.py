@@ -5,7 +5,8 @@ and first, without a GPU: python tools/gpu_campaign.py OUT --rehearse --data ...
 
 Each step is a `caloforge` command in a process of its own with a time limit; what it prints goes to OUT/STEP.log, what it
 measures to OUT. After every step OUT/summary.json says which commands were run, with what result and in how many seconds; what it
-calls finished is not repeated by the next call with the same OUT. The rehearsal is the same on the CPU, with tiny sizes.
+calls finished is not repeated by the next call with the same OUT. The rehearsal is the same on the CPU, with tiny sizes, in
+OUT/rehearsal.
 """
 
 from __future__ import annotations
@@ -32,13 +33,18 @@ class Step:
         name: of its log and its results.
         words: the command.
         seconds: it is stopped after so long; a training then keeps what it has, and goes on with the next call.
-        needs: a file of another step without which it makes no sense.
+        needs: name of another step that must have ended well.
     """
 
     name: str
     words: tuple[str, ...]
     seconds: int
-    needs: Path | None = None
+    needs: str = ""
+
+    @property
+    def command(self) -> str:
+        """As people would type it."""
+        return " ".join(["caloforge", *self.words])
 
 
 def steps(out: Path, data: Sequence[str], reference: Sequence[str], floor: Sequence[str], rehearse: bool) -> list[Step]:
@@ -77,7 +83,7 @@ def steps(out: Path, data: Sequence[str], reference: Sequence[str], floor: Seque
                 ("generate", str(model), "--energy", "1:100", "--events", "300" if rehearse else "100000", "--seed", "9",
                  "--out", str(made), "--overwrite", *device),
                 120,
-                model / "model.json",
+                f"{preset}-train",
             ),
             Step(
                 f"{preset}-evaluate",
@@ -87,7 +93,7 @@ def steps(out: Path, data: Sequence[str], reference: Sequence[str], floor: Seque
                    else ("--only", "layers,boosted,fpd,caloflow-observables,caloflow-dnn")),
                  "--format", "html,json,png", "--out", str(report)),
                 400,
-                made,
+                f"{preset}-generate",
             ),
         ]  # fmt: skip
     return found
@@ -104,18 +110,25 @@ def run(step: Step, out: Path, seconds: float) -> dict[str, object]:
         try:
             code: int | str = process.wait(limit)
         except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGINT)
-            try:
-                process.wait(30)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
             code = f"stopped after {limit:.0f} s"
+        finally:  # nothing goes on behind a campaign that was interrupted
+            if process.poll() is None:
+                process.send_signal(signal.SIGINT)
+                try:
+                    process.wait(30)
+                except subprocess.TimeoutExpired:
+                    process.kill()
+                    process.wait()
     return {
-        "command": " ".join(["caloforge", *step.words]),
+        "command": step.command,
         "result": code,
         "seconds": round(time.monotonic() - begun, 1),
     }
+
+
+def interrupt(number: int, frame: object) -> None:
+    """What a request to end is taken for."""
+    raise KeyboardInterrupt
 
 
 def main() -> int:
@@ -128,21 +141,34 @@ def main() -> int:
     )
     parser.add_argument("--rehearse", action="store_true", help="the same on the CPU with tiny sizes")
     options = parser.parse_args()
-    options.out.mkdir(parents=True, exist_ok=True)
-    path, end = options.out / "summary.json", time.monotonic() + 60 * options.minutes
+    out = (
+        options.out / "rehearsal" if options.rehearse else options.out
+    )  # which finishes nothing of the campaign itself
+    out.mkdir(parents=True, exist_ok=True)
+    path, end = out / "summary.json", time.monotonic() + 60 * options.minutes
+    finished = set()
     summary: dict[str, dict[str, object]] = json.loads(path.read_text()) if path.is_file() else {}
-    for step in steps(options.out, options.data, options.reference, options.floor, options.rehearse):
-        left = end - time.monotonic()
-        if summary.get(step.name, {}).get("result") == 0:
+    for step in steps(out, options.data, options.reference, options.floor, options.rehearse):
+        left, before = end - time.monotonic(), summary.get(step.name, {})
+        if before.get("result") == 0 and before.get("command") == step.command:
+            finished.add(step.name)
             continue
-        if left < 20 or (step.needs is not None and not step.needs.exists()):
-            print(f"{step.name}: left out, {'no time' if left < 20 else f'{step.needs} is not there'}", flush=True)
+        ready = not step.needs or step.needs in finished
+        if left < 20 or not ready:
+            print(
+                f"{step.name}: left out, {'no time' if left < 20 else f'{step.needs} has not ended well'}", flush=True
+            )
             continue
-        summary[step.name] = run(step, options.out, left)
-        path.write_text(json.dumps(summary, indent=2) + "\n")
+        summary[step.name] = run(step, out, left)
+        if summary[step.name]["result"] == 0:
+            finished.add(step.name)
+        beside = path.with_suffix(".partial")  # a cut while it is written leaves the former one
+        beside.write_text(json.dumps(summary, indent=2) + "\n")
+        beside.replace(path)
         print(f"{step.name}: {summary[step.name]['result']} after {summary[step.name]['seconds']} s", flush=True)
     return 0 if all(found["result"] == 0 for found in summary.values()) else 1
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, interrupt)
     sys.exit(main())

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -111,4 +113,51 @@ def test_a_step_that_takes_too_long_is_stopped(
     assert campaign(tool, tmp_path, monkeypatch) == 1
     text = capsys.readouterr().out
     assert text.count("stopped after 2 s") == 2
-    assert text.count("is not there") == 4
+    assert text.count("has not ended well") == 4
+
+
+def test_a_rehearsal_finishes_nothing(tool: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the same folder, as the description has it; mutations: one summary for both, or one that does not look at commands."""
+    assert campaign(tool, tmp_path, monkeypatch, "--rehearse") == 0
+    assert campaign(tool, tmp_path, monkeypatch) == 0
+    assert len(calls(tmp_path)) == 16
+    assert campaign(tool, tmp_path, monkeypatch) == 0
+    assert len(calls(tmp_path)) == 16
+    steps = tool.steps
+    monkeypatch.setattr(tool, "steps", lambda *a: [replace(steps(*a)[0], words=("bench", "sampling", "--other"))])
+    assert campaign(tool, tmp_path, monkeypatch) == 0
+    assert calls(tmp_path)[16:] == [["bench", "sampling", "--other"]]
+
+
+def test_what_a_stopped_step_left_is_not_evaluated(
+    tool: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half of the showers, say; mutation: go on where there is a file."""
+    steps = tool.steps
+    monkeypatch.setattr(
+        tool, "steps", lambda *a: [replace(s, seconds=0) if s.name.endswith("generate") else s for s in steps(*a)]
+    )
+    assert campaign(tool, tmp_path, monkeypatch) == 1
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert not any(name.endswith("evaluate") for name in summary)
+
+
+def test_nothing_goes_on_behind_an_interrupted_campaign(tmp_path: Path) -> None:
+    """Mutation: leave the process of the step alone when the campaign is asked to end."""
+    package = tmp_path / "caloforge"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    note = tmp_path / "note"
+    (package / "__main__.py").write_text(
+        "import os, time\nfrom pathlib import Path\n"
+        f"Path({str(note)!r}).write_text(str(os.getpid()))\ntime.sleep(120)\n"
+    )
+    command = [sys.executable, str(TOOL), str(tmp_path / "out"), "--data", "a", "--reference", "t", "--floor", "f"]
+    running = POPEN(command, env={**os.environ, "PYTHONPATH": str(tmp_path)}, stderr=subprocess.DEVNULL)
+    until = time.monotonic() + 60
+    while not (note.exists() and note.read_text()) and time.monotonic() < until:
+        time.sleep(0.05)
+    running.terminate()
+    assert running.wait(60) != 0
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(note.read_text()), 0)
