@@ -9,11 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from model_samples import fit, sparse_showers, toy_detector
+from model_samples import Rows, fit, sparse_showers, toy_detector
 
 import caloforge as cf
+from caloforge.aids import rejection
+from caloforge.aids.rejection import Rejection
 from caloforge.conditions import ConditionRange, Conditions
 from caloforge.deployment import export_model
+from caloforge.errors import GenerationError
 from caloforge.evaluation import files
 from caloforge.generation import generation_streams, sample_showers
 from caloforge.models import (
@@ -27,8 +30,10 @@ from caloforge.models import (
 )
 from caloforge.random import Streams
 from caloforge.showers import Showers
+from caloforge.stage import FitStage, TrainingConfig
 
 DETECTOR = toy_detector()
+GeV = 1e3
 JUDGE = {"kind": "rejection", "most": 2.0, "networks": 2, "hidden": 6}
 RANGE = ConditionRange(particle=22, incident_energy=(1e3, 1e5))
 
@@ -129,3 +134,44 @@ def test_an_export_without_it_knows_on_what_the_model_was_trained(tmp_path: Path
     assert (after.metrics, after.aids) == ({}, [])  # the scores are those of the model with it
     assert before.parameters > 0
     assert after.parameters == 0
+
+
+def test_the_share_that_stays_is_right_at_the_lower_end_of_a_uniform_beam(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where it changes most; mutation: equally many rows between knots, or draws that the classifier has learnt from."""
+    model, energy = tiny("pca-parametrisation", JUDGE | {"draws": 2}), np.linspace(1, 100, 3000) * GeV
+    (aid,) = model.helpers()
+    assert isinstance(aid, Rejection)
+    deposits = np.full((3000, DETECTOR.readout.n_voxels), 1.0, dtype=np.float32)
+    asked = set()
+
+    def drawn(aid: Rejection, model: ShowerModel, batch: Any, *arguments: Any, first: int) -> torch.Tensor:
+        asked.add(first)
+        features: torch.Tensor = batch.incident_energy[:, None, None]
+        return features
+
+    def chance(features: torch.Tensor) -> torch.Tensor:
+        return 0.38 + 0.08 * torch.exp(1 - features[:, 0] / GeV)
+
+    monkeypatch.setattr(rejection, "_drawn", drawn)
+    monkeypatch.setattr(aid, "chance", chance)
+    (stage,) = (s for s in model.training_stages(TrainingConfig()) if s.name == "rejection-rate")
+    assert isinstance(stage, FitStage)
+    stage.load_state(stage.fit(Rows(Showers(deposits, energy, 22, DETECTOR.readout)), Streams(1, "x")))
+    assert asked == {2}
+    places = torch.tensor([1.0, 2.0, 6.0, 50.0, 100.0]) * GeV
+    np.testing.assert_allclose(aid.rate(places).numpy(), chance(places[:, None].double()).numpy(), atol=0.02)
+
+
+def test_who_rejects_too_often_is_named() -> None:
+    """A classifier that takes all showers for generated ones; mutation: leave the aid out of the sentence."""
+    model = tiny("pca-parametrisation", JUDGE)
+    (aid,) = model.helpers()
+    assert isinstance(aid, Rejection)
+    for network in aid.networks:
+        assert isinstance(network, torch.nn.Sequential)
+        torch.nn.init.constant_(network[-1].bias, -1e3)  # type: ignore[arg-type]
+    wanted = r"rejected shower 0 \(3 GeV\) 100 times, .*; without its aid 'rejection' it may \(option rejection=false\)"
+    with pytest.raises(GenerationError, match=wanted):
+        sample_showers(model, Conditions.first(np.full(3, 3e3), 22), generation_streams(1))
+    model.adjust({"rejection": False})
+    assert sample_showers(model, Conditions.first(np.full(3, 3e3), 22), generation_streams(1)).redrawn == 0

@@ -9,6 +9,7 @@ import pytest
 import torch
 from scipy.stats import norm
 
+from caloforge.errors import UsageError
 from caloforge.nn.discrepancy import discrepancy, energy_distance, sorted_kernel_discrepancy, windows
 
 
@@ -106,6 +107,12 @@ def test_energy_distance_against_the_slow_way() -> None:
     energy_distance(torch.zeros_like(leaf) * leaf, y).backward()
     assert leaf.grad is not None
     assert bool(leaf.grad.isfinite().all())  # where all rows are the same
+
+
+def test_energy_distance_of_one_row_is_refused() -> None:
+    """Mutation: divide by the number of pairs all the same; the loss of such a batch is then no number."""
+    with pytest.raises(UsageError, match="a batch of 1 is too small"):
+        energy_distance(torch.zeros(4, 1, 2), torch.zeros(4, 1, 2))
 
 
 def test_energy_distance_has_no_bias_in_small_batches() -> None:

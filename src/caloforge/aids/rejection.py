@@ -277,7 +277,11 @@ class _ClassifierStage(GradientStage):
 
 
 class _RateStage(FitStage):
-    """Share of generated showers that stay, by least squares on knots between which about equally many rows lie."""
+    """Share of generated showers that stay, by least squares on knots.
+
+    Knots lie half where they would with equally many rows between them, half where they would with equal distances: most of a
+    beam that is uniform in the energy is far from its lower end, where the share changes most.
+    """
 
     def __init__(self, aid: Rejection, model: ShowerModel) -> None:
         super().__init__("rejection-rate", {"aids.rejection.rate": aid.rate}, needs=("rejection",))
@@ -288,12 +292,16 @@ class _RateStage(FitStage):
         """See :meth:`caloforge.stage.FitStage.fit`."""
         places, stays, maker = [], [], _maker(self.model)
         for batch in data:
-            features = _drawn(self.aid, maker, batch, list(range(len(batch))), 1, streams)[:, 0]
+            # Others than the classifier has learnt from, which it knows better than what it will see.
+            first = self.aid.config.draws
+            features = _drawn(self.aid, maker, batch, list(range(len(batch))), 1, streams, first=first)[:, 0]
             sound = torch.isfinite(features).all(dim=1)
             stays.append(self.aid.chance(features[sound].double()).cpu())
             places.append(torch.log(batch.incident_energy.double())[sound].cpu())
         place, stay = torch.cat(places), torch.cat(stays)
-        knots = torch.from_numpy(np.quantile(place.numpy(), np.linspace(0, 1, _KNOTS)))
+        share = np.linspace(0, 1, _KNOTS)
+        low, high = float(place.min()), float(place.max())
+        knots = torch.from_numpy((np.quantile(place.numpy(), share) + low + (high - low) * share) / 2)
         # Beams of single energies: knots have to rise, and one without rows has the mean.
         knots = knots + torch.arange(_KNOTS, dtype=torch.float64) * 1e-6
         hats = AcceptanceRate.hats(place, knots)
@@ -314,11 +322,21 @@ def _maker(model: ShowerModel) -> ShowerModel:
 
 @torch.no_grad()
 def _drawn(
-    aid: Rejection, model: ShowerModel, batch: TrainingBatch, chosen: list[int], draws: int, streams: Streams
+    aid: Rejection,
+    model: ShowerModel,
+    batch: TrainingBatch,
+    chosen: list[int],
+    draws: int,
+    streams: Streams,
+    *,
+    first: int = 0,
 ) -> Tensor:
-    """Features (rows, draws, F) of showers under the conditions of some rows, as precise as the model; NaN if invalid."""
+    """Features (rows, draws, F) of showers under the conditions of some rows, as precise as the model; NaN if invalid.
+
+    ``first`` is the number of the first draw.
+    """
     found = []
-    for draw in range(draws):
+    for draw in range(first, first + draws):
         asked = conditions_of_rows(batch, attempt=draw, particle=int(aid.features.particle))[np.array(chosen)]
         deposits, valid = generated_rows(model, asked, streams.child("generated"))
         features = aid.features(deposits, asked.tensors(model.device)).to(aid.dtype)

@@ -171,9 +171,10 @@ def _sample(model: ShowerModel, conditions: Conditions, streams: Streams, batch_
         redrawn += int(rejected.sum())
         waiting, wanted = waiting[rejected], wanted[rejected].again()
         if len(waiting) and int(wanted.attempt.max()) >= max_attempts:
+            judges = "".join(f"; without its aid '{kind}' it may (option {kind}=false)" for kind in model.judges())
             raise GenerationError(
                 f"the model rejected shower {int(wanted.index[0])} ({format_energy(float(wanted.incident_energy[0]))}) "
-                f"{max_attempts} times, so it cannot make showers under these conditions"
+                f"{max_attempts} times, so it cannot make showers under these conditions{judges}"
             )
     began = time.perf_counter()
     showers = _in_order(parts, np.concatenate(places))

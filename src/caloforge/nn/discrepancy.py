@@ -11,6 +11,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from caloforge.errors import UsageError
+
 __all__ = ["discrepancy", "energy_distance", "sorted_kernel_discrepancy", "windows"]
 
 #: Added to squared distances of rows: their root has no derivative at 0.
@@ -48,7 +50,14 @@ def energy_distance(x: Tensor, y: Tensor) -> Tensor:
 
     Returns:
         (...,).
+
+    Raises:
+        UsageError: if there is one row, which has no other one to be compared with.
     """
+    if x.shape[-2] < 2:
+        raise UsageError(
+            "energy distances compare the rows of a batch, so a batch of 1 is too small, expected at least 2"
+        )
     pairs = x.shape[-2] * (x.shape[-2] - 1)
     total = torch.zeros_like(x[..., 0, 0])
     for weight, one, other in ((2.0, x, y), (-1.0, x, x), (-1.0, y, y)):
