@@ -13,6 +13,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 TORCH = "torch==2.13.0"
+#: The version that CUDA builds of that torch ask for; the newest one would keep them from being installed.
+TRITON = "triton==3.7.1"
 HEADER = """\
 # Every package of the development environment, pinned. Made by tools/make_lock.py.
 # Install torch first (the Makefile does): pip install torch==2.13.0 --constraint requirements.lock
@@ -34,7 +36,7 @@ def main() -> None:
         subprocess.run([sys.executable, "-m", "venv", folder], check=True)
         pip = [python, "-m", "pip", "--disable-pip-version-check"]
         # torch first, so that the ranges of other packages find it there and fetch no other build.
-        subprocess.run([*pip, "install", "--quiet", TORCH], check=True)
+        subprocess.run([*pip, "install", "--quiet", TORCH, TRITON], check=True)
         subprocess.run([*pip, "install", "--quiet", *wanted], check=True)
         frozen = subprocess.run([*pip, "freeze"], check=True, capture_output=True, text=True).stdout
     # A local build tag (2.13.0+cpu) is this machine's, not the project's; so are GPU runtime packages.

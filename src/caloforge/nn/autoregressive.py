@@ -25,7 +25,7 @@ from caloforge.kernels.ops.autoregressive import (
     solve_blocks,
 )
 from caloforge.kernels.ops.packing import PackedCopies
-from caloforge.kernels.ops.registry import eager
+from caloforge.kernels.ops.registry import served
 from caloforge.kernels.ops.splines import raw_parameter_count
 from caloforge.nn.flow import ConditionalFlow, fixed_permutations
 from caloforge.nn.made import MADE, MaskKind
@@ -194,10 +194,10 @@ class AutoregressiveFlow(ConditionalFlow):
         """
         tensors, copies = self._weights()
         spline = cast("AutoregressiveSpline", self.blocks[0]).spline_shape
-        if not (eager(given, tensors[0]) and given.dtype == tensors[0].dtype):
+        if not (served(given, tensors[0]) and given.dtype == tensors[0].dtype):
             return self.solve_plainly(given, context)
         # One at a time is for the latency of sampling, which is not the slow direction of a flow that reads latents.
-        single = len(given) <= _MOST_SINGLE and not self.reads_latents
+        single = len(given) <= _MOST_SINGLE and given.is_cpu and not self.reads_latents
         packed, plan = copies.get(tensors, single, lambda: self._pack(single))
         return solve_autoregressive(packed, plan, given, context, spline, single=single)
 

@@ -10,12 +10,15 @@ the order of the blocks and the direction of the splines differ.
 
 In plain PyTorch features are taken in groups: what a group needs from features and hidden units known before it is one
 dense product per layer, and inside the group remains a small triangle, walked step by step. The compiled kernels do
-likewise, with weights packed in the order in which they are read, without the masked corner.
+likewise, with weights packed in the order in which they are read, without the masked corner. On a GPU a kernel solves a block in
+one launch (``caloforge.kernels.gpu.inverse``), or the plain operations are replayed (``caloforge.kernels.gpu.graphs``).
 """
 
 from __future__ import annotations
 
 import ctypes
+import os
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,8 +26,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from caloforge.errors import CaloForgeWarning
+from caloforge.kernels.gpu.graphs import Graphs
 from caloforge.kernels.ops.packing import addresses_of, new_memory, pack_plainly, plain_weights
-from caloforge.kernels.ops.registry import SUFFIXES, check_status, operator
+from caloforge.kernels.ops.registry import SUFFIXES, check_status, gpu_kernels, operator
 from caloforge.kernels.ops.splines import rqs
 
 __all__ = [
@@ -260,6 +265,12 @@ def _plain_pack(weights: Sequence[Tensor], plan: Tensor, single: bool) -> Tensor
 def _plain_solve(
     packed: Tensor, plan: Tensor, z: Tensor, context: Tensor | None, single: bool, *spline: float
 ) -> tuple[Tensor, Tensor]:
+    blocks, last, reads_latents = _unpack(packed, plan)
+    return solve_blocks(blocks, last, z, context, spline, inverse=not reads_latents)
+
+
+def _unpack(packed: Tensor, plan: Tensor) -> tuple[list[BlockWeights], Tensor, bool]:
+    """What :func:`solve_blocks` takes, in the memory in which the weights were packed plainly."""
     features, given, hidden, layers, blocks, bins, reads_latents, *rest = plan.tolist()
     own = features * (3 * bins - 1)
     shapes = [(hidden, features), (hidden,), *([(hidden, hidden), (hidden,)] * (layers - 1))]
@@ -271,10 +282,9 @@ def _plain_solve(
         ready, source, rest = rest[: features + 1], rest[features + 1 : 2 * features + 1], rest[2 * features + 1 :]
         tensors, weights = weights[: len(shapes)], weights[len(shapes) :]
         pairs = list(zip(tensors[::2], tensors[1::2], strict=True))
-        packs.append(
-            BlockWeights(ready, torch.tensor(source), pairs[:layers], pairs[layers] if given else None, pairs[-1])
-        )
-    return solve_blocks(packs, torch.tensor(rest), z, context, spline, inverse=not reads_latents)
+        order = torch.tensor(source, device=packed.device)
+        packs.append(BlockWeights(ready, order, pairs[:layers], pairs[layers] if given else None, pairs[-1]))
+    return packs, torch.tensor(rest, device=packed.device), bool(reads_latents)
 
 
 # ---- compiled -------------------------------------------------------------------------------------------------------
@@ -310,12 +320,100 @@ def _compiled_solve(
     return (x, logdet) if check_status(status) else NotImplemented
 
 
+# ---- on a GPU -------------------------------------------------------------------------------------------------------
+
+_graphs = Graphs()
+#: What of the plans (their sizes) the Triton kernel has proven here: True, or False if it is not to be used.
+_proven: dict[tuple[int, ...], bool] = {}
+#: Values that may differ by more than this from the plain twin, and how many of them: flat bins magnify rounding.
+_TOLERANCE, _OUTSIDE = 2e-3, 0.02
+
+
+def _gpu_kind(plan: Tensor, dtype: torch.dtype) -> str:
+    """What solves a flow of this plan on a GPU."""
+    kind = gpu_kernels()
+    if kind != "triton":
+        return kind
+    from caloforge.kernels.gpu import inverse
+
+    return "triton" if inverse.covers(plan, dtype) and _proven.get(_sizes(plan), True) else "plain"
+
+
+def _sizes(plan: Tensor) -> tuple[int, ...]:
+    return tuple(plan[:7].tolist())
+
+
+def _gpu_pack(weights: Sequence[Tensor], plan: Tensor, single: bool) -> Any:
+    if _gpu_kind(plan, weights[0].dtype) != "triton":
+        return NotImplemented
+    from caloforge.kernels.gpu import inverse
+
+    packed = inverse.pack(weights, plan)
+    if _sizes(plan) not in _proven:
+        _proven[_sizes(plan)] = _prove(packed, weights, plan)
+    return packed if _proven[_sizes(plan)] else NotImplemented
+
+
+def _prove(packed: Tensor, weights: Sequence[Tensor], plan: Tensor) -> bool:
+    """Solve a few rows by the Triton kernel and by its plain twin, once for each kind of flow in a process.
+
+    The kernel is compiled where it runs, for a GPU and by a compiler that nobody has tried; so it is asked for a proof before its
+    results are used.
+    """
+    from caloforge.kernels.gpu import inverse
+
+    features, given = plan[:2].tolist()
+    numbers = torch.Generator().manual_seed(0)
+    z = (2 * torch.randn(20, features, generator=numbers)).to(packed.device)
+    context = torch.randn(20, given, generator=numbers).to(packed.device) if given else None
+    spline = 5.0, 1e-6, 1e-6, 1e-6
+    try:
+        found, logdet = inverse.solve(packed, plan, z, context, *spline)
+        expected, _ = _plain_solve(pack_plainly(weights), plan, z, context, False, *spline)
+        outside = ((found - expected).abs() > _TOLERANCE).double().mean().item()
+        if outside <= _OUTSIDE and torch.isfinite(logdet).all():
+            return True
+        reason = (
+            f"{100 * outside:.1f} % of what it found for a few rows differ from plain PyTorch by more than {_TOLERANCE}"
+        )
+    except Exception as error:  # whatever a compiler or a driver may say
+        if os.environ.get("CALOFORGE_GPU_KERNELS") == "triton":
+            raise
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    if os.environ.get("CALOFORGE_GPU_KERNELS") == "triton":
+        raise RuntimeError(f"the Triton kernel was asked for and fails: {reason}")
+    warnings.warn(
+        f"the Triton kernel does not serve here ({reason}), so the exact inverse is done in plain PyTorch, whose many small "
+        "launches take far longer; CALOFORGE_GPU_KERNELS=graphs may help",
+        CaloForgeWarning,
+        stacklevel=2,
+    )
+    return False
+
+
+def _gpu_solve(packed: Tensor, plan: Tensor, z: Tensor, context: Tensor | None, single: bool, *spline: float) -> Any:
+    kind = _gpu_kind(plan, packed.dtype)
+    if kind == "triton":
+        from caloforge.kernels.gpu import inverse
+
+        return inverse.solve(packed, plan, z, context, *spline)
+    if kind != "graphs":
+        return NotImplemented
+
+    def make() -> Any:
+        blocks, last, reads_latents = _unpack(packed, plan)
+        return lambda own, conditions: solve_blocks(blocks, last, own, conditions, spline, inverse=not reads_latents)
+
+    return _graphs.solve(packed, spline, make, z, context)
+
+
 _pack = operator(
-    "autoregressive_pack(Tensor[] weights, Tensor plan, bool single) -> Tensor", _plain_pack, _compiled_pack
+    "autoregressive_pack(Tensor[] weights, Tensor plan, bool single) -> Tensor", _plain_pack, _compiled_pack, _gpu_pack
 )
 _solve = operator(
     "autoregressive_solve(Tensor packed, Tensor plan, Tensor z, Tensor? context, bool single, float bound, "
     "float min_bin_width, float min_bin_height, float min_derivative) -> (Tensor, Tensor)",
     _plain_solve,
     _compiled_solve,
+    _gpu_solve,
 )

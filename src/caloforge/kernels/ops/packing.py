@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor
 
-from caloforge.kernels.ops.registry import kernel_library
+from caloforge.kernels.ops.registry import gpu_kernels, kernel_library
 
 __all__ = ["PackedCopies", "addresses_of", "new_memory", "pack_plainly", "plain_weights"]
 
@@ -57,7 +57,7 @@ def plain_weights(packed: Tensor, shapes: Sequence[Sequence[int]]) -> list[Tenso
 
 
 class Watch:
-    """Notices when tensors in CPU memory change.
+    """Notices when tensors change.
 
     Addresses and version counters tell of replaced tensors and of ordinary writes. A few samples of each tensor tell of
     writes through ``parameter.data``, common in weight averaging, which leave the version counters alone. (PyTorch has no public
@@ -73,6 +73,10 @@ class Watch:
     def fingerprint(self, tensors: list[Tensor]) -> Any:
         """Of some numbers of each tensor."""
         if self._library is None:
+            if not tensors[0].is_cpu:  # one transfer for all of them
+                flat = [tensor.detach().reshape(-1) for tensor in tensors]
+                samples = torch.cat([part[:: max(1, len(part) // _SAMPLES)][:_SAMPLES] for part in flat])
+                return samples.double().cpu().numpy().tobytes()
             return b"".join(_sampled(tensor) for tensor in tensors)
         return self._library.caloforge_fingerprint(self._pointers, self._sizes, len(tensors))
 
@@ -89,21 +93,22 @@ class PackedCopies(Generic[T]):
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._watch: Watch | None = None
-        self._library: ctypes.CDLL | None = None
+        self._kernels: ctypes.CDLL | str | None = None
         self._copies: dict[Hashable, tuple[Any, list[int], T]] = {}
 
     def get(self, tensors: list[Tensor], layout: Hashable, make: Callable[[], T]) -> T:
         """The copy for a layout, made anew if the tensors, or the kernels in use, have changed.
 
         Args:
-            tensors: in CPU memory, as they are now.
+            tensors: as they are now, in one memory.
             layout: which copy.
             make: makes it.
         """
         with self._lock:
-            library, addresses = kernel_library(), list(map(Tensor.data_ptr, tensors))
-            if self._watch is None or self._watch.addresses != addresses or self._library is not library:
-                self._watch, self._library, self._copies = Watch(tensors, addresses, library), library, {}
+            library = kernel_library() if tensors[0].is_cpu else None
+            kernels, addresses = library if tensors[0].is_cpu else gpu_kernels(), list(map(Tensor.data_ptr, tensors))
+            if self._watch is None or self._watch.addresses != addresses or self._kernels != kernels:
+                self._watch, self._kernels, self._copies = Watch(tensors, addresses, library), kernels, {}
             versions, fingerprint = list(map(_VERSION, tensors)), self._watch.fingerprint(tensors)
             known = self._copies.get(layout)
             if known is None or known[0] != fingerprint or known[1] != versions:

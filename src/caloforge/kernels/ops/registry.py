@@ -1,4 +1,4 @@
-"""Operators of PyTorch with a plain default implementation and a compiled one for the CPU."""
+"""Operators of PyTorch with a plain default implementation, a compiled one for the CPU, and sometimes one for GPUs."""
 
 from __future__ import annotations
 
@@ -12,16 +12,19 @@ import torch
 from torch import Tensor, nn
 
 from caloforge.kernels.compiled import Choice, compiled_library, use_choice
+from caloforge.kernels.gpu.choice import choose_gpu_kernels
 
 __all__ = [
     "SUFFIXES",
     "Choice",
     "check_status",
     "eager",
+    "gpu_kernels",
     "kernel_library",
     "operator",
     "ordinary",
     "plain_only",
+    "served",
     "use_choice",
 ]
 
@@ -42,6 +45,11 @@ def kernel_library() -> ctypes.CDLL | None:
     if library is not None and library is not _joined:
         _join(library)
     return library
+
+
+def gpu_kernels() -> str:
+    """What serves on a GPU: ``triton``, ``graphs`` or ``plain``, which it also is if :func:`plain_only` is in force."""
+    return "plain" if _plain else choose_gpu_kernels().kind
 
 
 def _join(library: ctypes.CDLL) -> None:
@@ -70,7 +78,9 @@ def plain_only() -> Iterator[None]:
         _plain = before
 
 
-def operator(schema: str, plain: Callable[..., Any], compiled: Callable[..., Any]) -> Any:
+def operator(
+    schema: str, plain: Callable[..., Any], compiled: Callable[..., Any], gpu: Callable[..., Any] | None = None
+) -> Any:
     """Register an operator ``torch.ops.caloforge.<name>``.
 
     Args:
@@ -78,6 +88,8 @@ def operator(schema: str, plain: Callable[..., Any], compiled: Callable[..., Any
         plain: the default implementation, for all devices.
         compiled: takes the loaded kernels and then the same arguments, all tensors in CPU memory; ``NotImplemented`` hands the
             work to the plain one.
+        gpu: takes the same arguments as the plain one, in the memory of a GPU; ``NotImplemented`` as above. None where the
+            plain one is all there is.
 
     Returns:
         What calls it.
@@ -89,9 +101,15 @@ def operator(schema: str, plain: Callable[..., Any], compiled: Callable[..., Any
         result = NotImplemented if library is None else compiled(library, *arguments)
         return plain(*arguments) if result is NotImplemented else result
 
+    def on_gpu(*arguments: Any) -> Any:
+        result = NotImplemented if gpu is None else gpu(*arguments)
+        return plain(*arguments) if result is NotImplemented else result
+
     _LIBRARY.define(schema)
     _LIBRARY.impl(name, plain, "CompositeExplicitAutograd")
     _LIBRARY.impl(name, on_cpu, "CPU")
+    if gpu is not None:
+        _LIBRARY.impl(name, on_gpu, "CUDA")
     return getattr(torch.ops.caloforge, name).default
 
 
@@ -104,6 +122,13 @@ def eager(*tensors: Tensor) -> bool:
         if not t.is_cpu:
             return False
     return ordinary(*tensors)
+
+
+def served(*tensors: Tensor) -> bool:
+    """As :func:`eager`, or on a GPU where operators with kernels for it have more than their plain twins."""
+    if all(t.is_cuda for t in tensors):
+        return ordinary(*tensors) and gpu_kernels() != "plain"
+    return eager(*tensors)
 
 
 def ordinary(*tensors: Tensor) -> bool:
