@@ -3,10 +3,12 @@
 Run with: python tools/gpu_campaign.py OUT --data TRAIN.h5 [MORE.h5 ...] --reference TEST.h5 [...] --floor FLOOR.h5 [...]
 and first, without a GPU: python tools/gpu_campaign.py OUT --rehearse --data ... --reference ... --floor ...
 
-Each step is a `caloforge` command in a process of its own with a time limit; what it prints goes to OUT/STEP.log, what it
-measures to OUT. After every step OUT/summary.json says which commands were run, with what result and in how many seconds; what it
-calls finished is not repeated by the next call with the same OUT. The rehearsal is the same on the CPU, with tiny sizes, in
-OUT/rehearsal.
+The exact inverse comes first: in plain PyTorch, by the Triton kernel and as CUDA graphs, each compared with the kernel of the
+CPU; OUT/inverse.json says which are right and which is the quickest. Each step is a `caloforge` command, or a tool beside
+this, in a process of its own with a time limit; what it prints goes to OUT/STEP.log, what it measures to OUT. After every
+step OUT/summary.json says which commands were run, with what result and in how many seconds; what it calls finished is not
+repeated by the next call with the same OUT. The rehearsal is the same on the CPU, with tiny sizes, in OUT/rehearsal; the
+Triton kernel runs in Triton's interpreter then, and CUDA graphs are left out.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 PRESETS = ("caloflow-calogan-gamma", "caloflow-calogan-gamma-compact")
@@ -27,24 +29,33 @@ PRESETS = ("caloflow-calogan-gamma", "caloflow-calogan-gamma-compact")
 
 @dataclass(frozen=True)
 class Step:
-    """One command of `caloforge`.
+    """One command.
 
     Attributes:
         name: of its log and its results.
         words: the command.
         seconds: it is stopped after so long; a training then keeps what it has, and goes on with the next call.
         needs: name of another step that must have ended well.
+        tool: a program beside this one whose command it is; empty for `caloforge`.
+        environment: variables set for it.
     """
 
     name: str
     words: tuple[str, ...]
     seconds: int
     needs: str = ""
+    tool: str = ""
+    environment: dict[str, str] = field(default_factory=dict)
 
     @property
     def command(self) -> str:
         """As people would type it."""
-        return " ".join(["caloforge", *self.words])
+        return " ".join([self.tool or "caloforge", *self.words])
+
+    @property
+    def program(self) -> list[str]:
+        """What is run with the words."""
+        return [str(Path(__file__).with_name(self.tool))] if self.tool else ["-m", "caloforge"]
 
 
 def steps(out: Path, data: Sequence[str], reference: Sequence[str], floor: Sequence[str], rehearse: bool) -> list[Step]:
@@ -54,6 +65,7 @@ def steps(out: Path, data: Sequence[str], reference: Sequence[str], floor: Seque
     batches = "1,10" if rehearse else "1,100,10000"
     passes = ("--seconds", "0.1") if rehearse else ("--against", "nflows", "--passes", "20")
     found = [
+        *inverses(out, rehearse),
         Step(
             "sampling",
             ("bench", "sampling", *device, "--batch", batches, "--threads", "1", *passes,
@@ -99,13 +111,31 @@ def steps(out: Path, data: Sequence[str], reference: Sequence[str], floor: Seque
     return found
 
 
+def inverses(out: Path, rehearse: bool) -> list[Step]:
+    """The exact inverse in all ways, and which of them is to be taken."""
+    kinds = ("plain", "triton") if rehearse else ("plain", "triton", "graphs")
+    sizes = ("--model", "tiny", "--batch", "1,20", "--device", "cpu", "--seconds", "0.1") if rehearse else ()
+    paths = [str(out / f"inverse-{kind}.json") for kind in kinds]
+    return [
+        *(
+            Step(f"inverse-{kind}", (kind, path, *sizes), 75, tool="gpu_inverse.py",
+                 environment={"TRITON_INTERPRET": "1"} if rehearse else {})
+            for kind, path in zip(kinds, paths, strict=True)
+        ),
+        Step("inverse", ("decide", str(out / "inverse.json"), *paths), 20, tool="gpu_inverse.py"),
+    ]  # fmt: skip
+
+
 def run(step: Step, out: Path, seconds: float) -> dict[str, object]:
     """Run a step; it gets the interrupt that a training takes for a wish to stop, and is killed half a minute later."""
-    command = [sys.executable, "-m", "caloforge", *step.words]
+    command = [sys.executable, *step.program, *step.words]
     limit, begun = min(float(step.seconds), seconds), time.monotonic()
     with (out / f"{step.name}.log").open("a") as log:
         process = subprocess.Popen(
-            command, stdout=log, stderr=subprocess.STDOUT, env={**os.environ, "PYTHONUNBUFFERED": "1"}
+            command,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "PYTHONUNBUFFERED": "1", **step.environment},
         )
         try:
             code: int | str = process.wait(limit)

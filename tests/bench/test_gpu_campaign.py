@@ -40,15 +40,24 @@ sys.exit(3 if (here / "broken").exists() and words[:2] == ["bench", "training"] 
 """
 
 
-@pytest.fixture
-def tool() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("gpu_campaign", TOOL)
+def loaded(name: str) -> ModuleType:
+    """A program of the folder ``tools``."""
+    spec = importlib.util.spec_from_file_location(name, TOOL.with_name(f"{name}.py"))
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules["gpu_campaign"] = module
+    sys.modules[name] = module
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture
+def tool() -> ModuleType:
+    return loaded("gpu_campaign")
+
+
+def inverse_tool() -> ModuleType:
+    return loaded("gpu_inverse")
 
 
 def parsed(words: tuple[str, ...]) -> str:
@@ -67,9 +76,14 @@ def parsed(words: tuple[str, ...]) -> str:
 def test_every_step_is_a_command_that_exists(tool: ModuleType, tmp_path: Path, rehearse: bool) -> None:
     """Mutation: an option that was renamed."""
     steps = tool.steps(tmp_path, ["a.h5", "b.h5"], ["t.h5", "u.h5"], ["f.h5"], rehearse)
-    assert [parsed(step.words) for step in steps][:3] == ["sampling", "training", "train"]
-    assert len({step.name for step in steps}) == len(steps) == 8
-    assert all(("cuda" in step.words) != rehearse for step in steps)
+    commands = [step for step in steps if not step.tool]
+    assert [parsed(step.words) for step in commands][:3] == ["sampling", "training", "train"]
+    assert len({step.name for step in steps}) == len(steps) == (11 if rehearse else 12)
+    assert all(("cuda" in step.words) != rehearse for step in commands)
+    tools = [inverse_tool().arguments(step.words) for step in steps if step.tool]
+    assert [options.what for options in tools] == ["plain", "triton", *([] if rehearse else ["graphs"]), "decide"]
+    assert all(options.device == ("cpu" if rehearse else "cuda") for options in tools[:-1])
+    assert tools[-1].measured == [options.out for options in tools[:-1]]
 
 
 def campaign(tool: ModuleType, folder: Path, monkeypatch: pytest.MonkeyPatch, *more: str) -> int:
@@ -77,7 +91,9 @@ def campaign(tool: ModuleType, folder: Path, monkeypatch: pytest.MonkeyPatch, *m
     double = folder / "double.py"
     double.write_text(DOUBLE)
     monkeypatch.setattr(
-        tool.subprocess, "Popen", lambda command, **k: POPEN([command[0], str(double), *command[3:]], **k)
+        tool.subprocess,
+        "Popen",
+        lambda command, **k: POPEN([command[0], str(double), *command[3 if command[1] == "-m" else 2 :]], **k),
     )
     arguments = [str(folder / "out"), "--data", "a.h5", "--reference", "t.h5", "--floor", "f.h5", *more]
     monkeypatch.setattr(sys, "argv", ["gpu_campaign.py", *arguments])
@@ -95,10 +111,10 @@ def test_what_failed_is_done_again_and_nothing_else(
     (tmp_path / "broken").touch()
     assert campaign(tool, tmp_path, monkeypatch) == 1
     first = calls(tmp_path)
-    assert len(first) == 8
+    assert len(first) == 12
     (tmp_path / "broken").unlink()
     assert campaign(tool, tmp_path, monkeypatch) == 0
-    assert [words[:2] for words in calls(tmp_path)[8:]] == [["bench", "training"]]
+    assert [words[:2] for words in calls(tmp_path)[12:]] == [["bench", "training"]]
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert {step["result"] for step in summary.values()} == {0}
 
@@ -120,13 +136,13 @@ def test_a_rehearsal_finishes_nothing(tool: ModuleType, tmp_path: Path, monkeypa
     """In the same folder, as the description has it; mutations: one summary for both, or one that does not look at commands."""
     assert campaign(tool, tmp_path, monkeypatch, "--rehearse") == 0
     assert campaign(tool, tmp_path, monkeypatch) == 0
-    assert len(calls(tmp_path)) == 16
+    assert len(calls(tmp_path)) == 23
     assert campaign(tool, tmp_path, monkeypatch) == 0
-    assert len(calls(tmp_path)) == 16
+    assert len(calls(tmp_path)) == 23
     steps = tool.steps
     monkeypatch.setattr(tool, "steps", lambda *a: [replace(steps(*a)[0], words=("bench", "sampling", "--other"))])
     assert campaign(tool, tmp_path, monkeypatch) == 0
-    assert calls(tmp_path)[16:] == [["bench", "sampling", "--other"]]
+    assert calls(tmp_path)[23:] == [["bench", "sampling", "--other"]]
 
 
 def test_what_a_stopped_step_left_is_not_evaluated(
@@ -161,3 +177,38 @@ def test_nothing_goes_on_behind_an_interrupted_campaign(tmp_path: Path) -> None:
     assert running.wait(60) != 0
     with pytest.raises(ProcessLookupError):
         os.kill(int(note.read_text()), 0)
+
+
+def test_the_quickest_of_the_right_ways_is_taken(tmp_path: Path) -> None:
+    """Mutation: the quickest way of all, or one that gives what is not a number."""
+
+    def write(kind: str, ms: tuple[float, float], **changed: Any) -> Path:
+        rows = [
+            {"batch": batch, "ms_per_shower": time, "outside": 0.0, "finite": True, "first_has_the_same_bits": True, **changed}
+            for batch, time in zip((1, 100), ms, strict=True)
+        ]  # fmt: skip
+        path = tmp_path / f"{kind}.json"
+        path.write_text(json.dumps({"kind": kind, "rows": rows}))
+        return path
+
+    decide = inverse_tool().decide
+    paths = [write("plain", (9, 3)), write("triton", (1, 2)), write("graphs", (2, 1))]
+    assert decide(paths)["quickest"] == {"1": "triton", "100": "graphs"}
+    found = decide(
+        [paths[0], write("triton", (1, 2), outside=0.1), write("graphs", (2, 1), finite=False), tmp_path / "no.json"]
+    )
+    assert found["quickest"] == {"1": "plain", "100": "plain"}
+    assert len(found["remarks"]) == 3
+    assert (
+        "not the same in all batches" in decide([write("triton", (1, 2), first_has_the_same_bits=False)])["remarks"][0]
+    )
+
+
+def test_the_rehearsal_runs_the_kernel_of_the_gpu(tool: ModuleType, tmp_path: Path) -> None:
+    """In Triton's interpreter, beside plain PyTorch and the kernel of the CPU, to the decision."""
+    for step in tool.inverses(tmp_path, True):
+        assert tool.run(step, tmp_path, 120.0)["result"] == 0, (tmp_path / f"{step.name}.log").read_text()
+    found = json.loads((tmp_path / "inverse.json").read_text())
+    assert found["right"] == ["plain", "triton"]
+    assert set(found["quickest"]) == {"1", "20"}
+    assert found["remarks"] == []
