@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
-from caloforge.detectors import particle_name
+from caloforge.detectors import particle_id, particle_name
 from caloforge.errors import UsageError
 from caloforge.showers import ShowerPoints, Showers
 from caloforge.units import format_energy
@@ -87,7 +87,11 @@ class Conditions:
         return replace(self, attempt=self.attempt + 1)
 
     def tensors(self, device: torch.device | str = "cpu") -> dict[str, Tensor]:
-        """Energies, ``incident_energy`` float64 (N,), and directions, ``direction`` float32 (N, 3), +z if None."""
+        """The conditions by name.
+
+        Energies, ``incident_energy`` float64 (N,), MeV; directions, ``direction`` float32 (N, 3), +z if None; PDG ids,
+        ``particle`` int64 (N,).
+        """
         import torch  # what only lists or describes models needs none
 
         direction = self.direction
@@ -97,6 +101,7 @@ class Conditions:
         return {
             "incident_energy": torch.tensor(self.incident_energy, dtype=torch.float64, device=device),
             "direction": torch.tensor(direction, dtype=torch.float32, device=device),
+            "particle": torch.full((len(self),), self.particle, dtype=torch.int64, device=device),
         }
 
 
@@ -104,8 +109,9 @@ class ConditionRange(BaseModel):
     """The conditions for which a model was trained.
 
     Attributes:
-        particle: PDG id.
-        incident_energy: lowest and highest kinetic energy, MeV.
+        particle: PDG id; of a model of several particles that of the first, which is made if nobody says which.
+        others: those of the others.
+        incident_energy: lowest and highest kinetic energy, MeV, of all of them.
         direction: lowest and highest component of the flight direction, or None if all flew along +z.
     """
 
@@ -114,9 +120,28 @@ class ConditionRange(BaseModel):
     particle: int
     incident_energy: tuple[float, float]
     direction: tuple[Vector, Vector] | None = None
+    # Not in the words for it, from which the identity of models without weights is made.
+    others: tuple[int, ...] = Field(default=(), repr=False)
+
+    @property
+    def particles(self) -> tuple[int, ...]:
+        """PDG ids of all particles."""
+        return (self.particle, *self.others)
+
+    @property
+    def particle_names(self) -> str:
+        """Their names, for people."""
+        return ", ".join(map(particle_name, self.particles))
 
     @classmethod
-    def of(cls, particle: int, incident_energy: ArrayLike, direction: ArrayLike | None = None) -> Self:
+    def of(
+        cls,
+        particle: int,
+        incident_energy: ArrayLike,
+        direction: ArrayLike | None = None,
+        *,
+        others: tuple[int, ...] = (),
+    ) -> Self:
         """The range that training rows cover.
 
         A sample does not reach the ends of the spectrum that it was drawn from. So each end is moved outwards by the
@@ -125,13 +150,14 @@ class ConditionRange(BaseModel):
         """
         low, high = _widened(np.asarray(incident_energy, dtype=np.float64))
         if direction is None:
-            return cls(particle=particle, incident_energy=(low, high))
+            return cls(particle=particle, incident_energy=(low, high), others=others)
         ends = [_widened(component) for component in np.asarray(direction, dtype=np.float64).T]
         lows, highs = ([max(-1.0, end[0]) for end in ends], [min(1.0, end[1]) for end in ends])
         return cls(
             particle=particle,
             incident_energy=(low, high),
             direction=((lows[0], lows[1], lows[2]), (highs[0], highs[1], highs[2])),
+            others=others,
         )
 
     def outside(self, conditions: Conditions) -> NDArray[np.bool_]:
@@ -144,9 +170,27 @@ class ConditionRange(BaseModel):
             out |= ((conditions.direction < least - 1e-6) | (conditions.direction > most + 1e-6)).any(axis=1)
         elif conditions.direction is not None:  # trained along +z only
             out |= conditions.direction[:, 2] < 1 - 1e-6
-        if conditions.particle != self.particle:
+        if conditions.particle not in self.particles:
             out[:] = True
         return out
+
+    def chosen(self, particle: str | int | None) -> int:
+        """PDG id of the particle of a request.
+
+        Args:
+            particle: name or PDG id; None for the first of the model.
+
+        Raises:
+            UsageError: if there is no such particle, or the model was not trained for it.
+        """
+        if particle is None:
+            return self.particle
+        wanted = particle if isinstance(particle, int) else particle_id(particle)
+        if wanted not in self.particles:
+            raise UsageError(
+                f"the model was trained for {self.particle_names}, showers of {particle_name(wanted)} were asked for"
+            )
+        return wanted
 
     def check(self, conditions: Conditions) -> None:
         """Refuse conditions outside the range.
@@ -154,9 +198,7 @@ class ConditionRange(BaseModel):
         Raises:
             UsageError: saying what is outside and what the model was trained for.
         """
-        if conditions.particle != self.particle:
-            wanted, own = particle_name(conditions.particle), particle_name(self.particle)
-            raise UsageError(f"the model was trained for {own}, showers of {wanted} were asked for")
+        self.chosen(conditions.particle)
         outside = self.outside(conditions)
         if not outside.any():
             return

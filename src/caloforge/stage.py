@@ -73,12 +73,14 @@ class TrainingBatch:
             the random numbers of the row.
         epoch: number of the epoch, from 0; 0 in every validation, so that its noise is the same each time.
         direction: flight direction in the local frame, unit vectors (B, 3), or None (along +z).
+        particle: PDG id of the incident particle, int64 (B,), or None if it is that of the data in all of them.
     """
 
     incident_energy: Tensor
     row: Tensor
     epoch: int = 0
     direction: Tensor | None = None
+    particle: Tensor | None = None
 
     def __len__(self) -> int:
         return self.row.shape[0]
@@ -131,7 +133,7 @@ class TrainingData(Protocol):
 
     @property
     def particle(self) -> int:
-        """PDG id of the incident particle."""
+        """PDG id of the incident particle; of the first row, where the rows are of several particles."""
         ...
 
     def __len__(self) -> int:

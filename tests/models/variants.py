@@ -287,6 +287,10 @@ VARIANTS: dict[str, dict[str, Variant]] = {
                 "game": {"loss": "wasserstein", "penalty": 10.0, "critic_steps": 2, "generator_steps": 1},
             }
         ),
+        "two particles": Variant(changes={"particles": ["gamma", "e+"], "type_weight": 0.5, "type_flips": 0.1}),
+        "published, three particles": published(
+            game={"critic_rate": 0.1, "generator_steps": 2}, particles=["gamma", "e+", "pi+"]
+        ),
     },
     "gflash": {
         "published": published(spots=50),

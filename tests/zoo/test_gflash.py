@@ -407,7 +407,7 @@ def test_on_the_command_line_without_any_file(tmp_path: Path, capsys: pytest.Cap
         (["gflash", *common[2:], "--particle", "pi+"], "not pi+"),
         (["gflash", "--detector", "calogan", "--energy", "0.01"], "from 1 GeV to 10 TeV"),
         (["caloflow-tiny", *common], "makes no showers without training"),
-        ([str(tmp_path), "--particle", "e-", "--energy", "5"], "beside --detector"),
+        ([str(tmp_path), "--points", "--energy", "5"], "beside --detector"),
     ):
         assert main(["generate", *wrong, "--out", str(tmp_path / "x.h5")]) != 0
         assert said in " ".join(capsys.readouterr().err.split())

@@ -130,6 +130,8 @@ class Rejection(Aid):
             raise ConfigError(
                 f"the aid '{self.kind}' does not suit the model '{model.kind}' here, which makes points, not voxels"
             )
+        if model.particles:
+            raise ConfigError(f"the aid '{self.kind}' judges showers of one particle, and the model makes several")
         self.features = ShowerFeatures(model.detector)
         sizes = (self.features.features, config.hidden, config.hidden, 1)
         self.networks = nn.ModuleList(_network(sizes) for _ in range(config.networks))

@@ -95,8 +95,13 @@ class Model:
 
     @property
     def particle(self) -> str:
-        """Name of the incident particle."""
+        """Name of the incident particle; of a model of several that of the first, which is made if nobody says which."""
         return particle_name(self._record.valid.particle)
+
+    @property
+    def particles(self) -> tuple[str, ...]:
+        """Names of all particles whose showers it makes."""
+        return tuple(map(particle_name, self._record.valid.particles))
 
     @property
     def energy_range(self) -> tuple[float, float]:
@@ -115,6 +120,7 @@ class Model:
         energy: Energy | None = None,
         *,
         like: Like | None = None,
+        particle: str | int | None = None,
         seed: int = 0,
         batch_size: int = 1000,
         random_directions: bool = False,
@@ -125,7 +131,9 @@ class Model:
         Args:
             events: number of showers; None for 1000, or for as many as ``energy`` or ``like`` has.
             energy: GeV: words as on the command line (``"1:100"``), a number, or one for each shower.
-            like: instead of an energy: showers (or the name of their file) whose energies and directions are asked for again.
+            like: instead of an energy: showers (or the name of their file) whose energies, directions and particle are asked
+                for again.
+            particle: of a model of several: name or PDG id; None for that of ``like``, or for the first of ``particles``.
             seed: same seed, same showers, for any batch size.
             batch_size: showers at a time; changes speed and memory, not the showers.
             random_directions: within the range of the detector's gun.
@@ -138,7 +146,7 @@ class Model:
             UsageError: if the request makes no sense, or lies outside the range that the model was trained for.
             GenerationError: if the model rejects a shower too often.
         """
-        conditions = self._conditions(events, energy, like, seed, random_directions)
+        conditions = self._conditions(events, energy, like, particle, seed, random_directions)
         if not extrapolate:
             conditions.check(self._record.valid)
         block = conditions.block(0, len(conditions))
@@ -152,6 +160,7 @@ class Model:
         energy: Energy | None = None,
         *,
         like: Like | None = None,
+        particle: str | int | None = None,
         seed: int = 0,
         random_directions: bool = False,
         **options: Any,
@@ -163,6 +172,7 @@ class Model:
             events: see :meth:`sample`, as for the others up to ``random_directions``.
             energy: see :meth:`sample`.
             like: see :meth:`sample`.
+            particle: see :meth:`sample`.
             seed: see :meth:`sample`.
             random_directions: see :meth:`sample`.
             options: of :func:`caloforge.generation.generate`: ``jobs``, ``batch_size``, ``format``, ``resume``, ``overwrite``,
@@ -172,11 +182,17 @@ class Model:
             UsageError: if the request makes no sense.
             OutputError: if the file cannot be written; finished blocks are kept.
         """
-        conditions = self._conditions(events, energy, like, seed, random_directions)
+        conditions = self._conditions(events, energy, like, particle, seed, random_directions)
         return generate(self.network, conditions, out, seed=seed, **options)
 
     def _conditions(
-        self, events: int | None, energy: Energy | None, like: Like | None, seed: int, random_directions: bool
+        self,
+        events: int | None,
+        energy: Energy | None,
+        like: Like | None,
+        particle: str | int | None,
+        seed: int,
+        random_directions: bool,
     ) -> Any:
         return wanted(
             events,
@@ -184,6 +200,7 @@ class Model:
             like,
             seed=seed,
             particle=self._record.valid.particle,
+            named=None if particle is None else self._record.valid.chosen(particle),
             gun=self.detector.gun,
             random_directions=random_directions,
         )
@@ -226,7 +243,7 @@ class Model:
 
     def __repr__(self) -> str:
         low, high = (format_energy(energy) for energy in self._record.valid.incident_energy)
-        return f"<Model: {self.kind} of {self.particle}, {low} to {high} in {self.detector.name}>"
+        return f"<Model: {self.kind} of {self._record.valid.particle_names}, {low} to {high} in {self.detector.name}>"
 
     def _repr_html_(self) -> str:
         where = self.network.directory

@@ -10,7 +10,13 @@ from numpy.typing import NDArray
 
 from caloforge.detectors import EnergySpectrum, Gun
 from caloforge.errors import UsageError
-from caloforge.generation import ConditionSource, ListedConditions, SpectrumConditions, conditions_of_file
+from caloforge.generation import (
+    ConditionSource,
+    ListedConditions,
+    SpectrumConditions,
+    conditions_of_file,
+    refuse_other_particle,
+)
 from caloforge.showers import ShowerPoints, Showers
 from caloforge.units import GeV
 
@@ -29,6 +35,7 @@ def wanted(
     *,
     seed: int,
     particle: int,
+    named: int | None = None,
     gun: Gun | None,
     random_directions: bool,
 ) -> ConditionSource:
@@ -39,7 +46,8 @@ def wanted(
         energy: see ``Energy``.
         like: see ``Like``; instead of an energy.
         seed: of the energies.
-        particle: PDG id of the model's particle.
+        particle: PDG id of the model's particle, if nothing says which.
+        named: that of the request; None for that of ``like``.
         gun: where random directions come from.
         random_directions: whether they are wanted.
 
@@ -52,11 +60,13 @@ def wanted(
         if random_directions:
             raise UsageError("random directions are for energies; showers that are asked for again have their own")
         if isinstance(like, str | Path):
-            return conditions_of_file(like, showers=events)
+            return conditions_of_file(like, showers=events, named=named)
         if events is not None and events > len(like):
             raise UsageError(f"there are {len(like)} showers, {events} were asked for")
+        refuse_other_particle("these are", like.particle, named)
         rows = like[: len(like) if events is None else events]
-        return ListedConditions(rows.incident_energy, rows.particle or particle, rows.direction)
+        return ListedConditions(rows.incident_energy, rows.particle or named or particle, rows.direction)
+    particle = particle if named is None else named
     if isinstance(energy, int | float | np.number):
         energy = repr(float(energy))
     if isinstance(energy, str):

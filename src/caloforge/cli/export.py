@@ -9,6 +9,7 @@ import typer
 
 from caloforge.cli.common import console, print_table
 from caloforge.cli.expand import with_options
+from caloforge.errors import UsageError
 from caloforge.options import ExportOptions
 
 __all__ = ["register"]
@@ -56,6 +57,8 @@ def export(
     made: str | ShowerModel = model
     # Others are loaded where they are exported.
     ready = is_ready_preset(model) and not Path(model).exists()
+    if particle is not None and detector is None and not ready:
+        raise UsageError("--particle is for models that need no training, beside --detector")
     if ready or option or detector is not None or particle is not None or points:
         made = loaded_model(model, detector, particle, option or [], points=points)
     done = export_model(made, target, out, options=options)

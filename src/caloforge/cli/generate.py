@@ -48,9 +48,14 @@ def generate(
     ] = None,
     particle: Annotated[
         str | None,
-        typer.Option(help="Likewise: e-, e+ or gamma (default: that of --conditions-from, or the detector's first)."),
+        typer.Option(
+            help="Likewise, or for a model of several particles: e-, e+, gamma ... (default: that of --conditions-from, or the "
+            "first of the detector or model)."
+        ),
     ] = None,
-    points: Annotated[bool, typer.Option("--points", help="Likewise: points instead of voxels.")] = False,
+    points: Annotated[
+        bool, typer.Option("--points", help="For a model that needs no training: points instead of voxels.")
+    ] = False,
 ) -> None:
     r"""Generate showers with a trained model, or with one that needs no training.
 
@@ -60,7 +65,7 @@ def generate(
 
     Same seed, same showers, for any batch size and number of processes.
     """
-    from caloforge.detectors import EnergySpectrum
+    from caloforge.detectors import EnergySpectrum, particle_name
     from caloforge.generation import ConditionSource, SpectrumConditions, conditions_of_file
     from caloforge.generation import generate as run
 
@@ -70,15 +75,17 @@ def generate(
         particle = str(conditions_of_file(conditions_from, showers=events).particle)
     loaded = loaded_model(model, detector, particle, option or [], points=points)
     assert loaded.record is not None  # loaded from a directory
+    valid = loaded.record.valid
+    named = None if particle is None else valid.chosen(particle)
     conditions: ConditionSource
     if conditions_from is not None:
-        conditions = conditions_of_file(conditions_from, showers=events, particle=loaded.record.valid.particle)
+        conditions = conditions_of_file(conditions_from, showers=events, particle=valid.particle, named=named)
     else:
         conditions = SpectrumConditions(
             EnergySpectrum.parse(energy or ""),
             events or 1000,
             asked.seed,
-            loaded.record.valid.particle,
+            named or valid.particle,
             loaded.detector.gun,
             "random" if random_directions else "straight",
         )
@@ -100,6 +107,9 @@ def generate(
         ["drawn again", str(result.redrawn)],
         ["file", f"{out} ({out.stat().st_size / 1e6:.1f} MB)"],
     ]
+    if len(valid.particles) > 1:
+        made = particle_name(conditions.particle)
+        rows.insert(0, ["particle", f"{made} (the model makes {valid.particle_names}; --particle says which)"])
     if result.extrapolated:
         rows.append(["note", "energies outside the trained range were allowed"])
     print_table("", ["", ""], rows)
@@ -121,8 +131,8 @@ def loaded_model(
             raise UsageError(
                 f"'{name}' needs no training, but a detector: --detector with a built-in name or a TOML file"
             )
-        if particle is not None or points:
-            raise UsageError("--particle and --points are for models that need no training, beside --detector")
+        if points:
+            raise UsageError("--points is for models that need no training, beside --detector")
         return load_model(name, options=_options(option))
     described = load_detector(detector)
     gun = described.gun

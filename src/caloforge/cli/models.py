@@ -42,14 +42,13 @@ def models(json_: Annotated[bool, typer.Option("--json", help="Machine-readable 
 
 
 def _trained(records: dict[str, ModelRecord]) -> list[list[str]]:
-    from caloforge.detectors import particle_name
     from caloforge.units import format_energy
 
     rows = []
     for name, record in records.items():
         low, high = (format_energy(round(energy, -3) or energy) for energy in record.valid.incident_energy)
         aids = ", ".join(str(aid.get("kind")) for aid in record.aids) or "-"
-        rows.append([name, record.kind, record.profile, aids, particle_name(record.valid.particle), f"{low} to {high}"])
+        rows.append([name, record.kind, record.profile, aids, record.valid.particle_names, f"{low} to {high}"])
     return rows
 
 

@@ -126,6 +126,7 @@ def open_named(
     detector: Detector | str | Path | None = None,
     *,
     particle: int | str | None = None,
+    mixed: bool = False,
 ) -> Reader:
     """Open showers as people name them: a file, a sample as ``NAME:SPLIT``, or several of these as one.
 
@@ -133,13 +134,14 @@ def open_named(
         what: the name or names.
         detector: for files that do not say which detector they are from.
         particle: for files that do not say which particle they hold.
+        mixed: whether several may be of different particles; see :class:`caloforge.showers.joining.JoinedReader`.
 
     Raises:
         UsageError: if there is no such file or sample.
         ShowerFileError: if a file is damaged or foreign, or several do not belong together.
     """
     several = [what] if isinstance(what, str | Path) else list(what)
-    return open_several([file_of(name) for name in several], detector, particle=particle)
+    return open_several([file_of(name) for name in several], detector, particle=particle, mixed=mixed)
 
 
 def file_of(name: str | Path) -> Path:

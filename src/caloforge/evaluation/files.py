@@ -100,7 +100,7 @@ class FileEvaluation:
             generated_detector=generated.detector,
             floor=self.samples["floor"].showers if "floor" in self.samples else None,
             keep=keep,
-            sampler=None if model is None else _sampler(model, self._seed),
+            sampler=None if model is None else _sampler(model, self._seed, generated.showers.particle),
             trained_on=self._trained_on,
             shared=self.shared,
             labels={word: source.label for word, source in self.samples.items()},
@@ -139,12 +139,13 @@ def _options(provenance: Mapping[str, Any]) -> dict[str, Any]:
     return dict(options) if isinstance(options, Mapping) else {}
 
 
-def _sampler(model: ShowerModel, seed: int) -> Sampler:
+def _sampler(model: ShowerModel, seed: int, particle: int) -> Sampler:
     streams = generation_streams(seed).child("neighbours")
 
     def sample(energy: float, count: int) -> Showers:
         assert model.record is not None  # loaded from a directory
-        conditions = Conditions.first(np.full(count, energy), model.record.valid.particle)
+        own = model.record.valid
+        conditions = Conditions.first(np.full(count, energy), particle if particle in own.particles else own.particle)
         # The reference's energies, whatever the model was trained for; what was generated says whether it was.
         showers = sample_showers(model, conditions, streams.child(f"{energy:g}"), extrapolate=True).showers
         assert isinstance(showers, Showers)  # neighbours are a measure of voxels, so this model makes them

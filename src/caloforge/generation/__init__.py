@@ -5,6 +5,7 @@ from caloforge.generation.conditions import (
     ListedConditions,
     SpectrumConditions,
     conditions_of_file,
+    refuse_other_particle,
 )
 from caloforge.generation.generate import GenerationResult, generate
 from caloforge.generation.likelihood import LikelihoodResult, likelihood
@@ -23,5 +24,6 @@ __all__ = [
     "generate",
     "generation_streams",
     "likelihood",
+    "refuse_other_particle",
     "sample_showers",
 ]

@@ -12,13 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from caloforge import datasets
-from caloforge.detectors import EnergySpectrum, Gun, particle_id
+from caloforge.arguments import given
+from caloforge.detectors import EnergySpectrum, Gun, particle_id, particle_name
 from caloforge.errors import UsageError
 from caloforge.models import ConditionRange, Conditions
 from caloforge.random import Streams
 from caloforge.showers import open_showers
 
-__all__ = ["ConditionSource", "ListedConditions", "SpectrumConditions", "conditions_of_file"]
+__all__ = ["ConditionSource", "ListedConditions", "SpectrumConditions", "conditions_of_file", "refuse_other_particle"]
 
 
 class ConditionSource(ABC):
@@ -155,8 +156,29 @@ class ListedConditions(ConditionSource):
         return {"conditions": digest.hexdigest(), "showers": len(self)}
 
 
+def refuse_other_particle(where: str, particle: int, named: int | None) -> None:
+    """Refuse showers that are to be asked for again as another particle than they are of.
+
+    Args:
+        where: what they are, with a verb.
+        particle: theirs, PDG id; 0 if it is not known.
+        named: that of the request; None for theirs.
+
+    Raises:
+        UsageError: naming both.
+    """
+    if named is not None and particle not in (0, named):
+        raise UsageError(
+            f"{where} showers of {particle_name(particle)}, and {given('particle', particle_name(named))} asks for others"
+        )
+
+
 def conditions_of_file(
-    path: str | Path, *, particle: int | str | None = None, showers: int | None = None
+    path: str | Path,
+    *,
+    particle: int | str | None = None,
+    named: int | None = None,
+    showers: int | None = None,
 ) -> ListedConditions:
     """The conditions under which the showers of a file were made: energies, directions and particle.
 
@@ -165,14 +187,16 @@ def conditions_of_file(
     Args:
         path: shower file of any format.
         particle: incident particle of files that do not say theirs: the model's own, for instance.
+        named: the one that was asked for; a file of another one is refused. None for that of the file.
         showers: only the first so many; None takes all.
 
     Raises:
         ShowerFileError: if the file is damaged or foreign.
-        UsageError: if its particle is not known, or it has fewer showers.
+        UsageError: if its particle is not known or another one, or it has fewer showers.
     """
     with open_showers(datasets.file_of(path)) as reader:
-        pdg = reader.particle or (0 if particle is None else particle_id(particle))
+        refuse_other_particle(f"{path}: holds", reader.particle, named)
+        pdg = reader.particle or named or (0 if particle is None else particle_id(particle))
         if pdg == 0:
             raise UsageError(f"{path}: does not say which particle made its showers, so one must be named")
         if showers is not None and showers > len(reader):

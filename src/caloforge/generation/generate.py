@@ -131,6 +131,7 @@ def generate(
         )
     loaded = model if isinstance(model, ShowerModel) else load_model(model, options=options)
     valid = None if loaded.record is None else loaded.record.valid
+    loaded.check_particle(conditions.particle)
     if valid is not None and not extrapolate:
         conditions.check(valid)
     needed = WorkerSettings(

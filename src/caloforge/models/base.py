@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from caloforge.conditions import ConditionRange, Conditions
-from caloforge.detectors import Detector
+from caloforge.detectors import Detector, particle_name
 from caloforge.errors import ConfigError, UsageError
 from caloforge.models.profiles import Difference, Profile, deviations
 from caloforge.models.record import ModelRecord
@@ -90,6 +90,7 @@ class ShowerModel(nn.Module, ABC):
         differences: what it does otherwise than its publication; its profiles are made from them.
         inputs: names of other models that training needs (``teacher``); see :meth:`attach`.
         has_likelihood: whether :meth:`log_prob` works.
+        takes_particles: whether models of this kind can be of several particles.
         shower_kind: what the model learns and makes: showers on the detector's voxels, or points. A kind that does either has
             ``voxels``, and its models say what they are.
         needs_training: whether it must see showers before it makes any; see :meth:`untrained_range`.
@@ -100,6 +101,8 @@ class ShowerModel(nn.Module, ABC):
         directory: that directory.
         profile: what the switches of its configuration follow.
         aids: what helps it that stands in no paper, by kind.
+        particles: PDG ids of the particles of a model of several, which batches and conditions name; the first is made if nobody
+            says which. Empty for a model of one, whatever it is.
     """
 
     kind: ClassVar[str]
@@ -107,6 +110,7 @@ class ShowerModel(nn.Module, ABC):
     differences: ClassVar[tuple[Difference, ...]] = ()
     inputs: ClassVar[tuple[str, ...]] = ()
     has_likelihood: ClassVar[bool] = False
+    takes_particles: ClassVar[bool] = False
     shower_kind: Literal["voxels", "points"] = "voxels"
     needs_training: ClassVar[bool] = True
     adjustable: ClassVar[frozenset[str]] = frozenset()
@@ -125,6 +129,7 @@ class ShowerModel(nn.Module, ABC):
         self.register_buffer("_place", torch.empty(0), persistent=False)
         self.profile: Profile = "improved"
         self.aids = nn.ModuleDict()
+        self.particles: tuple[int, ...] = ()
 
     @classmethod
     def settled(cls, config: Settings, detector: Detector, inputs: Mapping[str, ShowerModel]) -> Settings:
@@ -200,11 +205,29 @@ class ShowerModel(nn.Module, ABC):
 
         Returns:
             Tensors in CPU memory, bit-equal for a shower whatever else is in the batch.
+
+        Raises:
+            UsageError: if it is a model of several particles, and these are of another one.
         """
+        self.check_particle(conditions.particle)
         drawn = self.own_latents(conditions, streams)
         for helper in self.helpers():
             drawn |= helper.latents(conditions, streams)
         return drawn
+
+    @final
+    def check_particle(self, particle: int) -> None:
+        """Refuse a particle that a model of several does not make; there is nothing to extrapolate.
+
+        Args:
+            particle: PDG id.
+
+        Raises:
+            UsageError: naming those that it makes.
+        """
+        if self.particles and particle not in self.particles:
+            names = ", ".join(map(particle_name, self.particles))
+            raise UsageError(f"the model makes showers of {names}, not of {particle_name(particle)}")
 
     @abstractmethod
     def own_latents(self, conditions: Conditions, streams: Streams) -> Latents:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +55,7 @@ def card_rows(record: ModelRecord | RunPlan) -> list[tuple[str, str]]:
     rows = [("model", record.kind), ("profile", record.profile), ("aids", aids)]
     rows.append(("detector", f"{detector.name} ({readout.n_layers} layers, {cells})"))
     if isinstance(record, RunPlan):
-        rows.append(("particle", particle_name(record.particle)))
+        rows.append(_particles((record.particle, *record.others)))
         return [*rows, ("stages", ", ".join(record.stages)), *_training(record.details)]
     rows += _range(record.valid)
     rows += _training(record.training)
@@ -76,9 +76,13 @@ def _aid(aid: Mapping[str, Any]) -> str:
     return str(aid.get("kind")) + (f" ({settings})" if settings else "")
 
 
+def _particles(pdg: Sequence[int]) -> tuple[str, str]:
+    return "particle" if len(pdg) == 1 else "particles", ", ".join(map(particle_name, pdg))
+
+
 def _range(valid: ConditionRange) -> list[tuple[str, str]]:
     low, high = (format_energy(float(f"{energy:.4g}")) for energy in valid.incident_energy)
-    rows = [("particle", particle_name(valid.particle)), ("energy", low if low == high else f"{low} to {high}")]
+    rows = [_particles(valid.particles), ("energy", low if low == high else f"{low} to {high}")]
     if valid.direction is None:
         return [*rows, ("direction", "along the axis")]
     ends = (f"{name} {a:.2f} to {b:.2f}" for name, a, b in zip("xyz", *valid.direction, strict=True))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +71,7 @@ def write_plan(
     particle: int,
     training: TrainingConfig,
     *,
+    others: Sequence[int] = (),
     inputs: Mapping[str, str] | None = None,
     details: Mapping[str, Any] | None = None,
 ) -> RunPlan:
@@ -86,6 +87,7 @@ def write_plan(
         aids=[helper.describe() for helper in model.helpers()],
         detector=model.detector.to_toml(),
         particle=particle,
+        others=list(others),
         training=training,
         stages=[stage.name for stage in model.training_stages(training)],
         inputs=dict(inputs or {}),

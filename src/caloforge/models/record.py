@@ -70,7 +70,8 @@ class RunPlan(_Frozen):
         config: the model's configuration.
         aids: what helps it, each with its kind and settings.
         detector: the detector as TOML text.
-        particle: PDG id of the incident particle.
+        particle: PDG id of the incident particle; of a model of several particles the first.
+        others: those of the others.
         training: the training section.
         stages: names of all stages, in order.
         inputs: paths of the models that training needs, by name.
@@ -84,6 +85,7 @@ class RunPlan(_Frozen):
     aids: list[dict[str, Any]] = Field(default_factory=list)
     detector: str
     particle: int
+    others: list[int] = Field(default_factory=list)
     training: TrainingConfig
     stages: list[str]
     inputs: dict[str, str] = Field(default_factory=dict)

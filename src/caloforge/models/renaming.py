@@ -50,7 +50,7 @@ _GONE: dict[str, dict[str, Any]] = {
 _ADDED: dict[str, dict[str, Any]] = {
     "bib-ae": {"cell_bend": None},
     "bib-ae-two-angles": {"cell_bend": None},
-    "calo-gan": {"layer_energies": "images"},
+    "calo-gan": {"layer_energies": "images", "particles": [], "type_weight": 0.2, "type_flips": 0.3},
 }
 
 

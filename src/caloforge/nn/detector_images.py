@@ -176,6 +176,8 @@ class ImageGenerator(nn.Module):
         painting: for each group but the first, what it gets of the last layer of the group before it; none for no in-painting.
         carried: modules that bring that layer onto the grid of the group, (N, 1, H, W) to (N, 1, H, W), one for each painting.
         head: makes energies beside the images; None if the images have their own.
+        embedding: numbers (types, latents) of types of showers, by which random ones are multiplied before they come here; None
+            for none.
     """
 
     def __init__(
@@ -184,9 +186,11 @@ class ImageGenerator(nn.Module):
         painting: Iterable[InPainting],
         carried: Iterable[nn.Module],
         head: EnergyHead | None = None,
+        embedding: nn.Embedding | None = None,
     ) -> None:
         super().__init__()
         self.head = head
+        self.embedding = embedding
         self.streams = nn.ModuleList(streams)
         self.painting = nn.ModuleList(painting)
         self.carried = nn.ModuleList(carried)
@@ -266,9 +270,12 @@ class ImageCritic(nn.Module):
         energies: numbers of the layers.
         event: numbers of the shower.
         minibatch: whether energies of the layers are compared over the batch.
+        types: of showers, among which it guesses that of each (ACGAN, arXiv:1610.09585); 0 for no guess.
     """
 
-    def __init__(self, streams: Sequence[CriticStream], energies: int, event: int, *, minibatch: bool) -> None:
+    def __init__(
+        self, streams: Sequence[CriticStream], energies: int, event: int, *, minibatch: bool, types: int = 0
+    ) -> None:
         super().__init__()
         self.streams = nn.ModuleList(streams)
         self.alike = MinibatchFeatures(energies) if minibatch else None
@@ -276,12 +283,25 @@ class ImageCritic(nn.Module):
         self.score = nn.Linear(features, 1)
         nn.init.xavier_uniform_(self.score.weight)
         nn.init.zeros_(self.score.bias)
+        self.guess = nn.Linear(features, types) if types else None
+        if self.guess is not None:
+            nn.init.xavier_uniform_(self.guess.weight)
+            nn.init.zeros_(self.guess.bias)
 
-    def forward(self, images: list[Tensor], lit: list[Tensor], energies: Tensor, event: Tensor) -> Tensor:
-        """Scores (N,) from images and shares of lit cells of every group, energies of layers and numbers of the shower."""
+    def forward(
+        self, images: list[Tensor], lit: list[Tensor], energies: Tensor, event: Tensor
+    ) -> tuple[Tensor, Tensor | None]:
+        """Scores (N,), and logits of the types (N, types) or None.
+
+        Args:
+            images: of every group.
+            lit: shares of lit cells of every group.
+            energies: numbers of the layers.
+            event: numbers of the shower.
+        """
         found = [stream(image, shares) for stream, image, shares in zip(self.streams, images, lit, strict=True)]
         found += [energies, event]
         if self.alike is not None:
             found.append(self.alike(energies).tanh())
-        scores: Tensor = self.score(torch.cat(found, dim=1))
-        return scores[:, 0]
+        features = torch.cat(found, dim=1)
+        return self.score(features)[:, 0], None if self.guess is None else self.guess(features)

@@ -50,14 +50,18 @@ def conditions_of_rows(batch: TrainingBatch, *, attempt: int, particle: int = 0)
 
 
 @torch.no_grad()
-def generated_rows(model: ShowerModel, conditions: Conditions, streams: Streams) -> tuple[Tensor, Tensor]:
+def generated_rows(
+    model: ShowerModel, conditions: Conditions, streams: Streams, particles: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """First draws of a model under some conditions, not judged by its aids: deposits (N, V), MeV, and whether each is valid (N,).
 
     Args:
         model: makes voxels, in eval mode.
         conditions: of the showers.
         streams: random streams.
+        particles: PDG id of each (N,), where they are of several particles, whatever the conditions say.
     """
     latents = {name: value.to(model.device) for name, value in model.own_latents(conditions, streams).items()}
-    output, valid = model.decode_tensors(conditions.tensors(model.device), latents)
+    asked = conditions.tensors(model.device) | ({} if particles is None else {"particle": particles})
+    output, valid = model.decode_tensors(asked, latents)
     return output["deposits"], valid

@@ -97,11 +97,18 @@ class Separations(nn.Module):
         edges = np.quantile(found, np.arange(1, _BINS) / _BINS, axis=0).T
         return torch.from_numpy(np.ascontiguousarray(edges)).float()
 
-    def histograms(self, deposits: Tensor, incident_energy: Tensor) -> Tensor:
-        """Share of the showers in every bin of every observable, (3 L + 1, bins); a mean over rows."""
+    def histograms(self, deposits: Tensor, incident_energy: Tensor, types: Tensor | None = None) -> Tensor:
+        """Share of the showers in every bin of every observable, (3 L + 1, bins); a mean over rows.
+
+        With types of showers, one-hot (N, types), every type has bins of its own: (3 L + 1, types * bins). The mean separation
+        power is then a mean over the types, too, and does not take the showers of one for those of another.
+        """
         found = self.observables(deposits, incident_energy)
         number = (found[:, :, None] > self.edges.double()).sum(dim=2)
-        return functional.one_hot(number, _BINS).double().mean(dim=0)
+        each = functional.one_hot(number, _BINS).double()
+        if types is not None:
+            each = (types.double()[:, None, :, None] * each[:, :, None]).flatten(2)
+        return each.mean(dim=0)
 
     @staticmethod
     def distance(one: Tensor, other: Tensor) -> Tensor:
@@ -111,11 +118,11 @@ class Separations(nn.Module):
 
     # ---- of a stage ---------------------------------------------------------------------------------------------------
 
-    def means(self, batch: TrainingBatch, generated: Tensor) -> dict[str, Tensor]:
+    def means(self, batch: TrainingBatch, generated: Tensor, types: Tensor | None = None) -> dict[str, Tensor]:
         """What a stage's ``validate`` answers: histograms of validation rows, and of showers generated with their energies."""
         return {
-            "real": self.histograms(deposits_of(batch), batch.incident_energy),
-            "generated": self.histograms(generated, batch.incident_energy),
+            "real": self.histograms(deposits_of(batch), batch.incident_energy, types),
+            "generated": self.histograms(generated, batch.incident_energy, types),
         }
 
     def conclude(self, means: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -149,4 +156,4 @@ def generated_of(model: ShowerModel, batch: TrainingBatch, streams: Streams) -> 
         batch: the rows.
         streams: random streams.
     """
-    return generated_rows(model, conditions_of_rows(batch, attempt=batch.epoch), streams)[0]
+    return generated_rows(model, conditions_of_rows(batch, attempt=batch.epoch), streams, batch.particle)[0]

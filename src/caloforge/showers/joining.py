@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import accumulate
 from pathlib import Path
@@ -35,9 +35,12 @@ class JoinedReader(Reader):
 
     Args:
         readers: at least one; they are closed with it.
+        mixed: whether they may be of several particles; blocks that are read then bear the name of the first all the same, and
+            ``particles_of`` says of which their showers are.
 
     Attributes:
         readers: those files.
+        particles: PDG ids of their particles, in the order in which they first come.
 
     Raises:
         ShowerFileError: if kind, detector, particle or unit differ, or some have directions, overflow or times and some not.
@@ -46,7 +49,7 @@ class JoinedReader(Reader):
 
     format = "several"
 
-    def __init__(self, readers: Sequence[Reader]) -> None:
+    def __init__(self, readers: Sequence[Reader], *, mixed: bool = False) -> None:
         first = readers[0]
         self.readers = tuple(readers)
         self.path = first.path
@@ -58,8 +61,9 @@ class JoinedReader(Reader):
                 raise UsageError(
                     f"{reader.path}: does not say which {lacking} it is of, so one must be named to join it"
                 )
-            _compare(first, reader)
+            _compare(first, reader, mixed=mixed)
         self.detector, self.particle = first.detector, first.particle
+        self.particles = tuple(dict.fromkeys(reader.particle for reader in readers))
         origins = [reader.provenance for reader in readers]
         same = all(origin == origins[0] for origin in origins)
         self.provenance = origins[0] if same else {"parts": [dict(origin) for origin in origins]}
@@ -85,6 +89,8 @@ class JoinedReader(Reader):
     def _read(self, start: int, stop: int) -> Block:
         pieces = self._pieces(start, stop) or [(self.readers[0], 0, 0)]
         blocks = [reader.read(low, high) for reader, low, high in pieces]
+        if len(self.particles) > 1:
+            blocks = [replace(block, particle=self.particle) for block in blocks]
         voxels = [block for block in blocks if isinstance(block, Showers)]
         points = [block for block in blocks if isinstance(block, ShowerPoints)]
         return Showers.concatenate(voxels) if voxels else ShowerPoints.concatenate(points)
@@ -93,6 +99,11 @@ class JoinedReader(Reader):
         """See ``Reader``; each file checks what it reads."""
         start, stop, _ = slice(start, stop).indices(self._n)
         return self._read(start, max(start, stop))
+
+    def particles_of(self, start: int, stop: int) -> NDArray[np.int64]:
+        """PDG ids of some showers, int64 (stop - start,)."""
+        pieces = self._pieces(start, stop)
+        return np.repeat([reader.particle for reader, _, _ in pieces], [high - low for _, low, high in pieces])
 
     def incident_energies(self, start: int, stop: int) -> NDArray[np.float64]:
         """See ``Reader``."""
@@ -149,7 +160,7 @@ class JoinedReader(Reader):
             reader.close()
 
 
-def _compare(first: Reader, other: Reader) -> None:
+def _compare(first: Reader, other: Reader, *, mixed: bool) -> None:
     """Refuse a file that cannot be joined to the first one."""
     assert first.detector is not None  # looked at before
     assert other.detector is not None
@@ -162,12 +173,13 @@ def _compare(first: Reader, other: Reader) -> None:
     if other.detector.hash != first.detector.hash:
         names = f"'{first.detector.name}' ({first.detector.hash}) and '{other.detector.name}' ({other.detector.hash})"
         raise ShowerFileError(f"{first.path} and {other.path} are of different detectors, {names}")
-    if other.particle != first.particle:
+    if other.particle != first.particle and not mixed:
         names = f"{particle_name(first.particle)} and {particle_name(other.particle)}"
         raise ShowerFileError(f"{first.path} and {other.path} are of different particles, {names}")
     one, two = first.read(0, min(100, len(first))), other.read(0, min(100, len(other)))
     shares = [energy_balance(block) for block in (one, two)]
-    if min(shares) > 0 and max(shares) / min(shares) > _LARGEST_RATIO:
+    # A muon leaves a hundredth of its energy.
+    if other.particle == first.particle and min(shares) > 0 and max(shares) / min(shares) > _LARGEST_RATIO:
         raise ShowerFileError(
             f"{first.path} holds {shares[0]:.3g} of the incident energy and {other.path} {shares[1]:.3g}, so their units seem to "
             "differ"
@@ -188,6 +200,7 @@ def open_several(
     *,
     particle: int | str | None = None,
     check_rows: bool = True,
+    mixed: bool = False,
 ) -> Reader:
     """Open one shower file, or several as one.
 
@@ -196,6 +209,7 @@ def open_several(
         detector: what they belong to, if they do not say themselves.
         particle: the incident particle, likewise.
         check_rows: whether to look for showers that are in two of them, for which all are read.
+        mixed: whether they may be of several particles; see :class:`JoinedReader`.
 
     Raises:
         UsageError: if none is named, one is named twice, or one lacks what a join needs.
@@ -208,15 +222,16 @@ def open_several(
         if whole in resolved[:number]:
             raise UsageError(f"{paths[number]}: is named twice")
     openers = [partial(open_showers, path, detector, particle=particle) for path in paths]
-    return joined_reader(openers, check_rows=check_rows)
+    return joined_reader(openers, check_rows=check_rows, mixed=mixed)
 
 
-def joined_reader(openers: Sequence[Callable[[], Reader]], *, check_rows: bool = True) -> Reader:
+def joined_reader(openers: Sequence[Callable[[], Reader]], *, check_rows: bool = True, mixed: bool = False) -> Reader:
     """What is opened, as one; all of it is closed again if something is wrong.
 
     Args:
         openers: each opens a file; a single one is returned as it is.
         check_rows: whether to look for showers that are in two of them, for which all are read.
+        mixed: whether they may be of several particles; see :class:`JoinedReader`.
 
     Raises:
         UsageError: if one lacks what a join needs.
@@ -228,7 +243,7 @@ def joined_reader(openers: Sequence[Callable[[], Reader]], *, check_rows: bool =
             readers.append(opener())  # noqa: PERF401 - closed if a later one fails
         if len(readers) == 1:
             return readers[0]
-        joined = JoinedReader(readers)
+        joined = JoinedReader(readers, mixed=mixed)
         if check_rows:
             joined.refuse_repeated()
     except BaseException:

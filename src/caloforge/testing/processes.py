@@ -88,7 +88,9 @@ def gradients(model: ShowerModel, showers: Showers | ShowerPoints, shares: list[
 
 
 def _wide(batch: TrainingBatch) -> TrainingBatch:
-    wide: dict[str, Any] = {name: column.double() for name, column in batch.columns().items() if name != "offsets"}
+    wide: dict[str, Any] = {
+        name: column.double() for name, column in batch.columns().items() if column.is_floating_point()
+    }
     return replace(batch, **wide)
 
 

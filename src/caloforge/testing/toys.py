@@ -106,11 +106,14 @@ def training_batch(showers: Showers | ShowerPoints, epoch: int = 0, first_row: i
     """
     rows = torch.arange(first_row, first_row + len(showers))
     incident = torch.from_numpy(showers.incident_energy)
+    particle = torch.full((len(showers),), showers.particle)
     if isinstance(showers, Showers):
         deposits = torch.from_numpy(showers.deposits)
-        return VoxelBatch(deposits=deposits, incident_energy=incident, row=rows, epoch=epoch)
+        return VoxelBatch(deposits=deposits, incident_energy=incident, row=rows, epoch=epoch, particle=particle)
     offsets, points = torch.from_numpy(showers.offsets), torch.from_numpy(showers.points)
-    return PointBatch(offsets=offsets, points=points, incident_energy=incident, row=rows, epoch=epoch)
+    return PointBatch(
+        offsets=offsets, points=points, incident_energy=incident, row=rows, epoch=epoch, particle=particle
+    )
 
 
 class ToyRows:

@@ -13,7 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -29,7 +29,7 @@ from caloforge.stage import StageTraining, TrainingBatch, VoxelBatch
 from caloforge.training.order import DataOrder, split_rows
 from caloforge.training.table import Table, joined
 
-__all__ = ["FirstShowers", "RowOrder", "ShowerSource", "TrainingSet", "available_memory"]
+__all__ = ["FirstShowers", "MixedSource", "RowOrder", "ShowerSource", "TrainingSet", "available_memory"]
 
 Rows = NDArray[np.int64]
 
@@ -57,6 +57,20 @@ class ShowerSource(Protocol):
 
     def read(self, start: int, stop: int) -> Showers | ShowerPoints:
         """Consecutive showers."""
+        ...
+
+
+@runtime_checkable
+class MixedSource(Protocol):
+    """What a source has besides whose showers may be of several particles."""
+
+    @property
+    def particles(self) -> tuple[int, ...]:
+        """PDG ids of the particles, in the order in which they first come."""
+        ...
+
+    def particles_of(self, start: int, stop: int) -> NDArray[np.int64]:
+        """PDG ids of consecutive showers, int64 (stop - start,)."""
         ...
 
 
@@ -146,7 +160,8 @@ class TrainingSet:
 
     Attributes:
         detector: of the showers.
-        particle: PDG id of the incident particle.
+        particle: PDG id of the incident particle; of the first row, if there are several particles.
+        particles: PDG id of each row, int64 (N,), if there are several; else None.
         hashes: one for each row of the file, uint64 (N,).
         incident_energy: of all rows, float64 (N,), MeV.
         direction: of all rows, float32 (N, 3), or None.
@@ -179,6 +194,8 @@ class TrainingSet:
         self._device = torch.device(device)
         self.detector: Detector = source.detector
         self.particle = source.particle
+        several = isinstance(source, MixedSource) and len(source.particles) > 1
+        self.particles = source.particles_of(0, n) if several else None  # type: ignore[attr-defined] # looked at
         self.seed, self.val_fraction = seed, val_fraction
         self.training_rows, self.validation_rows = split_rows(n, val_fraction, seed)
         self.order = order
@@ -204,7 +221,7 @@ class TrainingSet:
             else:
                 low, high = np.searchsorted(self.validation_rows, [start, start + len(part)])
                 if high > low:
-                    table = Table.of(np.arange(start, start + len(part)), part)
+                    table = self._made_table(np.arange(start, start + len(part)), part)
                     validation.append(table.take(self.validation_rows[low:high], 0))
             if progress is not None:
                 progress.advance(len(part))
@@ -215,7 +232,10 @@ class TrainingSet:
         if validation:
             self._validation = Table.joined(validation)
         if kept:
-            self._table = self._placed(Table.of(np.arange(len(self._source)), _concatenated(kept)))
+            self._table = self._placed(self._made_table(np.arange(len(self._source)), _concatenated(kept)))
+
+    def _made_table(self, rows: Rows, showers: Showers | ShowerPoints) -> Table:
+        return Table.of(rows, showers, None if self.particles is None else self.particles[rows])
 
     def _placed(self, table: Table) -> Table:
         # On a GPU every batch is then a gather in its own memory; larger data travel batch by batch.
@@ -288,7 +308,7 @@ class TrainingSet:
             table = kept or self._table
             if table is None:
                 first, last = int(chosen[0]), int(chosen[-1]) + 1
-                table = Table.of(np.arange(first, last), self._source.read(first, last))
+                table = self._made_table(np.arange(first, last), self._source.read(first, last))
             yield _cast(table.take(chosen, 0).to(self._device), precision)
 
     def _ordered(self, epoch: int, wanted: Sequence[tuple[int, int]]) -> Iterator[TrainingBatch]:
@@ -320,7 +340,7 @@ class TrainingSet:
             stop = min(start + self.order.block, len(self._source))
             numbers.append(np.arange(start, stop))
             parts.append(self._source.read(start, stop))
-        return Table.of(np.concatenate(numbers), _concatenated(parts))
+        return self._made_table(np.concatenate(numbers), _concatenated(parts))
 
     def _turns(self, augmentation: str, epoch: int) -> _Turns | None:
         """The symmetry operation of every row in this epoch; None if there is nothing to do."""
@@ -358,7 +378,7 @@ class FitData:
 
     @property
     def particle(self) -> int:
-        """PDG id of the incident particle."""
+        """PDG id of the incident particle; of the first row, if there are several particles."""
         return self.data.particle
 
     def __len__(self) -> int:
@@ -406,7 +426,9 @@ def _cast(batch: TrainingBatch, precision: str) -> TrainingBatch:
     if precision != "float64":
         return batch
 
-    wide: dict[str, Any] = {name: column.double() for name, column in batch.columns().items() if name != "offsets"}
+    wide: dict[str, Any] = {
+        name: column.double() for name, column in batch.columns().items() if column.is_floating_point()
+    }
     return replace(batch, **wide)
 
 

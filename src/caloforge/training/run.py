@@ -54,7 +54,7 @@ from caloforge.training.memory import memory_kept
 from caloforge.training.metrics import collect_metrics
 from caloforge.training.processes import Processes
 from caloforge.training.rundir import Added, begin, check_free, check_same, clear, locked
-from caloforge.training.setting_up import check_layers, check_sizes, torch_settings
+from caloforge.training.setting_up import check_layers, check_particles, check_sizes, described, torch_settings
 from caloforge.training.side_by_side import in_order_of_need
 from caloforge.training.state import read_counters, stage_finished
 from caloforge.training.team import Seat, team
@@ -105,7 +105,8 @@ def train(
 
     Args:
         preset: name of a preset, YAML file, or the preset itself.
-        data: shower file, a sample of the package (``NAME:SPLIT``), several of these as one, or an open file.
+        data: shower file, a sample of the package (``NAME:SPLIT``), several of these as one, or an open file; for a model of
+            several particles files of each.
         out: model directory.
         detector: for files that do not name theirs.
         particle: for files that do not name theirs.
@@ -257,7 +258,8 @@ def _begin(call: _Call, seat: Seat | None, on_exit: ExitStack) -> _Begun:
     if isinstance(source, str | Path | Sequence):
         names = [source] if isinstance(source, str | Path) else source
         datasets.refuse_references(names)
-        source = on_exit.enter_context(datasets.open_named(names, call.detector, particle=call.particle))
+        mixed = model_class(chosen_preset.kind).takes_particles
+        source = on_exit.enter_context(datasets.open_named(names, call.detector, particle=call.particle, mixed=mixed))
     model, used = _new_model(chosen_preset, source, seed, inputs)
     all_stages = model.training_stages(chosen_preset.training)
     chosen = _chosen(all_stages, stages)
@@ -355,16 +357,7 @@ def _new_model(
     preset: Preset, source: ShowerSource, seed: int, inputs: Mapping[str, str | Path]
 ) -> tuple[ShowerModel, dict[str, str]]:
     """An untrained model, the same for the same seed, and the hashes of the models that it learns from."""
-    if source.detector is None:
-        raise UsageError(
-            "the data do not say which detector they belong to, so one must be named "
-            f"({argument('detector')}; 'caloforge convert' writes it into the file)"
-        )
-    if source.particle == 0:
-        raise UsageError(
-            "the data do not say which particle made the showers, so one must be named "
-            f"({argument('particle')}; 'caloforge convert' writes it into the file)"
-        )
+    detector = described(source)
     wanted = model_class(preset.kind).inputs
     missing = [name for name in wanted if name not in inputs]
     if missing:
@@ -376,7 +369,8 @@ def _new_model(
         raise UsageError(f"the model '{preset.kind}' takes no other model as '{unknown[0]}'")
     others = {name: load_model(path) for name, path in inputs.items()}
     torch.manual_seed(Streams(seed, "training/initial weights").integer(0))
-    model = preset.build(source.detector, inputs=others)
+    model = preset.build(detector, inputs=others)
+    check_particles(model, source)
     used = {name: other.record.weights_sha256 for name, other in others.items() if other.record is not None}
     return model, used
 
@@ -452,13 +446,15 @@ def _plan(
         "order": asdict(rows.order),
         "inputs": dict(used),
     }
+    particles = model.particles or (rows.particle,)
     return RunPlan(
         kind=model.kind,
         profile=model.profile,
         config=model.config.model_dump(mode="json"),
         aids=[helper.describe() for helper in model.helpers()],
         detector=model.detector.to_toml(),
-        particle=rows.particle,
+        particle=particles[0],
+        others=list(particles[1:]),
         training=training,
         stages=[stage.name for stage in stages],
         inputs={name: str(path) for name, path in inputs.items()},
@@ -472,9 +468,10 @@ def _assemble(run: Run, plan: RunPlan, used: Mapping[str, str]) -> None:
     assemble_model(
         run.directory,
         ConditionRange.of(
-            rows.particle,
+            plan.particle,
             rows.incident_energy[trained],
             None if rows.direction is None else rows.direction[trained],
+            others=tuple(plan.others),
         ),
         # Validation rows chose the weights, so they are no test of them either.
         row_hashes=rows.hashes,

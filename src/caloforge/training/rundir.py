@@ -33,7 +33,9 @@ def begin(directory: Path, preset: Preset, plan: RunPlan, model: ShowerModel) ->
     make_folder(directory)
     text = yaml.safe_dump(preset.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
     replace_file(directory / "config.yaml", f"# The preset of this training, with all overrides.\n{text}")
-    write_plan(directory, model, plan.particle, plan.training, inputs=plan.inputs, details=plan.details)
+    write_plan(
+        directory, model, plan.particle, plan.training, others=plan.others, inputs=plan.inputs, details=plan.details
+    )
 
 
 @dataclass(frozen=True)

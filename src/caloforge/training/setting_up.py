@@ -8,13 +8,16 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
+from caloforge.arguments import argument
+from caloforge.detectors import Detector, particle_name
 from caloforge.errors import UsageError
+from caloforge.models import ShowerModel
 from caloforge.nn.batch_layers import BatchNorm1d, BatchNorm2d, Dropout
 from caloforge.stage import GradientStage, Stage
-from caloforge.training.data import TrainingSet
+from caloforge.training.data import MixedSource, ShowerSource, TrainingSet
 from caloforge.training.processes import Processes
 
-__all__ = ["check_layers", "check_sizes", "torch_settings"]
+__all__ = ["check_layers", "check_particles", "check_sizes", "described", "torch_settings"]
 
 
 @contextmanager
@@ -34,6 +37,45 @@ def torch_settings(device: torch.device, threads: int | None, tf32: bool) -> Ite
             torch.set_num_threads(former_threads)
             torch.set_float32_matmul_precision(former_precision)
             torch.backends.cudnn.allow_tf32 = former_cudnn
+
+
+def described(source: ShowerSource) -> Detector:
+    """The detector of data that say what they are of; others are refused."""
+    if source.detector is None:
+        raise UsageError(
+            "the data do not say which detector they belong to, so one must be named "
+            f"({argument('detector')}; 'caloforge convert' writes it into the file)"
+        )
+    if source.particle == 0:
+        raise UsageError(
+            "the data do not say which particle made the showers, so one must be named "
+            f"({argument('particle')}; 'caloforge convert' writes it into the file)"
+        )
+    return source.detector
+
+
+def check_particles(model: ShowerModel, source: ShowerSource) -> None:
+    """Refuse data of other particles than a model of several is to make, and several particles for a model of one."""
+    found = source.particles if isinstance(source, MixedSource) else (source.particle,)
+    names = ", ".join(map(particle_name, found))
+    if not model.particles:
+        if len(found) > 1:
+            raise UsageError(
+                f"the data hold showers of several particles ({names}), and the model makes one; "
+                f"model.particles=[{names}] makes it one of all of them"
+            )
+        return
+    wanted = ", ".join(map(particle_name, model.particles))
+    strange = [particle_name(pdg) for pdg in found if pdg not in model.particles]
+    if strange:
+        raise UsageError(
+            f"the data hold showers of {', '.join(strange)}, and the model is to make {wanted} (model.particles)"
+        )
+    missing = [particle_name(pdg) for pdg in model.particles if pdg not in found]
+    if missing:
+        raise UsageError(
+            f"the model is to make {wanted} (model.particles), and the data hold no showers of {', '.join(missing)}"
+        )
 
 
 def check_sizes(rows: TrainingSet, stages: Sequence[Stage], processes: Processes) -> None:

@@ -34,17 +34,19 @@ class Table:
     starts: NDArray[np.int64] | None
 
     @classmethod
-    def of(cls, rows: Rows, showers: Showers | ShowerPoints) -> Table:
+    def of(cls, rows: Rows, showers: Showers | ShowerPoints, particles: NDArray[np.int64] | None = None) -> Table:
         """Showers as tensors.
 
         Args:
             rows: their numbers in the file, ascending.
             showers: the showers.
+            particles: PDG id of each, where they are of several particles.
         """
         common: dict[str, Any] = {
             "incident_energy": _tensor(showers.incident_energy),
             "row": torch.empty(0, dtype=torch.int64),
             "direction": None if showers.direction is None else _tensor(showers.direction),
+            "particle": None if particles is None else _tensor(particles),
         }
         if isinstance(showers, ShowerPoints):
             points = PointBatch(offsets=_tensor(showers.offsets), points=_tensor(showers.points), **common)

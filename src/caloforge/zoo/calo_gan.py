@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field, model_validator
-from torch import Tensor
+from torch import Tensor, nn
 
 from caloforge.conditions import Conditions
 from caloforge.detectors import Detector
@@ -55,7 +55,8 @@ class CaloGANConfig(ImageGameConfig):
         streams: most generator streams; where there are more layers, neighbours are channels of one.
         inpainting: whether layers see the layer before them.
         carry: how that gets onto their grid.
-        conditioning: ``product``: random numbers times E / 100 GeV; ``concatenated``: logarithm of E and direction beside them.
+        conditioning: ``product``: random numbers times E / 100 GeV, with several particles also times numbers that belong to the
+            particle; ``concatenated``: logarithm of E, direction and, with several particles, which it is (one-hot) beside them.
         units: of images: ``GeV``, or ``shares`` of the incident energy, over what is usual in each cell. The critic sees
             images and energies in these units, with ``shares`` also their logarithms and the incident energy.
         norm: of generator and critic.
@@ -191,9 +192,10 @@ class CaloGAN(ImageGameModel):
         ),
         Difference(
             "several particles in one network",
-            "a variant: embedding of the type, which the critic has to guess",
-            "one network for each particle (in both profiles)",
-            "the authors found one for each better; training files hold one particle",
+            "a variant: random numbers times an embedding of the type, which one unit of the critic guesses, of three types too",
+            "with `particles` a unit for each type (in both profiles); the type one-hot beside the random numbers instead of the "
+            "embedding",
+            "one unit cannot tell three types; the authors found one network for each particle better",
         ),
         Difference(
             "weights of the result",
@@ -234,11 +236,15 @@ class CaloGAN(ImageGameModel):
             )
             for g in groups
         ]  # fmt: skip
-        self.critic = ImageCritic(streams, views * readout.n_layers, self.images.per_event, minibatch=config.minibatch)
+        self.critic = ImageCritic(
+            streams, views * readout.n_layers, self.images.per_event, minibatch=config.minibatch,
+            types=len(config.particles),
+        )  # fmt: skip
 
     def _generator(self, groups: list[LayerGroup]) -> ImageGenerator:
         config = self.config
-        inputs = config.latent + (3 if config.conditioning == "concatenated" else 0)
+        beside = config.conditioning == "concatenated"
+        inputs = config.latent + (3 + len(config.particles) if beside else 0)
         places = sum((group.shape[0] + 2) * (group.shape[1] + 2) for group in groups)
         channels = config.channels or max(_LEAST_CHANNELS, min(_MOST_CHANNELS, int(_DENSE_WEIGHTS / (inputs * places))))
         following = groups[1:] if config.inpainting else []
@@ -256,7 +262,10 @@ class CaloGAN(ImageGameModel):
             for before, g in zip(groups, following, strict=False)
         ]
         head = EnergyHead(inputs, self.detector.readout.n_layers) if config.layer_energies == "head" else None
-        return ImageGenerator(streams, painting, carried, head)
+        embedding = nn.Embedding(len(config.particles), config.latent) if config.particles and not beside else None
+        if embedding is not None:
+            nn.init.xavier_normal_(embedding.weight)
+        return ImageGenerator(streams, painting, carried, head, embedding)
 
     def stages(self, training: TrainingConfig) -> list[Stage]:
         """Two fits, and the game."""
@@ -270,19 +279,25 @@ class CaloGAN(ImageGameModel):
         """Standard normal numbers ``noise`` (N, latent)."""
         return normal_latents({"noise": self.config.latent}, conditions, streams)
 
-    def given(self, noise: Tensor, incident_energy: Tensor, direction: Tensor | None) -> Tensor:
+    def given(
+        self, noise: Tensor, incident_energy: Tensor, direction: Tensor | None, types: Tensor | None = None
+    ) -> Tensor:
         """See :meth:`caloforge.parts.image_game.ImageGameModel.given`."""
         if self.config.conditioning == "product":
-            return noise * (incident_energy / (100 * GeV)).to(noise)[:, None]
+            scaled = noise * (incident_energy / (100 * GeV)).to(noise)[:, None]
+            embedding = self.generator.embedding
+            return scaled if types is None or embedding is None else scaled * (types @ embedding.weight)
         across = noise.new_zeros(len(noise), 2) if direction is None else direction[:, :2].to(noise)
-        return torch.cat([noise, self.images.log_energy(incident_energy, self.dtype)[:, None], across], dim=1)
+        beside = [self.images.log_energy(incident_energy, self.dtype)[:, None], across]
+        return torch.cat([noise, *beside, *([] if types is None else [types])], dim=1)
 
     def decode_tensors(
         self, conditions: Mapping[str, Tensor], latents: Mapping[str, Tensor]
     ) -> tuple[dict[str, Tensor], Tensor]:
         """Voxels; a shower is valid if it is finite."""
         noise = latents["noise"].to(self.dtype)
-        made = self.make(noise, conditions["incident_energy"], conditions["direction"]).float()
+        types = self.types(conditions.get("particle"))
+        made = self.make(noise, conditions["incident_energy"], conditions["direction"], types).float()
         good = made.isfinite().all(dim=1)
         deposits = torch.where(good[:, None] & (made >= self.images.threshold), made, 0.0)
         return {"deposits": deposits}, good

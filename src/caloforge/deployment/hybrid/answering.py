@@ -38,7 +38,8 @@ def load_models(models: Models, detector: Detector, *, points: bool) -> dict[int
     """Load models by the species that each answers.
 
     Args:
-        models: names of models or directories, each for the species that it was trained for, or species with names.
+        models: names of models or directories, each for the species that it was trained for (of a model of several particles for
+            all of them), or species with names.
         detector: the calorimeter that they stand for.
         points: whether points are wanted, or voxels; points can become voxels, but not the other way round.
 
@@ -58,18 +59,18 @@ def load_models(models: Models, detector: Detector, *, points: bool) -> dict[int
         else:
             model = ready_model(str(name), detector, species, points=points)
         valid = _valid(model)
-        if species is not None and particle_id(species) != valid.particle:
+        answers = valid.particles if species is None else (particle_id(species),)
+        if species is not None and answers[0] not in valid.particles:
             raise UsageError(
-                f"'{name}' makes showers of {particle_name(valid.particle)}, not of {particle_name(particle_id(species))}"
+                f"'{name}' makes showers of {valid.particle_names}, not of {particle_name(particle_id(species))}"
             )
-        if valid.particle in found:
-            raise UsageError(
-                f"two models answer {particle_name(valid.particle)}: '{found[valid.particle][0]}' and '{name}'"
-            )
+        for answer in answers:
+            if answer in found:
+                raise UsageError(f"two models answer {particle_name(answer)}: '{found[answer][0]}' and '{name}'")
         if points and model.shower_kind != "points":
             raise UsageError(f"'{name}' makes voxels, so {argument('points')} cannot be asked for")
         _check_readout(name, model, detector, points=points)
-        found[valid.particle] = name, model
+        found |= dict.fromkeys(answers, (name, model))
     return found
 
 
