@@ -16,7 +16,7 @@ from caloforge.aids import rejection
 from caloforge.aids.rejection import Rejection
 from caloforge.conditions import ConditionRange, Conditions
 from caloforge.deployment import export_model
-from caloforge.errors import GenerationError
+from caloforge.errors import ConfigError, GenerationError
 from caloforge.evaluation import files
 from caloforge.generation import generation_streams, sample_showers
 from caloforge.models import (
@@ -175,3 +175,9 @@ def test_who_rejects_too_often_is_named() -> None:
         sample_showers(model, Conditions.first(np.full(3, 3e3), 22), generation_streams(1))
     model.adjust({"rejection": False})
     assert sample_showers(model, Conditions.first(np.full(3, 3e3), 22), generation_streams(1)).redrawn == 0
+
+
+def test_no_more_draws_for_a_shower_than_it_may_have() -> None:
+    """With 10 draws for each one in 40,000 would be rejected 100 times, and end the generation; mutation: no upper limit."""
+    with pytest.raises(ConfigError, match="at 'most' input should be less than or equal to 5, got 10"):
+        tiny("pca-parametrisation", JUDGE | {"most": 10})

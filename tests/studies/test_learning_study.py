@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from caloforge import datasets
 from caloforge.cli.main import main
 from caloforge.showers import create_showers, open_showers
+from caloforge.studies import reports
 from caloforge.studies.extrapolation import Extrapolated, extrapolated, together
 
 TINY = """
@@ -59,6 +61,34 @@ def test_curves_of_two_presets(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert main(command) == 0
     assert report.stat().st_mtime_ns == before
     assert "extrapolated" in capsys.readouterr().out
+
+
+def test_other_measures_are_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a folder that holds a report; mutation: take whatever report there is."""
+    made: list[str] = []
+
+    def written(result: str, folder: Path) -> None:
+        folder.mkdir(exist_ok=True)
+        (folder / "report.json").write_text(result)
+        made.append(result)
+
+    monkeypatch.setattr(reports, "write_report", written)
+    monkeypatch.setattr(reports, "load_report", lambda folder: (folder / "report.json").read_text())
+
+    def asked(name: str) -> object:
+        job = SimpleNamespace(units=1, run=lambda keep, advance: name)
+        return reports.kept_report(tmp_path / "report", lambda: job, asked={"only": (name,)})  # type: ignore[arg-type, return-value]
+
+    assert [asked(name) for name in ("fpd", "fpd", "boosted", "boosted", "fpd")] == [
+        "fpd",
+        "fpd",
+        "boosted",
+        "boosted",
+        "fpd",
+    ]
+    assert made == ["fpd", "boosted", "fpd"]
+    (tmp_path / "report" / "asked.json").unlink()  # of a former version
+    assert asked("boosted") == "fpd"
 
 
 @pytest.mark.parametrize(

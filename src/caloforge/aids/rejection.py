@@ -56,7 +56,8 @@ class RejectionSettings(Settings):
     """Settings of the classifier, and how it is used.
 
     Attributes:
-        most: showers that are so many times likelier among the real ones stay always; about so many are drawn for each.
+        most: showers that are so many times likelier among the real ones stay always; about so many are drawn for each. With more
+            than 5 some shower of a large file would be drawn 100 times in vain, which ends its generation.
         networks: how many networks are averaged.
         hidden: units of the two hidden layers of each.
         draws: how many showers are generated for every training row.
@@ -66,7 +67,7 @@ class RejectionSettings(Settings):
         weight_decay: its weight decay.
     """
 
-    most: Annotated[float, Field(gt=1)] = 2.5
+    most: Annotated[float, Field(gt=1, le=5)] = 2.5
     networks: Annotated[int, Field(ge=1)] = 4
     hidden: Annotated[int, Field(ge=1)] = 128
     draws: Annotated[int, Field(ge=1)] = 3

@@ -184,6 +184,9 @@ class _Training:
                 only=how.only or MEASURES, seed=how.seed, retrainings=how.retrainings, max_showers=most,
                 threads=how.threads or 1, device=how.device, timing=False,
             ),
+            asked={
+                "only": how.only, "seed": how.seed, "retrainings": how.retrainings, "floor": str(self.floor or ""),
+            },
         )  # fmt: skip
 
 

@@ -226,6 +226,10 @@ def _judge(job: _Job, made: Path, model: Path | None) -> EvaluationResult:
             only=how.only, seed=how.seed, retrainings=how.retrainings, threads=how.threads, device=how.device,
             timing=how.timing,
         ),
+        asked={
+            "suite": how.suite, "only": how.only, "seed": how.seed, "retrainings": how.retrainings,
+            "floor": str(job.floor or ""),
+        },
         before=lambda keep: _share_floor(job.judged, keep),
     )  # fmt: skip
 
