@@ -99,6 +99,47 @@ def test_rejected_showers_are_drawn_again_and_counted(reference):
     np.testing.assert_array_equal(same, ~first)
 
 
+@pytest.mark.parametrize(("n", "batch_size"), [(33, 1000), (200, 1000), (200, 45)])
+def test_the_last_ones_are_drawn_several_times_at_once(monkeypatch, n, batch_size):
+    """As one attempt after the other gives them, in fewer calls; mutation: take the last valid attempt instead of the first."""
+
+    def drawn():
+        calls.clear()
+        return sample_showers(toy(reject=0.8), spectrum().block(0, n), generation_streams(7), batch_size=batch_size)
+
+    calls, latents = [], Toy.own_latents
+
+    def counted(model, conditions, streams):
+        calls.append(len(conditions))
+        return latents(model, conditions, streams)
+
+    monkeypatch.setattr(Toy, "own_latents", counted)
+    together, fewer = drawn(), len(calls)
+    assert max(calls) <= max(n, batch_size)
+    monkeypatch.setattr("caloforge.generation.sampling._COMPANY", 1)
+    one_by_one = drawn()
+    assert (together.showers.deposits == one_by_one.showers.deposits).all()
+    assert together.redrawn == one_by_one.redrawn > 2 * n
+    assert fewer < 0.7 * len(calls)
+
+
+@pytest.mark.parametrize("most", [3, 20, 60])
+def test_no_attempt_beyond_the_last_counts(monkeypatch, most):
+    """Mutation: forget the limit where several attempts are made at once."""
+
+    def outcome():
+        try:
+            return sample_showers(
+                toy(reject=0.8), spectrum().block(0, 33), generation_streams(7), max_attempts=most
+            ).redrawn
+        except GenerationError as error:
+            return str(error).partition("times")[2]
+
+    together = outcome()
+    monkeypatch.setattr("caloforge.generation.sampling._COMPANY", 1)
+    assert outcome() == together
+
+
 def test_a_model_that_rejects_everything_ends_with_an_error(tmp_path):
     with pytest.raises(GenerationError, match=r"rejected shower 0 \(.* GeV\) 20 times"):
         generate(toy(reject=1.1), spectrum(5), tmp_path / "g.h5", max_attempts=20, show=False)

@@ -26,7 +26,8 @@ __all__ = ["Sample", "Timing", "borrowed", "generation_streams", "sample_showers
 #: How often a shower may be rejected before the model is given up.
 MAX_ATTEMPTS = 100
 #: A few showers are computed in another order of sums than many, with other last digits. Of showers that were asked for together
-#: the last ones to be drawn again keep the company that they had, so that their digits do not depend on who else is left.
+#: the last ones to be drawn again keep so much company, so that their digits do not depend on who else is left: their own next
+#: attempts, of which the first that is not rejected counts.
 _COMPANY = 32
 
 
@@ -147,6 +148,7 @@ def _sample(model: ShowerModel, conditions: Conditions, streams: Streams, batch_
     # Never more than they had: beside a single shower 31 others would cost as much as 31 showers.
     company = min(_COMPANY, batch_size) if len(conditions) >= _COMPANY else 0
     while len(waiting):
+        attempts = np.zeros(len(waiting), dtype=np.int64)  # that were rejected in this round
         rejected = np.zeros(len(waiting), dtype=np.bool_)
         for start in range(0, len(waiting), batch_size):
             rows = slice(start, start + batch_size)
@@ -154,32 +156,55 @@ def _sample(model: ShowerModel, conditions: Conditions, streams: Streams, batch_
             asked = wanted[rows]
             count = len(asked)
             if count < company and redrawn:
-                asked = asked[np.resize(np.arange(count), company)]
+                asked = _attempts(asked, company)
             latents = model.latents(asked, streams)
             drawn = time.perf_counter()
             output, valid = model.decode(asked, latents)
             done = time.perf_counter()
-            if len(asked) > count:
-                output, valid = _chosen(output, np.arange(count)), valid[:count]
-            rejected[rows] = ~valid
-            if valid.any():
-                places.append(waiting[rows][valid])
-                parts.append(output if valid.all() else _chosen(output, np.flatnonzero(valid)))
+            first, attempts[rows] = _first_valid(valid & (asked.attempt < max_attempts), count)
+            rejected[rows] = first < 0
+            if (first >= 0).any():
+                places.append(waiting[rows][first >= 0])
+                parts.append(output if valid.all() and len(valid) == count else _chosen(output, first[first >= 0]))
             timing.latents += drawn - began
             timing.decode += done - drawn
             timing.assembly += time.perf_counter() - done
-        redrawn += int(rejected.sum())
-        waiting, wanted = waiting[rejected], wanted[rejected].again()
+        redrawn += int(attempts.sum())
+        wanted = replace(wanted, attempt=wanted.attempt + attempts)
+        waiting, wanted = waiting[rejected], wanted[rejected]
         if len(waiting) and int(wanted.attempt.max()) >= max_attempts:
+            worst = int(wanted.attempt.argmax())
             judges = "".join(f"; without its aid '{kind}' it may (option {kind}=false)" for kind in model.judges())
             raise GenerationError(
-                f"the model rejected shower {int(wanted.index[0])} ({format_energy(float(wanted.incident_energy[0]))}) "
+                f"the model rejected shower {int(wanted.index[worst])} ({format_energy(float(wanted.incident_energy[worst]))}) "
                 f"{max_attempts} times, so it cannot make showers under these conditions{judges}"
             )
     began = time.perf_counter()
     showers = _in_order(parts, np.concatenate(places))
     timing.assembly += time.perf_counter() - began
     return Sample(showers, redrawn, timing)
+
+
+def _attempts(asked: Conditions, rows: int) -> Conditions:
+    """As many rows: the showers, then their next attempts, then those after these."""
+    number = np.arange(rows)
+    more = asked[number % len(asked)]
+    return replace(more, attempt=more.attempt + number // len(asked))
+
+
+def _first_valid(valid: NDArray[np.bool_], count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Of rows as from :func:`_attempts`, of ``count`` showers.
+
+    Returns:
+        The row of each shower's first valid attempt, -1 if there is none, and how many were rejected before it; int64 (count,).
+    """
+    rounds = -(-len(valid) // count)
+    table = np.zeros(rounds * count, dtype=np.bool_)
+    table[: len(valid)] = valid
+    table = table.reshape(rounds, count)
+    found, first = table.any(axis=0), table.argmax(axis=0)
+    tried = rounds - (np.arange(count) >= len(valid) - (rounds - 1) * count)
+    return np.where(found, first * count + np.arange(count), -1), np.where(found, first, tried)
 
 
 def _in_order(parts: Sequence[Showers | ShowerPoints], places: NDArray[np.int64]) -> Showers | ShowerPoints:
