@@ -199,9 +199,8 @@ def _first_valid(valid: NDArray[np.bool_], count: int) -> tuple[NDArray[np.int64
         The row of each shower's first valid attempt, -1 if there is none, and how many were rejected before it; int64 (count,).
     """
     rounds = -(-len(valid) // count)
-    table = np.zeros(rounds * count, dtype=np.bool_)
-    table[: len(valid)] = valid
-    table = table.reshape(rounds, count)
+    table = np.zeros((rounds, count), dtype=np.bool_)
+    table.reshape(-1)[: len(valid)] = valid
     found, first = table.any(axis=0), table.argmax(axis=0)
     tried = rounds - (np.arange(count) >= len(valid) - (rounds - 1) * count)
     return np.where(found, first * count + np.arange(count), -1), np.where(found, first, tried)
