@@ -140,6 +140,42 @@ def test_what_stays_is_as_the_training_showers_are(model: Uniform) -> None:
     assert sample.redrawn == pytest.approx(4000, abs=500)
 
 
+@pytest.mark.parametrize("most", [3.0, 1.2])
+def test_an_exact_classifier_gives_the_exact_density(most: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Real responses have the density 6 r (1 - r), cut off at the top by ``most`` 1.2; an integral gives share and likelihood.
+
+    Mutations: forget ``most`` in the share that stays; draw the random number of a shower once for all its attempts.
+    """
+    made = Uniform(ModelConfig(), DETECTOR).eval()
+    aid = make_aid(SETTINGS | {"most": most}, made)
+    assert isinstance(aid, Rejection)
+    made.aids["rejection"] = aid
+
+    def ratio(features: Tensor) -> Tensor:
+        response = features[:, 1].sinh().exp()
+        return [(6 * response * (1 - response)).clamp_min(1e-30).log()]  # type: ignore[return-value]
+
+    monkeypatch.setattr(aid, "outputs", ratio)
+    stages = {stage.name: stage for stage in made.training_stages(TrainingConfig())}
+    last = stages["rejection-rate"]
+    assert isinstance(last, FitStage)
+    last.load_state(last.fit(Rows(real_showers(2000, 1)), Streams(2, "training")))
+    places = np.linspace(0, 1, 20001)
+    kept = np.minimum(6 * places * (1 - places) / most, 1)
+    share = kept.mean()
+    np.testing.assert_allclose(aid.rate(torch.tensor([1e4, 3e4, 8e4])).numpy(), share, atol=0.04)
+    sample = sample_showers(made, Conditions.first(np.full(8000, 3e4), 22), generation_streams(2))
+    assert isinstance(sample.showers, Showers)
+    assert 8000 / (8000 + sample.redrawn) == pytest.approx(share, abs=0.01)
+    found, _ = np.histogram(responses(sample.showers), 20, (0, 1))
+    wanted = kept[:-1].reshape(20, -1).mean(axis=1) / share * 400
+    assert ((found - wanted) ** 2 / wanted).sum() < 45  # 99.9 % of chi square with 20 degrees
+    deposits = torch.from_numpy(places[1:-1, None]) * 3e4 * pattern()
+    grid = Showers(deposits.numpy().astype(np.float32), np.full(19999, 3e4), 22, DETECTOR.readout)
+    density = aid.log_factor(grid).exp().numpy()  # that of the model by itself is 1
+    np.testing.assert_allclose(density, kept[1:-1] / share, rtol=0.1, atol=0.02)
+
+
 def test_batches_do_not_change_them(model: Uniform) -> None:
     conditions = Conditions.first(np.linspace(6e3, 8e4, 300), 22)
     made = [sample_showers(model, conditions, generation_streams(3), batch_size=b).showers for b in (300, 7)]
