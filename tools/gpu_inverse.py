@@ -62,9 +62,18 @@ def way(kind: str, flow: Any, device: str) -> Callable[[Any, Any], Any]:
     return lambda z, context: inverse.solve(packed, plan, z, context, *flow.spline_shape)[0]
 
 
-def measure(kind: str, model: str, batches: Sequence[int], device: str, seconds: float) -> dict[str, Any]:
-    """Milliseconds per shower and differences from the kernel of the CPU, for each batch size."""
+def measure(
+    kind: str, model: str, batches: Sequence[int], device: str, seconds: float, launch: tuple[int, int] | None = None
+) -> dict[str, Any]:
+    """Milliseconds per shower and differences from the kernel of the CPU, for each batch size.
+
+    ``launch`` is the number of showers in a tile of the Triton kernel, and of warps that share it; None for its own.
+    """
     os.environ["CALOFORGE_GPU_KERNELS"] = kind
+    if launch is not None:
+        from caloforge.kernels.gpu import inverse
+
+        inverse.launch = lambda shape: launch
     import torch
 
     from caloforge.bench.machine import describe_machine, time_calls
@@ -77,7 +86,7 @@ def measure(kind: str, model: str, batches: Sequence[int], device: str, seconds:
     on_cpu = copy.deepcopy(flow)
     invert = way(kind, flow, device)
     found: dict[str, Any] = {
-        "kind": kind,
+        "kind": kind if launch is None else f"{kind}-{launch[0]}x{launch[1]}",
         "model": model,
         "device": device,
         "machine": describe_machine(device),
@@ -129,7 +138,9 @@ def decide(paths: Sequence[Path]) -> dict[str, Any]:
             )
         else:
             ways[measured["kind"]] = {row["batch"]: row["ms_per_shower"] for row in measured["rows"]}
-        if measured["kind"] == "triton" and not all(row["first_has_the_same_bits"] for row in measured["rows"]):
+        if measured["kind"].startswith("triton") and not all(
+            row["first_has_the_same_bits"] for row in measured["rows"]
+        ):
             remarks.append("with Triton a shower is not the same in all batches, which it should be")
     batches = sorted({batch for times in ways.values() for batch in times})
     quickest = {
@@ -146,6 +157,7 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--model", default="calogan-gamma")
     parser.add_argument("--batch", default="1,100,10000")
     parser.add_argument("--device", default="cuda")
+    parser.add_argument("--launch", help="showers in a tile of the Triton kernel and warps that share it, as 32x8")
     parser.add_argument("--seconds", type=float, default=1.0, help="how long each batch size is repeated")
     return parser.parse_args(words)
 
@@ -158,7 +170,9 @@ def main() -> int:
         print(json.dumps(found, indent=2))
     else:
         batches = [int(word) for word in options.batch.split(",")]
-        found = measure(options.what, options.model, batches, options.device, options.seconds)
+        shape = None if options.launch is None else [int(word) for word in options.launch.split("x")]
+        launch = None if shape is None else (shape[0], shape[1])
+        found = measure(options.what, options.model, batches, options.device, options.seconds, launch)
     options.out.write_text(json.dumps(found, indent=2) + "\n")
     return 0 if complete else 1
 

@@ -78,10 +78,13 @@ def test_every_step_is_a_command_that_exists(tool: ModuleType, tmp_path: Path, r
     steps = tool.steps(tmp_path, ["a.h5", "b.h5"], ["t.h5", "u.h5"], ["f.h5"], rehearse)
     commands = [step for step in steps if not step.tool]
     assert [parsed(step.words) for step in commands][:3] == ["sampling", "training", "train"]
-    assert len({step.name for step in steps}) == len(steps) == (11 if rehearse else 12)
+    assert len({step.name for step in steps}) == len(steps) == (11 if rehearse else 14)
     assert all(("cuda" in step.words) != rehearse for step in commands)
     tools = [inverse_tool().arguments(step.words) for step in steps if step.tool]
-    assert [options.what for options in tools] == ["plain", "triton", *([] if rehearse else ["graphs"]), "decide"]
+    assert [options.what for options in tools] == [
+        "plain", "triton", *([] if rehearse else ["triton", "triton", "graphs"]), "decide"
+    ]  # fmt: skip
+    assert [options.launch for options in tools if options.launch] == ([] if rehearse else ["32x8", "16x16"])
     assert all(options.device == ("cpu" if rehearse else "cuda") for options in tools[:-1])
     assert tools[-1].measured == [options.out for options in tools[:-1]]
 
@@ -111,10 +114,10 @@ def test_what_failed_is_done_again_and_nothing_else(
     (tmp_path / "broken").touch()
     assert campaign(tool, tmp_path, monkeypatch) == 1
     first = calls(tmp_path)
-    assert len(first) == 12
+    assert len(first) == 14
     (tmp_path / "broken").unlink()
     assert campaign(tool, tmp_path, monkeypatch) == 0
-    assert [words[:2] for words in calls(tmp_path)[12:]] == [["bench", "training"]]
+    assert [words[:2] for words in calls(tmp_path)[14:]] == [["bench", "training"]]
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert {step["result"] for step in summary.values()} == {0}
 
@@ -136,13 +139,13 @@ def test_a_rehearsal_finishes_nothing(tool: ModuleType, tmp_path: Path, monkeypa
     """In the same folder, as the description has it; mutations: one summary for both, or one that does not look at commands."""
     assert campaign(tool, tmp_path, monkeypatch, "--rehearse") == 0
     assert campaign(tool, tmp_path, monkeypatch) == 0
-    assert len(calls(tmp_path)) == 23
+    assert len(calls(tmp_path)) == 25
     assert campaign(tool, tmp_path, monkeypatch) == 0
-    assert len(calls(tmp_path)) == 23
+    assert len(calls(tmp_path)) == 25
     steps = tool.steps
     monkeypatch.setattr(tool, "steps", lambda *a: [replace(steps(*a)[0], words=("bench", "sampling", "--other"))])
     assert campaign(tool, tmp_path, monkeypatch) == 0
-    assert calls(tmp_path)[23:] == [["bench", "sampling", "--other"]]
+    assert calls(tmp_path)[25:] == [["bench", "sampling", "--other"]]
 
 
 def test_what_a_stopped_step_left_is_not_evaluated(

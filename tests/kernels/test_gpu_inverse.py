@@ -28,6 +28,7 @@ ROOT = Path(__file__).parents[2]
 NAMES = [
     "two tiles", "three layers", "unseen inputs", "one layer", "one feature", "two pieces", "four pieces", "tails", "rough",
     "reads latents",
+    "large tile",
 ]  # fmt: skip
 
 
