@@ -185,6 +185,16 @@ def test_both_players_have_a_loss_of_the_types(profile: Any) -> None:
                 assert losses[0.2, player] - losses[0.0, player] == pytest.approx(0.2 * float(found["types"]), rel=1e-3)
 
 
+def test_flips_are_for_the_critic_and_generated_showers_only() -> None:
+    """Mutations: types that are not flipped; the generator, or real showers, with flipped ones."""
+    showers = sparse_showers(toy_detector(), 12, faint=False)
+    batch = replace(training_batch(showers), particle=torch.tensor(PDG)[torch.arange(12) % 3])
+    for player in ("critic", "generator"):
+        found = [game(fitted(showers, type_flips=share).train()).loss(player, batch, STREAMS) for share in (0.0, 1.0)]
+        assert torch.equal(found[0]["types"], found[1]["types"])
+        assert torch.equal(found[0]["loss"], found[1]["loss"]) == (player == "generator")
+
+
 @pytest.mark.parametrize("loss", ["distance", "moments"])
 def test_showers_of_one_particle_are_not_compared_with_those_of_another(loss: str) -> None:
     """Two samples that are the same as a whole, with types exchanged. Mutation: leave the types out of the comparison."""
