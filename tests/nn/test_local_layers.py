@@ -64,6 +64,20 @@ def test_minibatch_features_of_equal_and_of_distant_rows() -> None:
     torch.testing.assert_close(layer(x), torch.tensor(loop, dtype=torch.float64))
 
 
+def test_last_digits_do_not_decide_which_way_equal_rows_are_pushed() -> None:
+    """The same layer of two showers may come out of a batch with other last digits; mutation: compare the map as it is."""
+    torch.manual_seed(0)
+    layer = MinibatchFeatures(4).double()
+    row, other = torch.randn(2, 4, dtype=torch.float64)
+
+    def gradient(nearly: float) -> torch.Tensor:
+        x = torch.stack([row, row * (1 + nearly), other]).requires_grad_()
+        (found,) = torch.autograd.grad((layer(x) * torch.arange(1.0, 11.0, dtype=torch.float64)).sum(), x)
+        return found
+
+    torch.testing.assert_close(gradient(4e-15), gradient(0.0), rtol=1e-9, atol=1e-12)
+
+
 def test_borders() -> None:
     x = torch.arange(1.0, 7.0).reshape(1, 1, 3, 2)
     assert even_same(x)[0, 0].tolist() == [[1, 2, 0], [3, 4, 0], [5, 6, 0], [0, 0, 0]]
