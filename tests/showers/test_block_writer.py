@@ -390,6 +390,18 @@ def test_lost_parts(tmp_path: Path) -> None:
         writer(path)
 
 
+@pytest.mark.parametrize("resume", [True, False])
+def test_killed_before_there_was_the_file(tmp_path: Path, resume: bool) -> None:
+    """What was to become the file lies among the parts; mutation: take it for a part of a file that is gone."""
+    (tmp_path / "a.h5.parts").mkdir()
+    (tmp_path / "a.h5.parts" / "lock").touch()
+    (tmp_path / "a.h5.parts" / "master.tmp").write_bytes(b"half")
+    with writer(tmp_path / "a.h5", expected=3, resume=resume) as target:
+        target.write(block(0))
+    assert_holds(tmp_path / "a.h5", [0])
+    assert [entry.name for entry in tmp_path.iterdir()] == ["a.h5"]
+
+
 def test_what_is_not_ours_stays(tmp_path: Path) -> None:
     """A user's own file in the directory of the parts is not removed."""
     (tmp_path / "a.h5.parts").mkdir()

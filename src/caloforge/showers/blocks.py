@@ -91,7 +91,8 @@ def refuse_taken(path: Path, *, resume: bool = False, overwrite: bool = False) -
             raise OutputError(f"{path}: exists already; overwrite it, resume it, or choose another name")
         if not path.parent.is_dir():
             raise OutputError(f"{path}: there is no directory '{path.parent}'")
-        if not (exists or overwrite) and folder.exists() and any(map(_is_ours, folder.iterdir())):
+        # A writer that was killed before there was the file at all has left at most the beginning of it.
+        if not (exists or overwrite) and folder.exists() and any(Part.is_name(e.name) for e in folder.iterdir()):
             raise OutputError(f"{folder}: is left from a file that is gone; remove it, or overwrite")
     except OSError as error:
         raise output_error(path, error) from None
