@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-from caloforge.detectors import particle_id, particle_name
+from caloforge.detectors import particle_id, particle_name, particle_names
 from caloforge.errors import UsageError
 from caloforge.showers import ShowerPoints, Showers
 from caloforge.units import format_energy
@@ -131,7 +131,7 @@ class ConditionRange(BaseModel):
     @property
     def particle_names(self) -> str:
         """Their names, for people."""
-        return ", ".join(map(particle_name, self.particles))
+        return particle_names(self.particles)
 
     @classmethod
     def of(

@@ -95,6 +95,13 @@ class TrainingBatch:
         moved: dict[str, Any] = {name: value.to(device, non_blocking=True) for name, value in self.columns().items()}
         return replace(self, **moved)
 
+    def double(self) -> Self:
+        """The same batch in 64-bit numbers; whole numbers stay what they are."""
+        wide: dict[str, Any] = {
+            name: value.double() for name, value in self.columns().items() if value.is_floating_point()
+        }
+        return replace(self, **wide)
+
 
 @dataclass(frozen=True, kw_only=True)
 class VoxelBatch(TrainingBatch):

@@ -1,7 +1,8 @@
-"""Settings as frozen pydantic models, and what pydantic finds wrong with them as one sentence."""
+"""Settings as frozen pydantic models, and what pydantic finds wrong with them as one sentence; where two JSON values differ."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Annotated, Any, TypeVar
 
@@ -9,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from caloforge.errors import ConfigError
 
-__all__ = ["Count", "Settings", "Size", "first_problem", "validated"]
+__all__ = ["Count", "Settings", "Size", "first_difference", "first_problem", "validated"]
 
 #: Numbers of things that are made one after the other (blocks, layers), and widths of one of them. What a configuration from
 #: elsewhere may ask for is bounded, so that it cannot keep a machine busy for ever.
@@ -55,3 +56,18 @@ def first_problem(error: ValidationError, where: str) -> str:
     given = "" if isinstance(first["input"], dict | list | BaseModel) else f", got {first['input']!r}"
     place = f"at '{key}' " if key else ""
     return f"{where}: {place}{reason}{given}"
+
+
+def first_difference(old: Any, new: Any, where: str = "") -> str:
+    """Say where two JSON values differ first; empty if they do not."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in [*old, *(k for k in new if k not in old)]:
+            if key not in new:
+                return f"{where}{key} = {json.dumps(old[key])}, now it is not given"
+            if key not in old:
+                return f"{where}{key} not given, now it is {json.dumps(new[key])}"
+            inner = first_difference(old[key], new[key], f"{where}{key}.")
+            if inner:
+                return inner
+        return ""
+    return "" if old == new else f"{where.rstrip('.')} = {json.dumps(old)}, now it is {json.dumps(new)}"

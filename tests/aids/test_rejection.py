@@ -36,7 +36,7 @@ from caloforge.models import (
     save_model,
 )
 from caloforge.random import Streams
-from caloforge.showers import Showers, create_showers
+from caloforge.showers import ShowerPoints, Showers, create_showers
 from caloforge.stage import FitStage, GradientStage, Stage, TrainingConfig
 from caloforge.testing import fit_stages
 from caloforge.training import train
@@ -297,15 +297,20 @@ def test_graphs_of_a_model_whose_rejection_is_off(tmp_path: Path) -> None:
 def test_every_sort_of_model_is_trained_with_it(kind: str, tmp_path: Path) -> None:
     """Those of tables compute in 64-bit numbers; mutation: generate with the model that the training loop has made 32-bit."""
     showers = datasets.load("calogan-gamma-sample")[:200]
-    with create_showers(tmp_path / "g.h5", detector=load_detector("calogan"), particle=22) as writer:
-        writer.write(showers)
+    data = _stored(showers, tmp_path)
     settings = load_preset(f"{kind}-tiny").settings()
     preset = {"kind": kind, "model": settings, "aids": [SETTINGS | {"epochs": 1}], "training": {"epochs": 1}}
     (tmp_path / "preset.yaml").write_text(yaml.safe_dump(preset))
-    train(tmp_path / "preset.yaml", tmp_path / "g.h5", tmp_path / "run")
+    train(tmp_path / "preset.yaml", data, tmp_path / "run")
     made = sample_showers(load_model(tmp_path / "run"), Conditions.of(showers)[:40], generation_streams(1)).showers
     assert isinstance(made, Showers)
     assert (made.deposits.sum(axis=1) > 0).all()
+
+
+def _stored(showers: Showers | ShowerPoints, folder: Path) -> Path:
+    with create_showers(folder / "g.h5", detector=load_detector("calogan"), particle=22) as writer:
+        writer.write(showers)
+    return folder / "g.h5"
 
 
 def _preset(**changed: object) -> Preset:
@@ -320,9 +325,7 @@ def _saved(directory: Path) -> bytes:
 
 def test_added_to_a_finished_training(tmp_path: Path) -> None:
     """To the very model that is trained with it from the beginning; mutation: compare all stages in ``check_same``."""
-    data = tmp_path / "g.h5"
-    with create_showers(data, detector=load_detector("calogan"), particle=22) as writer:
-        writer.write(datasets.load("calogan-gamma-sample")[:150])
+    data = _stored(datasets.load("calogan-gamma-sample")[:150], tmp_path)
     judge = SETTINGS | {"epochs": 2}
     train(_preset(), data, tmp_path / "later", seed=3)
     train(_preset(aids=[judge]), data, tmp_path / "later", seed=3, resume=True)
@@ -342,9 +345,7 @@ def test_added_to_a_finished_training(tmp_path: Path) -> None:
 
 def test_goes_on_where_it_was_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its stage brings its own number of epochs; mutation: compare them with those of the other stages on resumption."""
-    data = tmp_path / "g.h5"
-    with create_showers(data, detector=load_detector("calogan"), particle=22) as writer:
-        writer.write(datasets.load("calogan-gamma-sample")[:150])
+    data = _stored(datasets.load("calogan-gamma-sample")[:150], tmp_path)
     preset = _preset(aids=[SETTINGS | {"epochs": 3}])
     train(preset, data, tmp_path / "whole", seed=3)
     loss, calls = _ClassifierStage.loss, []

@@ -24,8 +24,9 @@ from hypothesis import strategies as st
 
 from caloforge.errors import OutputError, ShowerFileError
 from caloforge.showers import blocks as blocks_module
-from caloforge.showers.blocks import BlockWriter, first_difference
+from caloforge.showers.blocks import BlockWriter
 from caloforge.showers.hdf5 import Chunking, Column
+from caloforge.validation import first_difference
 
 WIDE = Column("showers", (40,), np.dtype(np.float32))
 ENERGY = Column("incident_energies", (1,), np.dtype(np.float64))

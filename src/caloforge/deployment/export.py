@@ -16,7 +16,7 @@ from caloforge.arguments import switch
 from caloforge.atomic import output_error, replace_file
 from caloforge.deployment.parity import ParityResult
 from caloforge.deployment.targets import cpp, ddml_caloclouds, ddml_l2lflows, fastcalosim, onnx, par04, torchscript
-from caloforge.detectors import particle_name
+from caloforge.detectors import particle_names
 from caloforge.errors import GenerationError, OutputError, UsageError
 from caloforge.models import ShowerModel, load_model, save_model, training_row_hashes
 from caloforge.options import ExportOptions
@@ -90,8 +90,8 @@ def export_model(
     with _located(model) as where, _folder_beside(Path(out), overwrite=chosen.overwrite) as beside:
         loaded = load_model(where)
         if loaded.particles:
-            names = ", ".join(map(particle_name, loaded.particles))
-            raise UsageError(f"the model makes showers of {names}, and no target lets its host say which it wants")
+            made = particle_names(loaded.particles)
+            raise UsageError(f"the model makes showers of {made}, and no target lets its host say which it wants")
         result = TARGETS[target][1](beside, where, loaded, showers, seed, chosen.verify)
         if result is not None and not result.passed:
             raise GenerationError(

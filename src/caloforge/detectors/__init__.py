@@ -6,7 +6,7 @@ from caloforge.detectors.detector import Detector, catalogue, detector_from_toml
 from caloforge.detectors.energies import EnergySpectrum
 from caloforge.detectors.grids import CartesianGrid, PolarGrid
 from caloforge.detectors.gun import AngularRange, Directions, Gun
-from caloforge.detectors.particles import particle_id, particle_mass, particle_name
+from caloforge.detectors.particles import particle_id, particle_mass, particle_name, particle_names
 from caloforge.detectors.readout import Layer, Readout
 from caloforge.detectors.stack import Material, PlacedPlate, Plate, PlateGroup, Stack
 from caloforge.detectors.upstream import Upstream, behind, load_upstream
@@ -35,6 +35,7 @@ __all__ = [
     "particle_id",
     "particle_mass",
     "particle_name",
+    "particle_names",
 ]
 
 html.register_page(Detector, detector_page)

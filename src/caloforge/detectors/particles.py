@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from functools import cache
 
 from particle import InvalidParticle, Particle, ParticleNotFound
@@ -47,6 +48,11 @@ def particle_name(pdg: int) -> str:
         return str(Particle.from_pdgid(pdg).evtgen_name)
     except (ParticleNotFound, InvalidParticle):
         return str(pdg)
+
+
+def particle_names(pdg: Iterable[int]) -> str:
+    """Names of several particles, for people."""
+    return ", ".join(map(particle_name, pdg))
 
 
 @cache

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from caloforge.conditions import ConditionRange, Conditions
-from caloforge.detectors import Detector, particle_name
+from caloforge.detectors import Detector, particle_name, particle_names
 from caloforge.errors import ConfigError, UsageError
 from caloforge.models.profiles import Difference, Profile, deviations
 from caloforge.models.record import ModelRecord
@@ -177,7 +177,13 @@ class ShowerModel(nn.Module, ABC):
     @final
     def helpers(self) -> Sequence[Helper]:
         """The aids that were given to the model and are not switched off."""
-        return tuple(cast("Helper", aid) for kind, aid in self.aids.items() if self.options.get(kind) is not False)
+        off = self.switched_off
+        return tuple(cast("Helper", aid) for kind, aid in self.aids.items() if kind not in off)
+
+    @property
+    def switched_off(self) -> frozenset[str]:
+        """Kinds of its aids that it does without; see :meth:`adjust`."""
+        return frozenset(kind for kind in self.aids if self.options.get(kind) is False)
 
     @final
     def described_profile(self) -> str:
@@ -226,8 +232,8 @@ class ShowerModel(nn.Module, ABC):
             UsageError: naming those that it makes.
         """
         if self.particles and particle not in self.particles:
-            names = ", ".join(map(particle_name, self.particles))
-            raise UsageError(f"the model makes showers of {names}, not of {particle_name(particle)}")
+            made = particle_names(self.particles)
+            raise UsageError(f"the model makes showers of {made}, not of {particle_name(particle)}")
 
     @abstractmethod
     def own_latents(self, conditions: Conditions, streams: Streams) -> Latents:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from caloforge.conditions import ConditionRange
-from caloforge.detectors import detector_from_toml, particle_name
+from caloforge.detectors import detector_from_toml, particle_names
 from caloforge.errors import ModelFileError
 from caloforge.models.locating import locate_model, missing_stages, read_plan, read_record
 from caloforge.models.record import ModelRecord, RunPlan
@@ -77,7 +77,7 @@ def _aid(aid: Mapping[str, Any]) -> str:
 
 
 def _particles(pdg: Sequence[int]) -> tuple[str, str]:
-    return "particle" if len(pdg) == 1 else "particles", ", ".join(map(particle_name, pdg))
+    return "particle" if len(pdg) == 1 else "particles", particle_names(pdg)
 
 
 def _range(valid: ConditionRange) -> list[tuple[str, str]]:

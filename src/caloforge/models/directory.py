@@ -189,7 +189,7 @@ def save_model(
     Raises:
         OutputError: if it cannot be written.
     """
-    off = tuple(f"aids.{kind}." for kind in model.aids if model.options.get(kind) is False)
+    off = tuple(f"aids.{kind}." for kind in model.switched_off)
     left_out = sum(value.numel() for name, value in model.named_parameters() if name.startswith(off))
     tensors = {name: value.detach() for name, value in model.state_dict().items() if not name.startswith(off)}
     if weights is not None:

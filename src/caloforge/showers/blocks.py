@@ -37,8 +37,9 @@ from caloforge.showers.parts import (
     lengths_of,
 )
 from caloforge.showers.portions import Portion, adopt
+from caloforge.validation import first_difference
 
-__all__ = ["BlockWriter", "first_difference", "parts_directory", "refuse_taken"]
+__all__ = ["BlockWriter", "parts_directory", "refuse_taken"]
 
 #: Parts of one level that are merged into one of the next; and the size from which merging no longer pays.
 _MERGE = 16
@@ -484,18 +485,3 @@ class BlockWriter:
 
 def _is_ours(entry: Path) -> bool:
     return entry.suffix == ".tmp" or Part.is_name(entry.name)
-
-
-def first_difference(old: Any, new: Any, where: str = "") -> str:
-    """Say where two JSON values differ first; empty if they do not."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        for key in [*old, *(k for k in new if k not in old)]:
-            if key not in new:
-                return f"{where}{key} = {json.dumps(old[key])}, now it is not given"
-            if key not in old:
-                return f"{where}{key} not given, now it is {json.dumps(new[key])}"
-            inner = first_difference(old[key], new[key], f"{where}{key}.")
-            if inner:
-                return inner
-        return ""
-    return "" if old == new else f"{where.rstrip('.')} = {json.dumps(old)}, now it is {json.dumps(new)}"

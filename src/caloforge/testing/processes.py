@@ -5,8 +5,6 @@ from __future__ import annotations
 import copy
 import threading
 from collections.abc import Callable
-from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -68,7 +66,7 @@ def gradients(model: ShowerModel, showers: Showers | ShowerPoints, shares: list[
         try:
             own = copy.deepcopy(model).double()
             start = sum(shares[:rank])
-            batch = _wide(training_batch(showers[start : start + shares[rank]], first_row=start))
+            batch = training_batch(showers[start : start + shares[rank]], first_row=start).double()
             results[rank] = _one_step(own, model, batch, start, len(showers), sums.adder(rank) if size > 1 else None)
         except BaseException as error:  # it belongs to the caller, and nobody may wait for this thread
             errors.append(error)
@@ -85,13 +83,6 @@ def gradients(model: ShowerModel, showers: Showers | ShowerPoints, shares: list[
     if errors:
         raise RuntimeError("the shares of a batch do not do the same things in the same order")
     return {name: torch.stack([result[name] for result in results]).sum(dim=0) for name in results[0]}
-
-
-def _wide(batch: TrainingBatch) -> TrainingBatch:
-    wide: dict[str, Any] = {
-        name: column.double() for name, column in batch.columns().items() if column.is_floating_point()
-    }
-    return replace(batch, **wide)
 
 
 def _one_step(

@@ -423,13 +423,7 @@ class _Pools:
 
 
 def _cast(batch: TrainingBatch, precision: str) -> TrainingBatch:
-    if precision != "float64":
-        return batch
-
-    wide: dict[str, Any] = {
-        name: column.double() for name, column in batch.columns().items() if column.is_floating_point()
-    }
-    return replace(batch, **wide)
+    return batch.double() if precision == "float64" else batch
 
 
 def _concatenated(parts: Sequence[Showers | ShowerPoints]) -> Showers | ShowerPoints:

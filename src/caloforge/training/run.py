@@ -277,9 +277,8 @@ def _begin(call: _Call, seat: Seat | None, on_exit: ExitStack) -> _Begun:
     settings = in_epochs(chosen_preset.training, all_stages, rows)
     plan = _plan(settings, model, all_stages, rows, inputs, used, _story(data, rows, source, call.command))
     anew = list(stages) if overwrite else []
-    added = None if former is None else Added.to(former, model, anew)
     if former is not None:
-        check_same(directory, former, plan, anew=anew, added=added)
+        check_same(directory, former, plan, anew=anew, added=Added.to(former, model, anew))
     if not (resume or overwrite):
         check_free(directory, chosen)
     # Before the plan is written again: a kill in between leaves stages that still have to be told so.

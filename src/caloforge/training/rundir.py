@@ -16,10 +16,10 @@ import yaml
 from caloforge.atomic import make_folder, replace_file
 from caloforge.errors import OutputError
 from caloforge.models import CONTENT, Preset, RunPlan, ShowerModel, write_plan
-from caloforge.showers.blocks import first_difference
 from caloforge.stage import Stage
 from caloforge.training.longer import settings_of
 from caloforge.training.state import last_state_file, result_file
+from caloforge.validation import first_difference
 
 __all__ = ["Added", "begin", "check_free", "check_same", "clear", "locked"]
 
@@ -62,8 +62,11 @@ class Added:
         return cls(frozenset(aids), frozenset(stages))
 
 
+_NOTHING = Added()
+
+
 def check_same(
-    directory: Path, former: RunPlan, now: RunPlan, *, anew: Collection[str] = (), added: Added | None = None
+    directory: Path, former: RunPlan, now: RunPlan, *, anew: Collection[str] = (), added: Added = _NOTHING
 ) -> None:
     """Refuse to mix two trainings; numbers of epochs may differ, see ``go_on_longer``.
 
@@ -77,9 +80,8 @@ def check_same(
     Raises:
         OutputError: naming the first difference.
     """
-    free = added or Added()
     try:
-        difference = first_difference(_identity(former, anew, free), _identity(now, anew, free))
+        difference = first_difference(_identity(former, anew, added), _identity(now, anew, added))
     except (KeyError, TypeError) as error:
         raise OutputError(f"'{directory}' holds a damaged plan.json, which does not say its {error}") from None
     if difference:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from caloforge.arguments import argument
-from caloforge.detectors import Detector, particle_name
+from caloforge.detectors import Detector, particle_names
 from caloforge.errors import UsageError
 from caloforge.models import ShowerModel
 from caloforge.nn.batch_layers import BatchNorm1d, BatchNorm2d, Dropout
@@ -57,7 +57,7 @@ def described(source: ShowerSource) -> Detector:
 def check_particles(model: ShowerModel, source: ShowerSource) -> None:
     """Refuse data of other particles than a model of several is to make, and several particles for a model of one."""
     found = source.particles if isinstance(source, MixedSource) else (source.particle,)
-    names = ", ".join(map(particle_name, found))
+    names = particle_names(found)
     if not model.particles:
         if len(found) > 1:
             raise UsageError(
@@ -65,16 +65,16 @@ def check_particles(model: ShowerModel, source: ShowerSource) -> None:
                 f"model.particles=[{names}] makes it one of all of them"
             )
         return
-    wanted = ", ".join(map(particle_name, model.particles))
-    strange = [particle_name(pdg) for pdg in found if pdg not in model.particles]
+    wanted = particle_names(model.particles)
+    strange = [pdg for pdg in found if pdg not in model.particles]
     if strange:
         raise UsageError(
-            f"the data hold showers of {', '.join(strange)}, and the model is to make {wanted} (model.particles)"
+            f"the data hold showers of {particle_names(strange)}, and the model is to make {wanted} (model.particles)"
         )
-    missing = [particle_name(pdg) for pdg in model.particles if pdg not in found]
+    missing = [pdg for pdg in model.particles if pdg not in found]
     if missing:
         raise UsageError(
-            f"the model is to make {wanted} (model.particles), and the data hold no showers of {', '.join(missing)}"
+            f"the model is to make {wanted} (model.particles), and the data hold no showers of {particle_names(missing)}"
         )
 
 

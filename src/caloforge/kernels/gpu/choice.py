@@ -21,10 +21,12 @@ class GpuChoice:
     Attributes:
         kind: ``triton``, ``graphs`` (plain PyTorch, captured once and replayed), or ``plain``.
         why: in words.
+        demanded: whether somebody wants the Triton kernel and nothing else.
     """
 
     kind: Literal["triton", "graphs", "plain"]
     why: str
+    demanded: bool = False
 
 
 def choose_gpu_kernels() -> GpuChoice:
@@ -54,4 +56,6 @@ def _choose(wanted: str) -> GpuChoice:
         name = f"Triton {metadata.version('triton')}"
     except metadata.PackageNotFoundError:
         name = "Triton"
-    return GpuChoice("triton", "CALOFORGE_GPU_KERNELS is triton" if wanted == "triton" else f"{name} is installed")
+    if wanted == "triton":
+        return GpuChoice("triton", "CALOFORGE_GPU_KERNELS is triton", demanded=True)
+    return GpuChoice("triton", f"{name} is installed")

@@ -17,7 +17,6 @@ one launch (``caloforge.kernels.gpu.inverse``), or the plain operations are repl
 from __future__ import annotations
 
 import ctypes
-import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from caloforge.errors import CaloForgeWarning
+from caloforge.kernels.gpu.choice import choose_gpu_kernels
 from caloforge.kernels.gpu.graphs import Graphs
 from caloforge.kernels.ops.packing import addresses_of, new_memory, pack_plainly, plain_weights
 from caloforge.kernels.ops.registry import SUFFIXES, check_status, gpu_kernels, operator
@@ -377,10 +377,10 @@ def _prove(packed: Tensor, weights: Sequence[Tensor], plan: Tensor) -> bool:
             f"{100 * outside:.1f} % of what it found for a few rows differ from plain PyTorch by more than {_TOLERANCE}"
         )
     except Exception as error:  # whatever a compiler or a driver may say
-        if os.environ.get("CALOFORGE_GPU_KERNELS") == "triton":
+        if choose_gpu_kernels().demanded:
             raise
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-    if os.environ.get("CALOFORGE_GPU_KERNELS") == "triton":
+    if choose_gpu_kernels().demanded:
         raise RuntimeError(f"the Triton kernel was asked for and fails: {reason}")
     warnings.warn(
         f"the Triton kernel does not serve here ({reason}), so the exact inverse is done in plain PyTorch, whose many small "
